@@ -1,0 +1,338 @@
+"""Every choice of a run, in frozen dataclasses that check themselves; presets by name.
+
+Standard library only, so that `--help` answers at once. A field's docstring is its help text.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jaxgpt.errors import ConfigError
+
+
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+def _check_at_least(config: Any, minimum: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _check(value >= minimum, f"{name} is {value}; it must be {minimum} or more")
+
+
+def _check_finite(config: Any) -> None:
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, float):
+            _check(math.isfinite(value), f"{item.name} is {value}; it must be a finite number")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a GPT, as in GPT-2 (Radford et al. 2019)."""
+
+    vocab_size: int = 50257
+    """Rows of the token table, V. 0 takes the tokenizer's number; more than it has is padding."""
+    context_length: int = 1024
+    """The most tokens that the model sees at once, T."""
+    num_layers: int = 12
+    """Transformer blocks, L."""
+    num_heads: int = 12
+    """Attention heads in each block, H."""
+    embed_dim: int = 768
+    """Width of the residual stream, D; the feed-forward's hidden width is 4 D."""
+    dropout: float = 0.0
+    """Probability of zeroing an embedding, an attention weight or a block's output in training."""
+    qkv_bias: bool = True
+    """Whether the query, key and value projections have a bias."""
+    tie_head: bool = True
+    """Whether the output head is the token table (GPT-2) or a matrix of its own."""
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    """Learned position vectors (GPT-2), or the fixed sines of Vaswani et al. 2017."""
+    gelu: Literal["tanh", "erf"] = "tanh"
+    """GELU's tanh approximation (GPT-2), or the exact form."""
+    norm_epsilon: float = 1e-5
+    """Added to the variance inside the layer norm's root."""
+
+    def __post_init__(self):
+        """Refuse shapes that no model can have."""
+        _check_finite(self)
+        _check_at_least(self, 1, "context_length", "num_layers", "num_heads", "embed_dim")
+        _check_at_least(self, 0, "vocab_size")
+        if self.embed_dim % self.num_heads:
+            divisors = [n for n in range(1, self.embed_dim + 1) if self.embed_dim % n == 0]
+            near = sorted(sorted(divisors, key=lambda n: abs(n - self.num_heads))[:4])
+            raise ConfigError(
+                f"num_heads is {self.num_heads}, which does not divide embed_dim {self.embed_dim}; "
+                f"nearby divisors are {', '.join(map(str, near))}"
+            )
+        _check(
+            self.positions == "learned" or self.embed_dim % 2 == 0,
+            f"embed_dim is {self.embed_dim}; sinusoidal positions need an even number",
+        )
+        _check(0 <= self.dropout < 1, f"dropout is {self.dropout}; it must be in [0, 1)")
+        _check(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}; it must be above 0")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head, K = D / H."""
+        return self.embed_dim // self.num_heads
+
+    @property
+    def hidden_dim(self) -> int:
+        """Hidden width of the feed-forward network, F = 4 D."""
+        return 4 * self.embed_dim
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and how it is cut into windows."""
+
+    data: tuple[str, ...] = ("stories",)
+    """Files, folders or globs of .txt, .jsonl or .parquet; one folder made by prepare_data.py; a
+    named source (tinyshakespeare, fineweb-edu, openwebtext); or stories, the bundled corpus."""
+    tokenizer: str = "gpt2"
+    """gpt2, bytes, another tiktoken encoding's name, a folder made by train_tokenizer.py, or
+    bpe:N to train a vocabulary of N ids on the training text."""
+    validation_fraction: float = 0.1
+    """Share of the text that is held out."""
+    stride: int = 0
+    """Tokens from one training window's start to the next; 0 takes the context length."""
+    stories_bytes: int = 8_000_000
+    """Bytes of training text that the bundled corpus writes; a tenth more is held out."""
+
+    def __post_init__(self):
+        """Refuse what cannot be cut."""
+        _check_finite(self)
+        _check(bool(self.data), "data is empty; name a file, a folder, or stories")
+        _check(
+            0 < self.validation_fraction < 1,
+            f"validation_fraction is {self.validation_fraction}; it must be between 0 and 1",
+        )
+        _check_at_least(self, 0, "stride")
+        _check_at_least(self, 10_000, "stories_bytes")
+        kind, _, size = self.tokenizer.partition(":")
+        _check(
+            kind != "bpe" or (size.isdecimal() and int(size) >= 257),
+            f"tokenizer is {self.tokenizer}; write bpe:N with N of 257 or more",
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter 2019) and its learning rate over time."""
+
+    learning_rate: float = 6e-4
+    """The peak."""
+    schedule: Literal["cosine", "constant", "wsd"] = "cosine"
+    """After warm-up: a half cosine to final_learning_rate, the peak throughout, or the peak with a
+    straight descent over the last decay_fraction of the steps (warm-up, stable, decay)."""
+    warmup_steps: int = 100
+    """Steps of straight ascent to the peak."""
+    initial_learning_rate: float = 0.0
+    """Where the ascent starts; 0 makes the first step one warm-up step's worth."""
+    final_learning_rate: float = 0.0
+    """Where the descent ends; constant ignores it."""
+    decay_fraction: float = 0.2
+    """Share of the steps in which wsd descends."""
+    beta1: float = 0.9
+    """Decay of the gradient's running mean."""
+    beta2: float = 0.95
+    """Decay of the squared gradient's running mean."""
+    epsilon: float = 1e-8
+    """Added to the root of the squared gradient's mean."""
+    weight_decay: float = 0.1
+    """Share of the learning rate by which decayed weights shrink each step."""
+    weight_decay_on: Literal["matrices", "all"] = "matrices"
+    """matrices spares biases and layer norms, as GPT-3's training did; all is PyTorch's default."""
+    gradient_clip: float | Literal["none"] = 1.0
+    """Largest global norm of the gradient; none disables clipping."""
+
+    def __post_init__(self):
+        """Refuse rates and decays outside their ranges."""
+        _check_finite(self)
+        _check(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be above 0")
+        _check_at_least(self, 0, "warmup_steps", "weight_decay")
+        for name in ("initial_learning_rate", "final_learning_rate"):
+            rate = getattr(self, name)
+            _check(
+                0 <= rate <= self.learning_rate,
+                f"{name} is {rate}; it must be from 0 to learning_rate {self.learning_rate}",
+            )
+        for name in ("beta1", "beta2"):
+            beta = getattr(self, name)
+            _check(0 <= beta < 1, f"{name} is {beta}; it must be in [0, 1)")
+        _check(self.epsilon > 0, f"epsilon is {self.epsilon}; it must be above 0")
+        _check(
+            0 < self.decay_fraction <= 1,
+            f"decay_fraction is {self.decay_fraction}; it must be above 0 and at most 1",
+        )
+        _check(
+            self.gradient_clip == "none" or self.gradient_clip > 0,
+            f"gradient_clip is {self.gradient_clip}; it must be above 0, "
+            "and none disables clipping (0 would zero all updates)",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All that decides the result of a training run: the same config gives the same parameters."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    seed: int = 0
+    """Decides the initial parameters, the order of the windows and every dropout mask."""
+    steps: int = 1000
+    """Optimizer steps."""
+    batch_size: int = 16
+    """Windows in one step, over all devices and micro-batches."""
+    gradient_accumulation: int = 1
+    """Micro-batches that a step's batch is cut into, to save memory; the result is the same."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the products; parameters, norms, softmax and loss stay float32."""
+    remat: bool = False
+    """Recompute each block in the backward pass instead of keeping it: less memory, more time."""
+    data_parallel: int = 0
+    """Devices that share a batch; 0 takes all that fsdp leaves."""
+    fsdp: int = 1
+    """Devices that share the parameters and the optimizer's state, as well as the batch."""
+    evaluate_every: int = 250
+    """Steps between measurements of the validation loss; the last step is always measured."""
+    evaluation_batches: int = 0
+    """Batches of each measurement; 0 takes the whole validation split."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    sample_every: int = 500
+    """Steps between samples of the model's writing; the last step is always sampled."""
+    sample_prompt: str = "\n"
+    """What a sample begins with."""
+    sample_tokens: int = 128
+    """Length of a sample, in tokens."""
+
+    def __post_init__(self):
+        """Refuse runs that cannot be stepped."""
+        _check_at_least(
+            self, 1, "steps", "batch_size", "gradient_accumulation", "fsdp", "sample_tokens"
+        )
+        _check_at_least(
+            self, 1, "evaluate_every", "checkpoint_every", "keep_checkpoints", "log_every"
+        )
+        _check_at_least(self, 1, "sample_every")
+        _check_at_least(self, 0, "data_parallel", "evaluation_batches")
+        _check(
+            0 <= self.seed < 2**32,
+            f"seed is {self.seed}; it must be from 0 to {2**32 - 1}",
+        )
+        warmup = self.optimizer.warmup_steps
+        _check(
+            warmup < self.steps,
+            f"warmup_steps is {warmup}, but the run has only {self.steps} steps; "
+            f"set --warmup-steps to less than --steps (0 for none)",
+        )
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to treat what is already in a run's folder; nothing here changes a run's result."""
+
+    resume: Literal["auto", "must", "never"] = "auto"
+    """auto goes on from the newest checkpoint if there is one; must fails without; never begins."""
+    overwrite: bool = False
+    """Remove the run that is in the folder and begin anew."""
+    allow_config_change: bool = False
+    """Go on although the run began with other settings."""
+    allow_data_change: bool = False
+    """Go on although the data is not what the checkpoint was trained on."""
+    verify_data: bool = False
+    """Compare the sha256 sums of all token shards before training."""
+
+    def __post_init__(self):
+        """Refuse to resume and to begin anew at once."""
+        _check(
+            not (self.overwrite and self.resume == "must"),
+            "overwrite removes the run that resume must would go on with; drop one of the two",
+        )
+
+
+def _gpt2(num_layers: int, num_heads: int, embed_dim: int, learning_rate: float) -> TrainConfig:
+    """GPT-2's shape with GPT-3's betas and decay; 0.5 million tokens a step, 10 billion in all."""
+    return TrainConfig(
+        model=ModelConfig(num_layers=num_layers, num_heads=num_heads, embed_dim=embed_dim),
+        optimizer=OptimizerConfig(
+            learning_rate=learning_rate, warmup_steps=700, final_learning_rate=learning_rate / 10
+        ),
+        steps=20_000,
+        batch_size=512,
+        gradient_accumulation=32,
+        compute_dtype="bfloat16",
+        evaluation_batches=20,
+        checkpoint_every=1000,
+        sample_every=1000,
+    )
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "tiny": TrainConfig(
+        model=ModelConfig(vocab_size=0, context_length=64, num_layers=2, num_heads=2, embed_dim=32),
+        data=DataConfig(tokenizer="bytes", stories_bytes=100_000),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=10),
+        steps=100,
+        evaluate_every=50,
+        checkpoint_every=50,
+        sample_every=100,
+        sample_tokens=64,
+    ),
+    "small": TrainConfig(
+        model=ModelConfig(
+            vocab_size=0, context_length=256, num_layers=4, num_heads=4, embed_dim=128
+        ),
+        data=DataConfig(tokenizer="bpe:1024"),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=100, beta2=0.99),
+        steps=1200,
+        batch_size=16,
+        evaluate_every=200,
+        checkpoint_every=200,
+        sample_every=400,
+    ),
+    "shakespeare": TrainConfig(
+        model=ModelConfig(
+            vocab_size=0, context_length=64, num_layers=4, num_heads=4, embed_dim=128
+        ),
+        data=DataConfig(data=("tinyshakespeare",), tokenizer="bytes", stride=1),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=100, beta2=0.99
+        ),
+        steps=2000,
+        batch_size=12,
+        sample_tokens=256,
+    ),
+    "gpt2": _gpt2(12, 12, 768, learning_rate=6e-4),
+    "gpt2-medium": _gpt2(24, 16, 1024, learning_rate=3e-4),
+    "gpt2-large": _gpt2(36, 20, 1280, learning_rate=2.5e-4),
+    "gpt2-xl": _gpt2(48, 25, 1600, learning_rate=2e-4),
+}
+"""Named runs: a model's shape together with the recipe that trains it."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A suggestion to append to a message about the unknown `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def get_preset(name: str) -> TrainConfig:
+    """The preset called `name`; raises ConfigError with the nearest name."""
+    if name not in PRESETS:
+        raise ConfigError(
+            f"no preset is called {name}{nearest(name, PRESETS)}; there are {', '.join(PRESETS)}"
+        )
+    return PRESETS[name]

@@ -1,0 +1,131 @@
+"""Configs as JSON values, and from JSON or TOML files that nobody has to trust."""
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from jaxgpt.config import PRESETS, TrainConfig, get_preset, nearest
+from jaxgpt.errors import ConfigError
+
+Config = TypeVar("Config")
+_MAX_BYTES = 1_000_000
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """The config in a `.json` or `.toml` file, over the preset that its key `preset` names, if any.
+
+    A run's own `config.json` is such a file. Raises ConfigError with the path, and with the line
+    and column of a syntax error.
+    """
+    path = Path(path)
+    values = read_mapping(path)
+    preset = values.pop("preset", None)
+    if preset is not None and not isinstance(preset, str):
+        raise ConfigError(f"{path}: preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
+    try:
+        return from_dict(get_preset(preset) if preset else TrainConfig(), values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON or TOML file; duplicate keys, NaN and files over 1 MB are refused."""
+    if path.suffix not in (".json", ".toml"):
+        raise ConfigError(f"{path} is neither .json nor .toml")
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "is not a file that exists"
+        raise ConfigError(f"config file {path} {what}")
+    try:
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise ConfigError(f"config file {path} has {size} bytes; at most {_MAX_BYTES} are read")
+        text = path.read_bytes().decode("utf-8-sig")
+        values = _parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ConfigError(f"config file {path}: {error.msg} at {where}") from None
+    except RecursionError:
+        raise ConfigError(f"config file {path} is nested too deeply") from None
+    except ValueError as error:  # undecodable bytes, TOML syntax, and what _parse_json refuses
+        raise ConfigError(f"config file {path}: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"config file {path} holds a {type(values).__name__}, not a mapping")
+    return values
+
+
+def _parse_json(text: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"key {twice} stands twice")
+        return mapping
+
+    def refuse(name: str) -> Any:
+        raise ValueError(f"{name} is not a number that a setting can have")
+
+    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as nested dicts of JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(base: Config, values: Mapping[str, Any], where: str = "") -> Config:
+    """`base` with the fields that `values` names replaced, section by section.
+
+    Raises ConfigError on an unknown key, with the nearest name, and on a value of another type.
+    """
+    hints = get_type_hints(type(base))
+    changes = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise ConfigError(f"{where}{key} is not a setting{nearest(key, hints)}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}{key} must be a section, got {value!r}")
+            changes[key] = from_dict(getattr(base, key), value, f"{where}{key}.")
+        else:
+            changes[key] = _typed(hints[key], value, where + key)
+    return dataclasses.replace(base, **changes)  # pyright: ignore[reportArgumentType]
+
+
+def _typed(hint: Any, value: Any, name: str) -> Any:
+    """`value` if it fits the type `hint`; whole numbers pass as floats, lists as tuples."""
+    if get_origin(hint) is tuple:
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise ConfigError(f"{name} must be a list of strings, got {value!r}")
+    options = [hint] if get_origin(hint) is Literal or not get_args(hint) else get_args(hint)
+    for option in options:
+        if get_origin(option) is Literal:
+            if any(type(value) is type(choice) and value == choice for choice in get_args(option)):
+                return value
+        elif type(value) is option:
+            return value
+        elif option is float and type(value) is int:
+            return float(value)
+    wanted = [
+        " or ".join(map(str, get_args(option))) if get_args(option) else f"a {option.__name__}"
+        for option in options
+    ]
+    raise ConfigError(f"{name} is {value!r}; it must be {' or '.join(wanted)}")
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """The fields in which two configs of one type differ, each as `name: old -> new`."""
+    lines = []
+    for item in dataclasses.fields(old):
+        before, after = getattr(old, item.name), getattr(new, item.name)
+        if dataclasses.is_dataclass(before):
+            lines += differences(before, after, f"{where}{item.name}.")
+        elif before != after:
+            lines.append(f"{where}{item.name}: {before} -> {after}")
+    return lines

@@ -1,0 +1,180 @@
+"""Data sets by name: fetched once, checked by their sha256 sums, and kept in a cache folder."""
+
+import errno
+import hashlib
+import http.client
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path
+
+from jaxgpt.errors import ConfigError, DataError, ResourceError
+
+Progress = Callable[[str, int, int | None], object]
+
+_BLOCK = 1 << 20
+_HUB = "https://huggingface.co/datasets"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set lives: the URL of each of its files, and their sums where known in advance.
+
+    For the other files the sum that the server publishes is used.
+    """
+
+    urls: tuple[str, ...]
+    sha256: tuple[str, ...] = ()
+
+
+SOURCES = {
+    "tinyshakespeare": Source(
+        (
+            "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
+            "input.txt",
+        ),
+        ("86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",),
+    ),
+    "fineweb-edu": Source(
+        tuple(
+            f"{_HUB}/HuggingFaceFW/fineweb-edu/resolve/main/sample/10BT/{number:03d}_00000.parquet"
+            for number in range(14)
+        )
+    ),
+    "openwebtext": Source(
+        tuple(
+            f"{_HUB}/Skylion007/openwebtext/resolve/main/plain_text/"
+            f"train-{number:05d}-of-00080.parquet"
+            for number in range(80)
+        )
+    ),
+}
+
+
+def default_cache() -> Path:
+    """The folder that `JAXGPT_CACHE` names, else `~/.cache/jaxgpt`."""
+    return Path(os.environ.get("JAXGPT_CACHE") or Path.home() / ".cache" / "jaxgpt")
+
+
+def fetch(
+    name: str,
+    cache_folder: str | Path | None = None,
+    *,
+    shards: int = 1,
+    timeout: float = 30.0,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """The first `shards` files of the data set `name`, downloaded unless the cache has them.
+
+    A file lies under `<cache_folder>/<name>/`, beside a `.sha256` file with its sum, and has that
+    name only once it is whole and its sum is right; a download that broke off is taken up where it
+    ended. `timeout` is the longest silence of the server in seconds; `progress(file, done, total)`
+    counts bytes, `total` being None where the server does not say.
+
+    Raises:
+        ConfigError: no such name, or not that many files.
+        DataError: a download that failed, with what to do without a network.
+    """
+    if name not in SOURCES:
+        raise ConfigError(f"no data set is called {name!r}; there are {', '.join(SOURCES)}")
+    source = SOURCES[name]
+    if not 1 <= shards <= len(source.urls):
+        raise ConfigError(f"{name} has {len(source.urls)} files, so shards cannot be {shards}")
+    folder = Path(cache_folder or default_cache()) / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be created ({error.strerror}); set JAXGPT_CACHE to another folder"
+        ) from None
+    sums = source.sha256 or (None,) * len(source.urls)
+    return [
+        _fetch_file(url, folder / url.rsplit("/", 1)[1], known, timeout, progress)
+        for url, known, _ in zip(source.urls, sums, range(shards), strict=False)
+    ]
+
+
+def _fetch_file(
+    url: str, path: Path, known: str | None, timeout: float, progress: Progress | None
+) -> Path:
+    record = path.with_name(path.name + ".sha256")
+    if path.is_file():
+        expected = known or (record.read_text("utf-8").split()[0] if record.is_file() else None)
+        if expected in (None, _sha256(path)):
+            return path
+    partial = path.with_name(path.name + ".part")
+    try:
+        published = _download(url, partial, timeout, progress)
+    except (OSError, http.client.HTTPException) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise ResourceError(f"{partial}: the disk is full; make room and run again") from None
+        raise DataError(
+            f"{url}: the download failed ({getattr(error, 'reason', error)}); run again to go on "
+            f"with it, or without a network bring the file to {path} yourself, or use text of your "
+            "own"
+        ) from None
+    found, expected = _sha256(partial), known or published
+    if expected not in (None, found):
+        partial.unlink()
+        raise DataError(
+            f"{url}: the file has the sha256 sum {found} instead of {expected}; it was damaged on "
+            "the way or is another one by now; run again, or use text of your own"
+        )
+    record.write_text(f"{found}  {path.name}\n", "utf-8")
+    partial.replace(path)
+    return path
+
+
+def _download(url: str, partial: Path, timeout: float, progress: Progress | None) -> str | None:
+    """Download what `partial` lacks of the file; the result is the sum the server publishes."""
+    done = partial.stat().st_size if partial.exists() else 0
+    headers = {"User-Agent": "jaxgpt"} | ({"Range": f"bytes={done}-"} if done else {})
+    redirects = _Redirects()
+    opener = urllib.request.build_opener(redirects)
+    try:
+        response = opener.open(urllib.request.Request(url, headers=headers), timeout=timeout)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not done:
+            raise
+        partial.unlink()  # it holds all of the file or more, so begin anew
+        return _download(url, partial, timeout, progress)
+    with response, open(partial, "ab") as file:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            file.truncate(0)
+            done = 0
+        length = response.headers["Content-Length"]
+        total = None if length is None else done + int(length)
+        while block := response.read(_BLOCK):
+            file.write(block)
+            done += len(block)
+            if progress is not None:
+                progress(partial.stem, done, total)
+    if total is not None and done < total:
+        raise ConnectionError(f"it ended after {done} of {total} bytes")
+    return redirects.sha256 or _published_sum(response.headers)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Keeps the sum that Hugging Face gives with its redirect to where the file is stored."""
+
+    sha256: str | None = None
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        """Follow the redirect; called by urllib."""
+        self.sha256 = self.sha256 or _published_sum(headers)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _published_sum(headers: Message) -> str | None:
+    found = re.fullmatch(r'"?([0-9a-f]{64})"?', headers["X-Linked-ETag"] or "")
+    return found[1] if found else None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

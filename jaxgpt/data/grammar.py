@@ -1,0 +1,136 @@
+"""A probabilistic grammar: an ordered list of choices, whose last one is the text.
+
+Each choice is a draw from an urn of texts. Which urn it draws from may depend on one earlier
+choice, and a text may hold `{slots}` that are filled with what earlier choices drew. Choices that
+depend on one earlier choice at most form a forest, so probabilities follow from one pass over them.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log2
+
+from jaxgpt.errors import ConfigError
+
+Urn = Mapping[str, int]  # alternative -> weight
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A draw from `urns[what the choice named given drew]`, or from `urns[""]` if none is given."""
+
+    urns: Mapping[str, Urn]
+    given: str = ""
+
+
+def words(line: str) -> Urn:
+    """Read "red 3, dark blue" as an urn: three balls say red, one says dark blue."""
+    urn = {}
+    for entry in line.split(","):
+        text, weight = entry.split(), 1
+        if len(text) > 1 and text[-1].isdecimal():
+            weight = int(text.pop())
+        urn[" ".join(text)] = weight
+    return urn
+
+
+def one_of(urn: str | Urn) -> Choice:
+    """A choice that depends on nothing; the urn is a dict or a line for `words`."""
+    return Choice({"": words(urn) if isinstance(urn, str) else urn})
+
+
+def by(given: str, **urns: str | Urn) -> Choice:
+    """A choice whose urn is named by what the earlier choice `given` drew."""
+    read = {label: words(urn) if isinstance(urn, str) else urn for label, urn in urns.items()}
+    return Choice(read, given)
+
+
+def slots(text: str) -> list[str]:
+    """The names in braces, in order: `slots("{she} saw {hero}") == ["she", "hero"]`."""
+    return re.findall(r"{(\w+)}", text)
+
+
+class Grammar:
+    """Named choices in the order they are made; the text is what the last one draws.
+
+    Raises:
+        ConfigError: no choices, a weight below 1, a slot or `given` that names no earlier choice,
+            an urn that is missing or empty, or one picked by a text that has slots of its own.
+    """
+
+    def __init__(self, choices: Mapping[str, Choice]):
+        _check(choices)
+        self.choices = dict(choices)
+        self._steps = [
+            (name, choice.given, {label: _balls(urn) for label, urn in choice.urns.items()})
+            for name, choice in self.choices.items()
+        ]
+
+    def draw(self, numbers: Sequence[int]) -> tuple[dict[str, str], float]:
+        """Make every choice, each with one uniform integer in [0, 2**64).
+
+        Returns what each choice drew, and the bits: -log2 of the probability of all of it. The
+        remainder favours the first balls of an urn by less than 2**-50, below float rounding.
+        """
+        facts: dict[str, str] = {}
+        bits = 0.0
+        for number, (name, given, urns) in zip(numbers, self._steps, strict=True):
+            balls = urns[facts[given] if given else ""]
+            text, has_slots, surprise = balls[number % len(balls)]
+            facts[name] = text.format_map(facts) if has_slots else text
+            bits += surprise
+        return facts, bits
+
+    def entropy(self) -> float:
+        """Expected bits of one draw of the whole grammar, exact up to float rounding.
+
+        By the chain rule it is the sum of the choices' entropies, each averaged over what it is
+        given (Shannon, 1948, section 6). It is the entropy of the text if no two draws agree in it.
+        """
+        bits = 0.0
+        chances: dict[str, dict[str, float]] = {"": {"": 1.0}}
+        for name, choice in self.choices.items():
+            chances[name] = dict.fromkeys((text for urn in choice.urns.values() for text in urn), 0)
+            for label, chance in chances[choice.given].items():
+                urn = choice.urns.get(label, {})
+                for text, weight in urn.items():
+                    share = weight / sum(urn.values())
+                    bits -= chance * share * log2(share)
+                    chances[name][text] += chance * share
+        return bits
+
+
+def _balls(urn: Urn) -> list[tuple[str, bool, float]]:
+    """As many balls per text as its weight says: (text, whether it has slots, bits)."""
+    total = sum(urn.values())
+    return [
+        (text, "{" in text, log2(total / weight))
+        for text, weight in urn.items()
+        for _ in range(weight)
+    ]
+
+
+def _check(choices: Mapping[str, Choice]) -> None:
+    """Refuse what could not be drawn; each choice is checked against the ones before it."""
+    if not choices:
+        raise ConfigError("a grammar has no choices; the last one is its text")
+    drawn: dict[str, set[str]] = {"": {""}}
+    for name, choice in choices.items():
+        if choice.given not in drawn:
+            raise ConfigError(f"choice {name!r} is given {choice.given!r}, which is no earlier one")
+        for label in drawn[choice.given]:
+            if "{" in label:
+                raise ConfigError(f"choice {name!r} is given {label!r}; only plain texts pick urns")
+            if not choice.urns.get(label):
+                raise ConfigError(f"choice {name!r} has nothing to draw for {label!r}")
+        for text, weight in (pair for urn in choice.urns.values() for pair in urn.items()):
+            if weight < 1:
+                raise ConfigError(f"choice {name!r} has a weight of {weight}; weights start at 1")
+            if re.search(r"[{}]", re.sub(r"{\w+}", "", text)):
+                raise ConfigError(f"choice {name!r} has a brace too many or too few in {text!r}")
+            for slot in slots(text):
+                if slot not in drawn:
+                    raise ConfigError(
+                        f"choice {name!r} has the slot {slot!r}, which is no earlier one"
+                    )
+        drawn[name] = {text for urn in choice.urns.values() for text in urn}

@@ -1,0 +1,47 @@
+"""The text column of Parquet files, through the optional pyarrow."""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.errors import DataError
+
+_ROWS = 256  # read at a time
+
+
+def import_parquet() -> Any:
+    """The module `pyarrow.parquet`, which is optional.
+
+    Raises:
+        DataError: not installed.
+    """
+    try:
+        return importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise DataError(
+            "reading Parquet files needs pyarrow, which is not installed; run "
+            "`python -m pip install pyarrow`"
+        ) from None
+
+
+def read_texts(path: Path) -> Iterator[tuple[object, int]]:
+    """The values of the column "text", each with its share of the bytes of the file.
+
+    Raises:
+        DataError: pyarrow is not installed, the file is no Parquet file, or has no such column.
+    """
+    parquet = import_parquet()
+    size, row = path.stat().st_size, 0
+    try:
+        with parquet.ParquetFile(path) as table:
+            columns = table.schema_arrow.names
+            if "text" not in columns:
+                raise DataError(f'{path}: no column "text" among {columns[:5]}; rename the column')
+            rows = table.metadata.num_rows
+            for batch in table.iter_batches(_ROWS, columns=["text"]):
+                for value in batch.column(0).to_pylist():
+                    row += 1
+                    yield value, size * row // rows - size * (row - 1) // rows
+    except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow's errors are
+        raise DataError(f"{path}: not a readable Parquet file ({error})") from None

@@ -1,0 +1,225 @@
+"""Text files -> a dataset of train and validation tokens, written whole or not at all."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.data.atomic import new_folder
+from jaxgpt.data.encode import SplitEncoder
+from jaxgpt.data.holdout import label_documents
+from jaxgpt.data.paths import expand_paths
+from jaxgpt.data.shards import SHARD_TOKENS, VERSION, TokenWriter
+from jaxgpt.data.sources import Document, is_plain_text
+from jaxgpt.data.stories import write_stories
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.data.tokens import MANIFEST, SPLITS, TokenDataset
+from jaxgpt.errors import ConfigError, DataError
+
+Progress = Callable[[int, int], object]
+
+
+def prepare(
+    paths: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    *,
+    validation_fraction: float = 0.1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+) -> TokenDataset:
+    """Tokenize the documents in `paths` into a new dataset at `folder`.
+
+    Of the plain text files, the last `validation_fraction` of their bytes is for validation, cut at
+    the end of a line or word. Of .jsonl and .parquet files, about that share of the documents is,
+    chosen by a hash of the text, so that copies of one document never fall on both sides. Each
+    document is followed by the tokenizer's end of text; one plain text file alone goes without.
+
+    `progress(done, total)` is told how many bytes of the files have been read.
+
+    Raises:
+        ConfigError: `validation_fraction` not in (0, 1), or a `folder` that cannot be written.
+        DataError: no usable text (see `read_documents`), or none left for one of the splits.
+        ResourceError: the disk is full.
+    """
+    _check_fraction(validation_fraction)
+    files = expand_paths(paths)
+    total = sum(file.stat().st_size for file in files)
+    return _write(
+        Path(folder),
+        tokenizer,
+        _reporting(label_documents(files, validation_fraction), total, progress),
+        files,
+        end_of_text=len(files) > 1 or not is_plain_text(files[0]),
+        overwrite=overwrite,
+        shard_tokens=shard_tokens,
+    )
+
+
+def prepare_stories(
+    num_bytes: int,
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> TokenDataset:
+    """Tokenize `num_bytes` of the bundled stories, or a little more, into a dataset at `folder`.
+
+    The stories run on as one text, of which the last `validation_fraction` is for validation, and
+    the dataset records the entropy of both parts.
+
+    Raises:
+        ConfigError: `num_bytes` below 1, `validation_fraction` not in (0, 1), or a `folder` that
+            cannot be written.
+        DataError: too few bytes for a story in each split.
+        ResourceError: the disk is full.
+    """
+    _check_fraction(validation_fraction)
+    stories = write_stories(num_bytes, seed=seed)
+
+    def documents() -> Iterator[tuple[str, Document]]:
+        told = 0
+        for story in stories:
+            split = "train" if told < num_bytes * (1 - validation_fraction) else "validation"
+            size = len(story.text.encode())
+            told += size
+            yield split, Document(story.text, source_bytes=size, entropy_bits=story.bits)
+
+    return _write(
+        Path(folder),
+        tokenizer,
+        _reporting(documents(), num_bytes, progress),
+        end_of_text=False,
+        overwrite=overwrite,
+    )
+
+
+def write_tokens(
+    folder: str | Path,
+    tokenizer: Tokenizer,
+    splits: Mapping[str, Iterable[Document]],
+    *,
+    end_of_text: bool = True,
+    overwrite: bool = False,
+    shard_tokens: int = SHARD_TOKENS,
+) -> TokenDataset:
+    """Tokenize the documents given for "train" and for "validation" into a dataset at `folder`.
+
+    With `end_of_text` each document is followed by the tokenizer's end of text, where it has one.
+    Without, the documents run on as one text, tokenized across their borders. The entropy of a
+    split is recorded where all its documents know theirs.
+
+    Raises:
+        ConfigError: a `folder` that cannot be written.
+        DataError: a split without text.
+        ResourceError: the disk is full.
+    """
+    return _write(
+        Path(folder),
+        tokenizer,
+        ((name, document) for name in SPLITS for document in splits[name]),
+        end_of_text=end_of_text,
+        overwrite=overwrite,
+        shard_tokens=shard_tokens,
+    )
+
+
+def _write(
+    folder: Path,
+    tokenizer: Tokenizer,
+    documents: Iterable[tuple[str, Document]],
+    files: Sequence[Path] = (),
+    *,
+    end_of_text: bool,
+    overwrite: bool,
+    shard_tokens: int = SHARD_TOKENS,
+) -> TokenDataset:
+    if overwrite:
+        _check_replaceable(folder)
+    with new_folder(folder, overwrite=overwrite) as partial:
+        encoders = {}
+        with ExitStack() as stack:
+            for name in SPLITS:
+                writer = TokenWriter(partial, name, tokenizer.vocab_size, shard_tokens)
+                encoder = SplitEncoder(
+                    stack.enter_context(writer), tokenizer, end_of_text=end_of_text
+                )
+                encoders[name] = stack.enter_context(encoder)
+            for name, document in documents:
+                encoders[name].add(document)
+        manifest = {
+            "version": VERSION,
+            "tokenizer": {
+                "name": tokenizer.name,
+                "fingerprint": tokenizer.fingerprint,
+                "vocab_size": tokenizer.vocab_size,
+            },
+            "splits": {name: _summary(name, encoder) for name, encoder in encoders.items()},
+            "sources": [_source(file) for file in files],
+        }
+        tokenizer.save(partial / "tokenizer")
+        with open(partial / MANIFEST, "w", encoding="utf-8") as file:
+            json.dump(manifest, file, indent=2)
+            os.fsync(file.fileno())
+    return TokenDataset.open(folder, tokenizer=tokenizer)
+
+
+def _check_fraction(validation_fraction: float) -> None:
+    if not 0 < validation_fraction < 1:
+        raise ConfigError(
+            f"validation_fraction must lie between 0 and 1, not be {validation_fraction}; "
+            "0.1 keeps a tenth for validation"
+        )
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Overwriting removes the old folder, so it must hold a dataset and nothing else."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    others = {name for name in names - {MANIFEST, "tokenizer"} if not name.endswith(".bin")}
+    if others or (names and MANIFEST not in names):
+        raise ConfigError(
+            f"{folder}: will not be overwritten, it is not a token dataset or has other files "
+            f"{sorted(others)[:3]}; choose another folder"
+        )
+
+
+def _summary(name: str, encoder: SplitEncoder) -> dict[str, Any]:
+    shards = encoder.writer.shards
+    if not shards:
+        raise DataError(
+            f"no text was left for the {name} split; give more text or documents, or change the "
+            "fraction that is kept for validation"
+        )
+    return {
+        "tokens": sum(int(shard["tokens"]) for shard in shards),
+        "bytes": encoder.num_bytes,
+        "documents": encoder.num_documents,
+        "entropy_bits": encoder.entropy_bits,
+        "shards": shards,
+    }
+
+
+def _source(file: Path) -> dict[str, Any]:
+    with open(file, "rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return {"name": file.name, "bytes": file.stat().st_size, "sha256": digest}
+
+
+def _reporting(
+    documents: Iterator[tuple[str, Document]], total: int, progress: Progress | None
+) -> Iterator[tuple[str, Document]]:
+    done = 0
+    for name, document in documents:
+        yield name, document
+        done += document.source_bytes
+        if progress is not None:
+            progress(min(done, total), total)
+    if progress is not None:
+        progress(total, total)  # empty documents and lines have not been counted

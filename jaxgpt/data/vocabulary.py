@@ -1,0 +1,160 @@
+"""What the tokenizers share: checked text and ids, a fingerprint, and their files on disk."""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.errors import DataError
+
+END_OF_TEXT = "<|endoftext|>"
+RECORD = "tokenizer.json"
+RANKS = "ranks.tiktoken"
+
+
+def to_utf8(text: str) -> bytes:
+    """`text` as UTF-8.
+
+    Raises:
+        DataError: a lone surrogate, half of a UTF-16 pair, which no UTF-8 text can hold.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the text has the lone surrogate U+{ord(text[error.start]):04X} at character "
+            f"{error.start}; remove it, or read the text again with the right encoding"
+        ) from None
+
+
+def check_ids(tokens: Sequence[int], vocab_size: int) -> None:
+    """Raise DataError for the first id outside [0, vocab_size)."""
+    if tokens and not 0 <= min(tokens) <= max(tokens) < vocab_size:
+        position, bad = next((i, t) for i, t in enumerate(tokens) if not 0 <= t < vocab_size)
+        raise DataError(
+            f"token id {bad} at position {position} is outside [0, {vocab_size}); "
+            "decode with the tokenizer that made the ids"
+        )
+
+
+def format_ranks(ranks: Mapping[bytes, int]) -> bytes:
+    """The `.tiktoken` form of a vocabulary: a line `base64(token) rank` each, in rank order."""
+    ordered = sorted(ranks.items(), key=itemgetter(1))
+    return b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ordered)
+
+
+def parse_ranks(content: bytes, source: str = RANKS) -> dict[bytes, int]:
+    """Read the `.tiktoken` form of a vocabulary; `source` names it in a complaint.
+
+    Raises:
+        DataError: a line that is not `base64(token) rank`, or a token given twice.
+    """
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            encoded, rank = line.split()
+            token, rank = base64.b64decode(encoded, validate=True), int(rank)
+        except ValueError:
+            raise DataError(
+                f"{source}, line {number}: {line[:60]!r} is not a base64 token and its rank; "
+                "the file is damaged, save the tokenizer again"
+            ) from None
+        if token in ranks:
+            raise DataError(f"{source}, line {number}: the token {token!r} is given twice")
+        ranks[token] = rank
+    return ranks
+
+
+def read_ranks(path: Path) -> dict[bytes, int]:
+    """Read a `.tiktoken` file.
+
+    Raises:
+        DataError: unreadable, or see `parse_ranks`.
+    """
+    return parse_ranks(read_bytes(path), str(path))
+
+
+def check_ranks(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], name: str) -> None:
+    """Raise DataError unless all 256 bytes have a rank and ids are dense and given once.
+
+    Special tokens may lie anywhere from 0 up, but a rank may be missing only where one of them
+    takes its place.
+    """
+    missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if missing:
+        raise DataError(
+            f"the vocabulary {name!r} has no token for byte 0x{missing[0]:02X} ({len(missing)} of "
+            "256 bytes missing), so it cannot encode every text"
+        )
+    highest = max(ranks.values())
+    inside = [token for token in special_tokens.values() if token <= highest]
+    for expected, token in enumerate(sorted([*ranks.values(), *inside])):
+        if token != expected:
+            raise DataError(
+                f"the vocabulary {name!r} has id {token} where {expected} is due; "
+                "ids must run up from 0, each given once"
+            )
+    if len(set(special_tokens.values())) != len(special_tokens):
+        raise DataError(f"the vocabulary {name!r} gives two special tokens one id")
+
+
+def fingerprint(identity: Mapping[str, Any], vocabulary: bytes = b"") -> str:
+    """The sha256, in hex, over everything that decides which ids a text becomes."""
+    header = json.dumps(identity, sort_keys=True).encode()
+    return hashlib.sha256(header + b"\n" + vocabulary).hexdigest()
+
+
+def read_bytes(path: Path, limit: int = 1 << 28) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        DataError: no such file, larger than `limit` bytes, or unreadable.
+    """
+    try:
+        # Asked first, because opening a FIFO would wait for a writer for ever.
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is not a regular file; give the file itself")
+        if path.stat().st_size > limit:
+            raise DataError(f"{path} is larger than {limit:,} bytes; it is no vocabulary file")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never half."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_record(folder: Path, record: Mapping[str, Any], ranks: bytes | None = None) -> None:
+    """Write a tokenizer's folder: the rank lines, if any, and last the JSON record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if ranks is not None:
+        write_atomic(folder / RANKS, ranks)
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(folder / RECORD, text.encode())
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read the JSON record of a tokenizer's folder.
+
+    Raises:
+        DataError: no such file, or not a JSON object.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error}); save the tokenizer again") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{path} is not a JSON object; save the tokenizer again")
+    return record

@@ -1,0 +1,154 @@
+"""Tokens -> more tokens: with a cache while the text fits the context, then by a sliding window.
+
+A longer text is seen through its last `context_length` tokens, whose positions count from 0. Every
+position then moves with every token, so nothing that a cache held would stay right: past the
+context, each token takes a forward pass over the whole window.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import ConfigError
+from jaxgpt.generation.dispatch import CACHED_STEPS, SLIDING_STEPS, Rows, extend, prefill
+from jaxgpt.generation.sampling import SamplingConfig
+from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, check_range
+from jaxgpt.model.gpt import decoding_params
+from jaxgpt.model.layers import Params
+
+
+def generate(
+    config: ModelConfig, params: Params, prompts: Sequence[Sequence[int]], **options
+) -> list[list[int]]:
+    """The tokens that follow each prompt; `options` and errors are those of `stream`."""
+    texts: list[list[int]] = [[] for _ in prompts]
+    for chunk in stream(config, params, prompts, **options):
+        for text, new in zip(texts, chunk, strict=True):
+            text.extend(new)
+    return texts
+
+
+def stream(
+    config: ModelConfig,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampling: SamplingConfig | None = None,
+    seed: int = 0,
+    sample_indices: Sequence[int] | None = None,
+    end_of_text: int | None = None,
+    vocab_size: int | None = None,
+    done: Bool[np.ndarray, " B"] | None = None,
+) -> Iterator[list[list[int]]]:
+    """The tokens that follow each prompt, a few at a time: a list of new ids for each row.
+
+    A row ends after `max_new_tokens`, before `end_of_text`, or once the caller sets its entry of
+    `done`. Its tokens do not depend on the rows beside it: the key of each is made from `seed`, the
+    row's entry in `sample_indices` (0, 1, ... if not given) and the token's place in the output.
+    Ids from `vocab_size` on, which pad the model's table, are never drawn. `params` may come from
+    `prepare_params`, which saves a copy of them on each call.
+
+    Raises:
+        ConfigError: before the first token, for a prompt that is empty, longer than the context or
+            outside the vocabulary, or for a number outside its range.
+    """
+    sampling = SamplingConfig() if sampling is None else sampling
+    vocab_size = config.vocab_size if vocab_size is None else vocab_size
+    indices = list(range(len(prompts)) if sample_indices is None else sample_indices)
+    _check(config, prompts, max_new_tokens, sampling, [seed, *indices], vocab_size)
+    params = prepare_params(params)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.array(indices, "uint32"))
+    texts = [list(prompt) for prompt in prompts]
+    seen = np.zeros((len(texts), vocab_size), dtype=bool)
+    done = np.zeros(len(texts), dtype=bool) if done is None else done
+    for row, text in enumerate(texts):
+        seen[row, text] = True
+
+    longest = max(map(len, texts))
+    slots = _bucket(longest + max_new_tokens - 1, config)
+    prompt_window, _ = _window(texts, _bucket(longest, config))
+    cache = prefill(params, prompt_window, config=config, slots=slots)
+    made = 0
+    while made < max_new_tokens and not done.all():
+        longest = max(len(text) for text, ended in zip(texts, done, strict=True) if not ended)
+        room = config.context_length - longest + 1
+        if room < 1:
+            slots, cache = config.context_length, []
+        steps = min(max_new_tokens - made, min(room, CACHED_STEPS) if cache else SLIDING_STEPS)
+        written, cache = extend(
+            params,
+            cache,
+            Rows(*_window(texts, slots), jnp.asarray(seen), jnp.asarray(done)),
+            keys,
+            made,
+            steps,
+            -1 if end_of_text is None else end_of_text,
+            config=config,
+            sampling=sampling,
+        )
+        chunk = [[token for token in row if token >= 0] for row in written[:, :steps].tolist()]
+        for row, new in enumerate(chunk):
+            texts[row].extend(new)
+            seen[row, new] = True
+            done[row] |= len(new) < steps
+        made += steps
+        yield chunk
+
+
+def prepare_params(params: Params) -> Params:
+    """The parameters as decoding reads them: the blocks in a list, and float32 on a CPU.
+
+    A CPU multiplies one row in bfloat16 many times slower than in float32.
+    """
+    if jax.default_backend() == "cpu":
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    return params if isinstance(params["blocks"], list) else decoding_params(params)
+
+
+def _window(texts: list[list[int]], width: int) -> tuple[Int[Array, "B T"], Int[Array, " B"]]:
+    """The last `width` tokens of each text, padded on the right, and how many they are."""
+    ends = [text[-width:] for text in texts]
+    window = np.array([end + [0] * (width - len(end)) for end in ends], dtype=np.int32)
+    return jnp.asarray(window), jnp.asarray([len(end) for end in ends], dtype=jnp.int32)
+
+
+def _bucket(length: int, config: ModelConfig) -> int:
+    """A power of two, so that few shapes are compiled, that holds `length` or the context."""
+    return min(max(16, 1 << (length - 1).bit_length()), config.context_length)
+
+
+def _check(
+    config: ModelConfig,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: SamplingConfig,
+    seeds: list[int],
+    vocab_size: int,
+) -> None:
+    check_range("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
+    check_range("vocab_size", vocab_size, 1, config.vocab_size)
+    for seed in seeds:
+        check_range("a seed or sample index", seed, 0, MAX_SEED)
+    if not prompts or len(seeds) != len(prompts) + 1:
+        raise ConfigError(
+            f"{len(seeds) - 1} sample indices for {len(prompts)} prompts; give one for each"
+        )
+    for prompt in prompts:
+        if not prompt:
+            raise ConfigError("a prompt has no tokens; begin it with the end-of-text token")
+        if len(prompt) > config.context_length:
+            raise ConfigError(
+                f"the prompt has {len(prompt)} tokens, but the context has room for "
+                f"{config.context_length}; shorten it, or keep only its end (--truncate left)"
+            )
+        for token in (min(prompt), max(prompt)):
+            check_range("a token of the prompt", token, 0, vocab_size - 1)
+    if sampling.top_k > vocab_size:
+        top_k = f"top_k is {sampling.top_k}, but there are only {vocab_size} tokens"
+        print(f"warning: {top_k}; all of them remain", file=sys.stderr)

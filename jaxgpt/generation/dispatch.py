@@ -1,0 +1,96 @@
+"""One dispatch of decoding: several tokens for each row, without a word to the host."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.generation.sampling import SamplingConfig, sample
+from jaxgpt.model.attention import KeyValueCache
+from jaxgpt.model.gpt import GPT, init_cache
+from jaxgpt.model.layers import Params
+
+CACHED_STEPS = 16
+"""Tokens in one dispatch: enough to keep a GPU busy, few enough to stop soon and to read along."""
+SLIDING_STEPS = 4
+"""The same past the context, where a token takes longer."""
+
+
+class Rows(NamedTuple):
+    """B texts between two tokens: the end of each, padded on the right, and what has occurred."""
+
+    window: Int[Array, "B T"]
+    length: Int[Array, " B"]
+    seen: Bool[Array, "B V"]
+    done: Bool[Array, " B"]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "slots"))
+def prefill(
+    params: Params, prompts: Int[Array, "B T"], *, config: ModelConfig, slots: int
+) -> list[KeyValueCache]:
+    """A cache that holds the prompts. What no key or value depends on is not computed."""
+    cache = init_cache(config, len(prompts), slots, params["embed"]["tokens"].dtype)
+    start = jnp.zeros(len(prompts), dtype=jnp.int32)
+    return GPT(config, params).decode(prompts, cache, start, start)[1]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "sampling"), donate_argnames="cache")
+def extend(
+    params: Params,
+    cache: list[KeyValueCache],
+    rows: Rows,
+    keys: Key[Array, " B"],
+    made: Int[Array, ""],
+    steps: Int[Array, ""],
+    end_of_text: Int[Array, ""],
+    *,
+    config: ModelConfig,
+    sampling: SamplingConfig,
+) -> tuple[Int[Array, "B N"], list[KeyValueCache]]:
+    """Up to `steps` new tokens of each row, then -1, and the cache; past the context that is empty.
+
+    The newest token of a row is not yet in the cache, or is there to be written again.
+    """
+
+    def unfinished(state: tuple) -> Bool[Array, ""]:
+        step, rows, _, _ = state
+        return (step < steps) & ~rows.done.all()
+
+    def write(state: tuple) -> tuple:
+        step, rows, cache, written = state
+        logits, cache = _next_logits(config, params, rows, cache)
+        rngs = jax.vmap(jax.random.fold_in, (0, None))(keys, made + step)
+        tokens = sample(logits[:, : rows.seen.shape[1]], rows.seen, rngs, sampling)
+        done = rows.done | (tokens == end_of_text)
+        written = written.at[:, step].set(jnp.where(done, -1, tokens))
+        return step + 1, _append(rows, tokens, done), cache, written
+
+    written = jnp.full((len(rows.length), max(CACHED_STEPS, SLIDING_STEPS)), -1)
+    _, _, cache, written = jax.lax.while_loop(unfinished, write, (0, rows, cache, written))
+    return written, cache
+
+
+def _next_logits(
+    config: ModelConfig, params: Params, rows: Rows, cache: list[KeyValueCache]
+) -> tuple[Float[Array, "B V"], list[KeyValueCache]]:
+    model, last, zeros = GPT(config, params), rows.length - 1, jnp.zeros_like(rows.length)
+    if cache:
+        newest = jnp.take_along_axis(rows.window, last[:, None], axis=1)
+        return model.decode(newest, cache, start=last, last=zeros)
+    count, width = rows.window.shape
+    unused = init_cache(config, count, width, params["embed"]["tokens"].dtype)
+    return model.decode(rows.window, unused, start=zeros, last=last)[0], cache
+
+
+def _append(rows: Rows, tokens: Int[Array, " B"], done: Bool[Array, " B"]) -> Rows:
+    """The rows with one more token each; a full window drops its first."""
+    row, width = jnp.arange(len(tokens)), rows.window.shape[1]
+    full = (rows.length == width)[:, None]
+    window = jnp.where(full, jnp.roll(rows.window, -1, axis=1), rows.window)
+    window = window.at[row, jnp.minimum(rows.length, width - 1)].set(tokens)
+    length = jnp.minimum(rows.length + 1, width)
+    return Rows(window, length, rows.seen.at[row, tokens].set(True), done)

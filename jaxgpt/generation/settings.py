@@ -1,0 +1,52 @@
+"""How tokens are chosen, as a config that checks itself. Standard library only."""
+
+import math
+from dataclasses import dataclass
+
+from jaxgpt.errors import ConfigError
+
+MAX_NEW_TOKENS = 1_000_000
+"""The most tokens that one call writes."""
+MAX_SEED = 2**32 - 1
+"""JAX takes 32 bits of a seed and drops the others without a word."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the next token is drawn from the logits; the filters act in the order of the fields."""
+
+    repetition_penalty: float = 1.0
+    """Divides the positive logits of tokens that already occurred, and multiplies the negative ones
+    (Keskar et al. 2019); 1 is off."""
+    temperature: float = 1.0
+    """Divides the logits: below 1 is surer, above 1 is wilder, and 0 takes the likeliest token."""
+    top_k: int = 0
+    """Keep only this many of the likeliest tokens (Fan et al. 2018); 0 is off."""
+    top_p: float = 1.0
+    """Keep only the fewest likeliest tokens that hold this much probability (Holtzman et al. 2020);
+    1 is off."""
+    min_p: float = 0.0
+    """Keep only tokens that are at least this many times as likely as the likeliest (Nguyen et al.
+    2024); 0 is off."""
+
+    def __post_init__(self):
+        """Refuse what is outside its range, NaN included."""
+        # A smaller temperature would overflow the logits; its meaning is that of 0.
+        warm = self.temperature == 0 or self.temperature >= 1e-6
+        _check(self, "temperature", warm, "0 (the likeliest token) or from 1e-6 up")
+        _check(self, "repetition_penalty", self.repetition_penalty > 0, "above 0 (1 is off)")
+        _check(self, "top_k", self.top_k >= 0, "0 (off) or more")
+        _check(self, "top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (off)")
+        _check(self, "min_p", 0 <= self.min_p < 1, "from 0 (off) to less than 1")
+
+
+def _check(config: SamplingConfig, name: str, holds: bool, allowed: str) -> None:
+    value = getattr(config, name)
+    if not (holds and math.isfinite(value)):
+        raise ConfigError(f"{name} is {value}; it must be {allowed}")
+
+
+def check_range(name: str, value: int, least: int, most: int) -> None:
+    """Raise ConfigError, naming the range, unless `least <= value <= most`."""
+    if not least <= value <= most:
+        raise ConfigError(f"{name} is {value}; it must be from {least} to {most}")

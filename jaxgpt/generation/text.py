@@ -1,0 +1,146 @@
+"""Strings in, strings out: what is written can be shown at once and never has to be taken back."""
+
+import codecs
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.errors import ConfigError
+from jaxgpt.generation.decoding import stream
+from jaxgpt.generation.sampling import SamplingConfig
+from jaxgpt.model.layers import Params
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """What it takes to write: a `LoadedModel`, or anything else with these three."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The shape of the model."""
+        ...
+
+    @property
+    def params(self) -> Params:
+        """Its parameters, as trained or from `prepare_params`."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer it was trained with."""
+        ...
+
+
+def generate_text(model: LanguageModel, prompt: str, **options) -> Iterator[str]:
+    """The text that follows `prompt`, piece by piece; `options` and errors: `stream_texts`."""
+    for (piece,) in stream_texts(model, [prompt], **options):
+        yield piece
+
+
+def stream_texts(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    sampling: SamplingConfig | None = None,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    truncate: Literal["none", "left"] = "none",
+    ignore_end_of_text: bool = False,
+) -> Iterator[list[str]]:
+    """The text that follows each prompt, a piece for each at a time, some of them empty.
+
+    A text ends after `max_new_tokens`, before the first string of `stop` that is written, and,
+    unless `ignore_end_of_text`, at the end-of-text token. A prompt without tokens starts from that
+    token, or from a newline where the tokenizer has none. `truncate="left"` drops the start of a
+    prompt that the context has no room for. Row b is the same as a call of its own with
+    `sample_indices=[b]` of `decoding.stream`.
+
+    Raises:
+        ConfigError: an empty stop string, a prompt longer than the context, or a number outside its
+            range, before the first piece.
+    """
+    if "" in stop:
+        raise ConfigError(
+            "a stop string is empty, which would end every text at once; leave it out"
+        )
+    tokenizer, room = model.tokenizer, model.config.context_length
+    tokens = [prompt_tokens(tokenizer, prompt) for prompt in prompts]
+    writers = [TextWriter(tokenizer, stop) for _ in prompts]
+    done = np.zeros(len(prompts), dtype=bool)
+    chunks = stream(
+        model.config,
+        model.params,
+        [prompt[-room:] for prompt in tokens] if truncate == "left" else tokens,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        seed=seed,
+        end_of_text=None if ignore_end_of_text else tokenizer.end_of_text,
+        vocab_size=min(tokenizer.vocab_size, model.config.vocab_size),
+        done=done,
+    )
+    for chunk in chunks:
+        yield [writer.write(new) for writer, new in zip(writers, chunk, strict=True)]
+        done |= [writer.stopped for writer in writers]
+    yield [writer.finish() for writer in writers]
+
+
+def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids of `prompt`, never none: the end-of-text token, or a newline, stands for nothing."""
+    tokens = tokenizer.encode(prompt)
+    if not tokens and tokenizer.end_of_text is not None:
+        return [tokenizer.end_of_text]
+    return tokens or tokenizer.encode("\n")
+
+
+class TextWriter:
+    """One text, from tokens to pieces that can be shown.
+
+    What might still turn out otherwise is held back: the bytes of half a character, and what may be
+    the beginning of a stop string. The pieces joined are the same however the tokens are chunked.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
+        self.stopped = False
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = ""
+
+    def write(self, tokens: Sequence[int]) -> str:
+        """The text that is certain now; bytes that are no UTF-8 become U+FFFD."""
+        return self._release(self._decoder.decode(self._tokenizer.decode_bytes(tokens)))
+
+    def finish(self) -> str:
+        """What was held back until the end."""
+        text = self._release(self._decoder.decode(b"", final=True)) + self._held
+        self._held = ""
+        return text
+
+    def _release(self, text: str) -> str:
+        if self.stopped:
+            return ""
+        self._held += text
+        # The stop string that is complete first counts, so that chunks make no difference.
+        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        self.stopped = bool(found)
+        end = min(found)[1] if found else len(self._held) - self._stop_begun()
+        text, self._held = self._held[:end], "" if found else self._held[end:]
+        return text
+
+    def _stop_begun(self) -> int:
+        """The length of the longest end of the held text that begins a stop string."""
+        longest = max((len(stop) - 1 for stop in self._stop), default=0)
+        for size in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-size:]) for stop in self._stop):
+                return size
+        return 0
+
+
+def strip_controls(text: str) -> str:
+    """`text` without control characters, which can steer a terminal; newlines and tabs remain."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")

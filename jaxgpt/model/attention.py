@@ -1,0 +1,162 @@
+"""Attention in four steps, each built on the one before; then the same with a cache.
+
+1. `simplified_attention`: every vector becomes a mean of all, weighted by dot products.
+2. `self_attention`: trainable queries, keys and values.
+3. `causal_attention`: no look at the future, and dropout.
+4. `multi_head_attention_by_heads`, several of those side by side; and `multi_head_attention`, the
+   same in one product, which is what the model runs.
+
+Vaswani et al. 2017, "Attention Is All You Need".
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from jaxgpt.model.layers import Params, dropout, init_linear, linear
+
+KeyValueCache = tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]]
+"""One layer's keys and values of the tokens so far, in S slots."""
+
+
+def attention_weights(
+    queries: Float[Array, "*B T K"],
+    keys: Float[Array, "*B S K"],
+    *,
+    scale: float = 1.0,
+    mask: Bool[Array, "*#B T S"] | None = None,
+) -> Float[Array, "*B T S"]:
+    """How much each query takes from each key: the softmax of their scaled dot products.
+
+    Rows sum to 1; where `mask` is False the weight is 0. Softmax in float32.
+    """
+    scores = (queries @ keys.mT).astype(jnp.float32) * scale
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(scores, axis=-1).astype(queries.dtype)
+
+
+def causal_mask(length: int) -> Bool[Array, "T T"]:
+    """True where a token (row) may look at another (column): at itself and before."""
+    return jnp.tril(jnp.ones((length, length), dtype=bool))
+
+
+def simplified_attention(x: Float[Array, "*B T D"]) -> Float[Array, "*B T D"]:
+    """Variant 1, without weights: each vector becomes the mean of all, weighted by likeness."""
+    return attention_weights(x, x) @ x
+
+
+def self_attention(
+    x: Float[Array, "*B T D"], *, query: Params, key: Params, value: Params
+) -> Float[Array, "*B T K"]:
+    """Variant 2, trainable: what asks, what answers and what is passed on are linear maps of `x`.
+
+    Dividing by the root of K keeps the scores' variance near 1.
+    """
+    queries, keys, values = linear(x, **query), linear(x, **key), linear(x, **value)
+    return attention_weights(queries, keys, scale=_scale(queries)) @ values
+
+
+def causal_attention(
+    x: Float[Array, "*B T D"],
+    *,
+    query: Params,
+    key: Params,
+    value: Params,
+    dropout_rate: float = 0.0,
+    rng: PRNGKeyArray | None = None,
+) -> Float[Array, "*B T K"]:
+    """Variant 3: variant 2 that sees only itself and the past, with dropout on the weights."""
+    queries, keys, values = linear(x, **query), linear(x, **key), linear(x, **value)
+    mask = causal_mask(x.shape[-2])
+    weights = attention_weights(queries, keys, scale=_scale(queries), mask=mask)
+    return dropout(weights, dropout_rate, rng) @ values
+
+
+def multi_head_attention_by_heads(
+    x: Float[Array, "*B T D"],
+    *,
+    heads: list[Params],
+    out: Params | None = None,
+    dropout_rate: float = 0.0,
+    rng: PRNGKeyArray | None = None,
+) -> Float[Array, "*B T E"]:
+    """Variant 4a: one `causal_attention` per head, side by side, then the projection `out`.
+
+    `heads` holds the query, key and value of each; E is H times K, or the width of `out`.
+    """
+    rngs = [None] * len(heads) if rng is None else list(jax.random.split(rng, len(heads)))
+    contexts = [
+        causal_attention(x, **head, dropout_rate=dropout_rate, rng=head_rng)
+        for head, head_rng in zip(heads, rngs, strict=True)
+    ]
+    joined = jnp.concatenate(contexts, axis=-1)
+    return joined if out is None else linear(joined, **out)
+
+
+def multi_head_attention(
+    x: Float[Array, "B T D"],
+    *,
+    qkv: Params,
+    out: Params,
+    num_heads: int,
+    dropout_rate: float = 0.0,
+    rng: PRNGKeyArray | None = None,
+) -> Float[Array, "B T D"]:
+    """Variant 4b: all heads at once, with their queries, keys and values from one product.
+
+    The columns of `qkv` are queries, keys, values, each with the heads in order, as in GPT-2.
+    """
+    queries, keys, values = _split_heads(linear(x, **qkv), num_heads)
+    mask = causal_mask(x.shape[1])
+    weights = attention_weights(queries, keys, scale=_scale(queries), mask=mask)
+    return linear(_join_heads(dropout(weights, dropout_rate, rng) @ values), **out)
+
+
+def cached_attention(
+    x: Float[Array, "B T D"],
+    cache: KeyValueCache,
+    start: Int[Array, " B"],
+    *,
+    qkv: Params,
+    out: Params,
+    num_heads: int,
+) -> tuple[Float[Array, "B T D"], KeyValueCache]:
+    """`multi_head_attention` of T new tokens, of which row b begins at position `start[b]`.
+
+    Their keys and values are written into the cache's slots from `start` on; each new token sees
+    every slot up to its own. Slots after that may hold anything, so padding on the right of a
+    prompt needs no mask. `start + T` must not exceed the S slots.
+    """
+    queries, new_keys, new_values = _split_heads(linear(x, **qkv), num_heads)
+    write = jax.vmap(lambda slots, new, at: jax.lax.dynamic_update_slice(slots, new, (0, at, 0)))
+    keys, values = write(cache[0], new_keys, start), write(cache[1], new_values, start)
+    asking = start[:, None] + jnp.arange(x.shape[1])
+    mask = jnp.arange(keys.shape[2]) <= asking[:, None, :, None]
+    weights = attention_weights(queries, keys, scale=_scale(queries), mask=mask)
+    return linear(_join_heads(weights @ values), **out), (keys, values)
+
+
+def init_attention(key: PRNGKeyArray, width: int, *, qkv_bias: bool, out_std: float) -> Params:
+    """The parameters of `multi_head_attention`: `qkv` (D, 3 D) and `out` (D, D)."""
+    qkv_key, out_key = jax.random.split(key)
+    return {
+        "qkv": init_linear(qkv_key, width, 3 * width, bias=qkv_bias),
+        "out": init_linear(out_key, width, width, std=out_std),
+    }
+
+
+def _scale(queries: Array) -> float:
+    return 1 / math.sqrt(queries.shape[-1])
+
+
+def _split_heads(qkv: Float[Array, "B T E"], num_heads: int) -> Float[Array, "3 B H T K"]:
+    rows, length, width = qkv.shape
+    heads = qkv.reshape(rows, length, 3, num_heads, width // (3 * num_heads))
+    return heads.transpose(2, 0, 3, 1, 4)
+
+
+def _join_heads(x: Float[Array, "B H T K"]) -> Float[Array, "B T D"]:
+    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)

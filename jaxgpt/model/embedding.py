@@ -1,0 +1,54 @@
+"""Tokens -> vectors, and vectors -> logits."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxgpt.model.layers import Params, linear
+
+
+def embed(
+    tokens: Int[Array, "B T"],
+    *,
+    tokens_table: Float[Array, "V D"],
+    positions_table: Float[Array, "S D"],
+    start: Int[Array, " B"] | None = None,
+) -> Float[Array, "B T D"]:
+    """The token's row plus the position's row, for each token.
+
+    Positions count from 0, or from `start` in each row of a cached decode. Ids must be below V and
+    positions below S: a lookup under `jit` cannot raise, so they are checked where data is read.
+    """
+    if start is None:
+        return tokens_table[tokens] + positions_table[: tokens.shape[1]]
+    return tokens_table[tokens] + positions_table[start[:, None] + jnp.arange(tokens.shape[1])]
+
+
+def init_embedding(key: PRNGKeyArray, rows: int, width: int, std: float = 0.02) -> Array:
+    """A `(rows, width)` table, normal with standard deviation `std`."""
+    return std * jax.random.normal(key, (rows, width))
+
+
+def sinusoidal_positions(length: int, width: int) -> Float[Array, "T D"]:
+    """Fixed position vectors: sines in the even columns, cosines in the odd ones.
+
+    The wavelengths run in a geometric row from 2 pi to 10,000 * 2 pi (Vaswani et al. 2017). `width`
+    is even.
+    """
+    frequencies = 10_000.0 ** (-jnp.arange(0, width, 2) / width)
+    angles = jnp.arange(length)[:, None] * frequencies
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(length, width)
+
+
+def unembed(
+    x: Float[Array, "*B D"],
+    *,
+    tokens_table: Float[Array, "V D"],
+    head: Params | None = None,
+) -> Float[Array, "*B V"]:
+    """Logits: by the head's own `weight` (D, V) if it has one, else by the token table (tied).
+
+    Reading one table twice is what ties the head (Press & Wolf 2017): its gradient is the sum of
+    both uses.
+    """
+    return linear(x, **head) if head is not None else linear(x, weight=tokens_table.T)

@@ -1,0 +1,128 @@
+"""Tokens -> logits: the whole architecture, as a Flax module over plain functions."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import ConfigError
+from jaxgpt.model.attention import KeyValueCache
+from jaxgpt.model.embedding import embed, init_embedding, sinusoidal_positions, unembed
+from jaxgpt.model.layers import Params, dropout, init_layer_norm, init_linear, layer_norm
+from jaxgpt.model.transformer import block_settings, cached_block, init_stack, stack, unstack
+
+
+class GPT(nnx.Module):
+    """A GPT (Radford et al. 2019): a config and its parameters, called on tokens.
+
+    Building one is free, so it is built where it is used: `GPT(config, params)(tokens)` inside a
+    jitted loss. `params` is the nested dict that `init_params` makes; a gradient with respect to
+    it is a dict of the same form.
+    """
+
+    def __init__(self, config: ModelConfig, params: Params):
+        self.config = config
+        self.params = nnx.Param(params)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        rng: PRNGKeyArray | None = None,
+        remat: bool = False,
+        unroll: int | bool = 1,
+    ) -> Float[Array, "B T V"]:
+        """The logits of the token that follows each token; with `rng`, in training, with dropout.
+
+        Raises ConfigError if T exceeds the context length.
+        """
+        config, params = self.config, self.params.get_value()
+        if tokens.shape[1] > config.context_length:
+            raise ConfigError(
+                f"{tokens.shape[1]} tokens are longer than context_length {config.context_length}"
+            )
+        embed_rng, stack_rng = (None, None) if rng is None else jax.random.split(rng)
+        with jax.named_scope("embedding"):
+            x = dropout(embed(tokens, **self._tables()), config.dropout, embed_rng)
+        x = stack(x, params["blocks"], config, rng=stack_rng, remat=remat, unroll=unroll)
+        with jax.named_scope("head"):
+            return self._logits(x)
+
+    def decode(
+        self,
+        tokens: Int[Array, "B T"],
+        cache: list[KeyValueCache],
+        start: Int[Array, " B"],
+        last: Int[Array, " B"],
+    ) -> tuple[Float[Array, "B V"], list[KeyValueCache]]:
+        """The logits after token `last[b]` of each row's T new ones, and the cache with them in it.
+
+        Row b's new tokens begin at position `start[b]`. `params["blocks"]` must be the list that
+        `decoding_params` makes.
+        """
+        config, params = self.config, self.params.get_value()
+        x, new_cache = embed(tokens, **self._tables(), start=start), []
+        for layer, layer_cache in zip(params["blocks"], cache, strict=True):
+            x, layer_cache = cached_block(x, layer_cache, start, **layer, **block_settings(config))
+            new_cache.append(layer_cache)
+        x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+        return self._logits(x), new_cache
+
+    def _tables(self) -> Params:
+        config, tables = self.config, self.params.get_value()["embed"]
+        positions = tables.get("positions")
+        if positions is None:
+            positions = sinusoidal_positions(config.context_length, config.embed_dim)
+            positions = positions.astype(tables["tokens"].dtype)
+        return {"tokens_table": tables["tokens"], "positions_table": positions}
+
+    def _logits(self, x: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        params = self.params.get_value()
+        x = layer_norm(x, **params["norm"], epsilon=self.config.norm_epsilon)
+        return unembed(x, tokens_table=params["embed"]["tokens"], head=params.get("head"))
+
+
+def init_params(config: ModelConfig, key: PRNGKeyArray) -> Params:
+    """Random parameters as GPT-2 starts: `embed`, `blocks` (stacked on L), `norm`, and `head`.
+
+    `embed` has no `positions` where they are sinusoidal, and there is no `head` where it is tied.
+    Raises ConfigError if the vocabulary's size is not settled.
+    """
+    if config.vocab_size < 1:
+        raise ConfigError(f"vocab_size is {config.vocab_size}; set it to the tokenizer's number")
+    tokens_key, positions_key, stack_key, head_key = jax.random.split(key, 4)
+    width = config.embed_dim
+    params: Params = {
+        "embed": {"tokens": init_embedding(tokens_key, config.vocab_size, width)},
+        "blocks": init_stack(stack_key, config),
+        "norm": init_layer_norm(width),
+    }
+    if config.positions == "learned":
+        params["embed"]["positions"] = init_embedding(positions_key, config.context_length, width)
+    if not config.tie_head:
+        params["head"] = init_linear(head_key, width, config.vocab_size, bias=False)
+    return params
+
+
+def parameter_shapes(config: ModelConfig) -> Params:
+    """The parameters' shapes and dtypes, with no memory spent on them."""
+    return jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """The number of parameters; a tied head counts once."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(config)))
+
+
+def decoding_params(params: Params) -> Params:
+    """The parameters with the blocks as a list, which `GPT.decode` reads."""
+    return params | {"blocks": unstack(params["blocks"])}
+
+
+def init_cache(config: ModelConfig, rows: int, slots: int, dtype=jnp.float32) -> list:
+    """An empty cache for `rows` sequences of up to `slots` tokens: a (K, V) pair for each layer."""
+    shape = (rows, config.num_heads, slots, config.head_dim)
+    return [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers)]

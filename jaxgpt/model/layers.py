@@ -1,0 +1,77 @@
+"""The primitives of a transformer, each a pure function of its parameters, beside its init."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+Params = dict[str, Any]
+"""Nested dicts of arrays: the parameters of a function, named as its keyword arguments."""
+
+
+def linear(
+    x: Float[Array, "*B I"],
+    *,
+    weight: Float[Array, "I O"],
+    bias: Float[Array, " O"] | None = None,
+) -> Float[Array, "*B O"]:
+    """An affine map of the last axis, `x @ weight + bias`.
+
+    The weight is `(in, out)`, as in GPT-2's published files; PyTorch's `nn.Linear` is transposed.
+    """
+    # A weight gradient that contracts two axes is slow on XLA:CPU; one flat axis halves a step.
+    rows = x.reshape(-1, x.shape[-1]) @ weight
+    if bias is not None:
+        rows = rows + bias
+    return rows.reshape(*x.shape[:-1], weight.shape[-1])
+
+
+def init_linear(
+    key: PRNGKeyArray, inputs: int, outputs: int, *, bias: bool = True, std: float = 0.02
+) -> Params:
+    """Normal weights `(inputs, outputs)` of standard deviation `std`, and a zero bias (GPT-2)."""
+    params = {"weight": std * jax.random.normal(key, (inputs, outputs))}
+    return params | ({"bias": jnp.zeros(outputs)} if bias else {})
+
+
+def layer_norm(
+    x: Float[Array, "*B D"],
+    *,
+    scale: Float[Array, " D"],
+    bias: Float[Array, " D"],
+    epsilon: float = 1e-5,
+) -> Float[Array, "*B D"]:
+    """Each vector shifted to mean 0 and scaled to variance 1, then by `scale` and `bias`.
+
+    The variance is the biased one, and `epsilon` stands inside the root (Ba et al. 2016; the same
+    choices as PyTorch). Computed in float32 whatever the dtype of `x`, which the result keeps.
+    """
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    normal = centred * jax.lax.rsqrt(variance + epsilon)
+    return (normal * scale + bias).astype(x.dtype)
+
+
+def init_layer_norm(width: int) -> Params:
+    """The norm that changes nothing more: scale 1, bias 0, each `(width,)`."""
+    return {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+
+
+def dropout(
+    x: Float[Array, "*B"], rate: float, rng: PRNGKeyArray | None = None
+) -> Float[Array, "*B"]:
+    """Zero each element with probability `rate` and divide the rest by `1 - rate`.
+
+    Without `rng`, as in evaluation, `x` is returned (Srivastava et al. 2014).
+    """
+    if rng is None or rate == 0:
+        return x
+    kept = jax.random.bernoulli(rng, 1 - rate, x.shape)
+    return jnp.where(kept, x / (1 - rate), 0)
+
+
+def gelu(x: Float[Array, "*B"], form: Literal["tanh", "erf"] = "tanh") -> Float[Array, "*B"]:
+    """The Gaussian error linear unit, by GPT-2's tanh or exactly by erf (Hendrycks & Gimpel 2016)."""
+    return jax.nn.gelu(x, approximate=form == "tanh")

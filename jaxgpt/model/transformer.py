@@ -1,0 +1,130 @@
+"""The pre-norm block, and L of them in a row."""
+
+import math
+from typing import Any, Literal
+
+import jax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.model.attention import (
+    KeyValueCache,
+    cached_attention,
+    init_attention,
+    multi_head_attention,
+)
+from jaxgpt.model.feedforward import feed_forward, init_feed_forward
+from jaxgpt.model.layers import Params, dropout, init_layer_norm, layer_norm
+
+
+def block(
+    x: Float[Array, "B T D"],
+    *,
+    norm1: Params,
+    attn: Params,
+    norm2: Params,
+    mlp: Params,
+    num_heads: int,
+    gelu: Literal["tanh", "erf"] = "tanh",
+    epsilon: float = 1e-5,
+    dropout_rate: float = 0.0,
+    rng: PRNGKeyArray | None = None,
+) -> Float[Array, "B T D"]:
+    """Attention, then the feed-forward network, each on a normed copy and added to `x`.
+
+    The sum is the shortcut connection; the norm stands before, not after, as in GPT-2.
+    """
+    weights_rng, attn_rng, mlp_rng = (None,) * 3 if rng is None else jax.random.split(rng, 3)
+    with jax.named_scope("attention"):
+        normed = layer_norm(x, **norm1, epsilon=epsilon)
+        heard = multi_head_attention(
+            normed, **attn, num_heads=num_heads, dropout_rate=dropout_rate, rng=weights_rng
+        )
+        x = x + dropout(heard, dropout_rate, attn_rng)
+    with jax.named_scope("feed_forward"):
+        thought = feed_forward(layer_norm(x, **norm2, epsilon=epsilon), **mlp, form=gelu)
+        return x + dropout(thought, dropout_rate, mlp_rng)
+
+
+def cached_block(
+    x: Float[Array, "B T D"],
+    cache: KeyValueCache,
+    start: Int[Array, " B"],
+    *,
+    norm1: Params,
+    attn: Params,
+    norm2: Params,
+    mlp: Params,
+    num_heads: int,
+    gelu: Literal["tanh", "erf"] = "tanh",
+    epsilon: float = 1e-5,
+) -> tuple[Float[Array, "B T D"], KeyValueCache]:
+    """`block` without dropout on T new tokens that follow those in the cache."""
+    normed = layer_norm(x, **norm1, epsilon=epsilon)
+    heard, cache = cached_attention(normed, cache, start, **attn, num_heads=num_heads)
+    x = x + heard
+    return x + feed_forward(layer_norm(x, **norm2, epsilon=epsilon), **mlp, form=gelu), cache
+
+
+def stack(
+    x: Float[Array, "B T D"],
+    blocks: Params,
+    config: ModelConfig,
+    *,
+    rng: PRNGKeyArray | None = None,
+    remat: bool = False,
+    unroll: int | bool = 1,
+) -> Float[Array, "B T D"]:
+    """All L blocks, whose parameters are stacked on a leading axis, by `jax.lax.scan`.
+
+    Compile time then does not grow with L. `remat` recomputes each block in the backward pass
+    instead of keeping what it computed; `unroll` is how many blocks one turn of the loop holds.
+    """
+    settings: dict[str, Any] = block_settings(config) | {"dropout_rate": config.dropout}
+
+    def body(x: Array, layer: tuple[Params, PRNGKeyArray | None]) -> tuple[Array, None]:
+        params, layer_rng = layer
+        return block(x, **params, **settings, rng=layer_rng), None
+
+    rngs = None if rng is None else jax.random.split(rng, config.num_layers)
+    body = jax.checkpoint(body) if remat else body
+    return jax.lax.scan(body, x, (blocks, rngs), unroll=unroll)[0]
+
+
+def block_settings(config: ModelConfig) -> dict[str, Any]:
+    """The arguments of `block` that are settings of the model, not parameters."""
+    return {
+        "num_heads": config.num_heads,
+        "gelu": config.gelu,
+        "epsilon": config.norm_epsilon,
+    }
+
+
+def init_block(key: PRNGKeyArray, config: ModelConfig) -> Params:
+    """One block's parameters, as GPT-2 starts: normal 0.02, norms at identity, biases at zero.
+
+    The two projections that write into the residual stream get `0.02 / sqrt(2 L)`, so that the
+    stream's variance does not grow with depth.
+    """
+    attn_key, mlp_key = jax.random.split(key)
+    width, out_std = config.embed_dim, 0.02 / math.sqrt(2 * config.num_layers)
+    return {
+        "norm1": init_layer_norm(width),
+        "attn": init_attention(attn_key, width, qkv_bias=config.qkv_bias, out_std=out_std),
+        "norm2": init_layer_norm(width),
+        "mlp": init_feed_forward(mlp_key, width, config.hidden_dim, out_std=out_std),
+    }
+
+
+def init_stack(key: PRNGKeyArray, config: ModelConfig) -> Params:
+    """The parameters of all blocks, each leaf with a leading axis of L."""
+    return jax.vmap(lambda key: init_block(key, config))(jax.random.split(key, config.num_layers))
+
+
+def unstack(blocks: Params) -> list[Params]:
+    """The blocks' parameters as a list of L dicts: a copy, made once before decoding.
+
+    A loop over layers that slices the stacked leaves would copy every weight for every token.
+    """
+    num_layers = jax.tree.leaves(blocks)[0].shape[0]
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(num_layers)]

@@ -1,0 +1,1 @@
+"""The same model in PyTorch, and proofs that the two agree."""

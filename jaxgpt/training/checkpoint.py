@@ -1,0 +1,218 @@
+"""Checkpoints: arrays by Orbax, beside the config, the tokenizer and a manifest of sha256 sums.
+
+Orbax commits atomically but restores a flipped bit without noticing, so every file's sum is
+written after the commit and checked before a restore. What is broken is renamed, never deleted.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxgpt.config import ModelConfig, TrainConfig
+from jaxgpt.config_file import from_dict, read_mapping, to_dict
+from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
+from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
+from jaxgpt.model.gpt import parameter_shapes
+from jaxgpt.model.layers import Params
+from jaxgpt.training.step import TrainState
+
+FORMAT = 1
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model with all that it takes to use it."""
+
+    config: ModelConfig
+    params: Params
+    tokenizer: Tokenizer
+    step: int
+    train_config: TrainConfig
+
+
+def save(
+    run: Path, state: TrainState, config: TrainConfig, tokenizer: Tokenizer, data: str
+) -> Path:
+    """Write the state as `run/checkpoints/<step>` and return that folder.
+
+    `data` is the fingerprint of what the run was trained on. The folder appears whole or not at
+    all; older ones beyond `config.keep_checkpoints` are removed after it. A step that is there
+    already is kept. Raises ResourceError if it cannot be written.
+    """
+    step = int(state.step)
+    folder = run / FOLDER / f"{step:08d}"
+    if folder.exists():
+        return folder
+    draft = run / FOLDER / f".{folder.name}.{os.getpid()}.tmp"
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        _write_arrays(draft / "params", state.params)
+        _write_arrays(draft / "optimizer", {"opt_state": state.opt_state, "step": state.step})
+        (draft / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+        tokenizer.save(draft / "tokenizer")
+        _write_manifest(draft, step, data)
+        draft.rename(folder)
+    except (OSError, ValueError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise ResourceError(f"checkpoint {folder} could not be written: {error}") from error
+    _prune(run, config.keep_checkpoints)
+    return folder
+
+
+def _write_arrays(folder: Path, tree: Any) -> None:
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), tree)
+
+
+def _write_manifest(folder: Path, step: int, data: str) -> None:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = {
+        "format": FORMAT,
+        "written_by": f"jaxgpt {version('jaxgpt')}",
+        "step": step,
+        "data": data,
+        "files": {str(path.relative_to(folder)): _sha256(path) for path in paths},
+    }
+    with open(folder / MANIFEST, "w") as file:
+        file.write(json.dumps(manifest, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _prune(run: Path, keep: int) -> None:
+    for folder in checkpoints(run)[:-keep]:
+        shutil.rmtree(folder)
+    for draft in (run / FOLDER).glob(".*.tmp"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The committed checkpoints of a run, oldest first."""
+    return sorted(path for path in (run / FOLDER).glob("[0-9]" * 8) if path.is_dir())
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose every file has the sum it was written with.
+
+    Raises CheckpointError naming what is missing, extra or changed.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        files, written_by = manifest["files"], manifest["written_by"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} has no readable {MANIFEST}: {error!r}") from None
+    if manifest.get("format", 0) > FORMAT:
+        raise CheckpointError(f"{folder} was written by {written_by}, which is newer; upgrade")
+    for name, sha256 in files.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()) or path.is_symlink():
+            raise CheckpointError(f"{folder}/{MANIFEST} names {name}, which lies outside it")
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing")
+        if _sha256(path) != sha256:
+            raise CheckpointError(f"{path} has changed since it was written (sha256)")
+    return manifest
+
+
+def restore_latest(run: Path, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, with its manifest, or None if there never was one.
+
+    `template` gives shapes, dtypes and shardings. A broken one is renamed to `*.corrupt-<time>`
+    with a line on stderr, and the one before it is tried. Raises CheckpointError if none is whole:
+    a run is never started anew over checkpoints that it cannot read.
+    """
+    found = checkpoints(run)
+    for folder in reversed(found):
+        try:
+            manifest = verify(folder)
+            return _restore(folder, template), manifest
+        except CheckpointError as error:
+            aside = folder.with_name(f"{folder.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}")
+            folder.rename(aside)
+            print(f"warning: {error}; set aside as {aside.name}", file=sys.stderr)
+    if found or any((run / FOLDER).glob("*.corrupt-*")):
+        raise CheckpointError(
+            f"no checkpoint of {run} can be read; restore one from a backup, or choose another "
+            "--out, or start again with --overwrite"
+        )
+    return None
+
+
+def _restore(folder: Path, template: TrainState) -> TrainState:
+    params = _read_arrays(folder / "params", template.params)
+    rest = {"opt_state": template.opt_state, "step": template.step}
+    rest = _read_arrays(folder / "optimizer", rest)
+    return TrainState(rest["step"], params, rest["opt_state"])
+
+
+def _read_arrays(folder: Path, template: Any) -> Any:
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_sharding(leaf)),
+        template,
+    )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            stored = checkpointer.metadata(folder.absolute()).item_metadata.tree
+            _check_leaves(stored, abstract, folder)
+            return checkpointer.restore(folder.absolute(), abstract)
+    except (ValueError, KeyError, TypeError, OSError, AttributeError) as error:
+        raise CheckpointError(f"{folder} cannot be restored: {error}") from None
+
+
+def _sharding(leaf: Any) -> jax.sharding.Sharding:
+    # Without one, Orbax restores onto the devices that the checkpoint was written from.
+    given = getattr(leaf, "sharding", None)
+    return given or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+def _check_leaves(stored: Any, wanted: Any, folder: Path) -> None:
+    """Refuse another shape or dtype, which Orbax would cast without a word."""
+    have = [(tuple(leaf.shape), str(leaf.dtype)) for leaf in jax.tree.leaves(stored)]
+    want = [(tuple(leaf.shape), str(leaf.dtype)) for leaf in jax.tree.leaves(wanted)]
+    if have != want:
+        odd = next((pair for pair in zip(have, want, strict=False) if pair[0] != pair[1]), None)
+        detail = f"{odd[0]} where {odd[1]} is wanted" if odd else f"{len(have)} arrays"
+        raise CheckpointError(f"{folder} holds other arrays than the model has: {detail}")
+
+
+def load_model(path: str | Path) -> LoadedModel:
+    """The model in a run's folder (its newest checkpoint) or in one checkpoint's folder.
+
+    Raises CheckpointError if there is none, or if its files are not the ones that were written.
+    """
+    path = Path(path)
+    found = checkpoints(path)
+    folder = path if (path / MANIFEST).is_file() else found[-1] if found else None
+    if folder is None:
+        raise CheckpointError(f"{path} holds no checkpoint; name a run's folder or a checkpoint's")
+    manifest = verify(folder)
+    config = read_config(folder / "config.json")
+    params = _read_arrays(folder / "params", parameter_shapes(config.model))
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    return LoadedModel(config.model, params, tokenizer, manifest["step"], config)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The config that a run or a checkpoint was made with; raises CheckpointError if unreadable."""
+    try:
+        return from_dict(TrainConfig(), read_mapping(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None

@@ -1,0 +1,116 @@
+"""The only training loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jaxgpt.config import TrainConfig
+from jaxgpt.errors import NonFiniteError
+from jaxgpt.training.report import Reporter
+from jaxgpt.training.step import TrainState
+
+
+class Step(Protocol):
+    """A jitted step of a state on a batch."""
+
+    def __call__(
+        self, state: TrainState, batch: Any, step: Any
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """The next state and the step's metrics, as arrays that may not be there yet."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a run does beside stepping; each gets the state after some step."""
+
+    evaluate: Callable[[TrainState], dict[str, float]]
+    save: Callable[[TrainState], None]
+    sample: Callable[[TrainState], str] | None = None
+    stopped: Callable[[], bool] = lambda: False
+
+
+def fit(
+    state: TrainState,
+    config: TrainConfig,
+    *,
+    step_fn: Step,
+    batch_at: Callable[[int], Any],
+    learning_rate: Callable[[int], Any],
+    hooks: Hooks,
+    reporter: Reporter,
+) -> TrainState:
+    """Step from `state.step` to `config.steps`, or until `hooks.stopped()`, and return the state.
+
+    `batch_at(step)` gives the batch of a step, so a resumed run sees what it would have seen.
+    Metrics are fetched one step late: the device never waits for them. Raises NonFiniteError when
+    a loss or gradient is not finite; the parameters are then those before that step.
+    """
+    first = int(state.step)
+    pending: tuple[int, dict[str, Any]] | None = None
+    for step in range(first, config.steps):
+        state, metrics = step_fn(state, batch_at(step), np.int32(step))
+        if pending is not None:
+            _report(*pending, config, learning_rate, reporter)
+        pending = (step + 1, metrics)
+        last, stopped = step + 1 == config.steps, hooks.stopped()
+        due = [last or (step + 1) % every == 0 for every in _intervals(config)]
+        if stopped or any(due):
+            _report(*pending, config, learning_rate, reporter)
+            pending = None
+            with reporter.pause():
+                _visit(state, config, due, stopped, hooks, reporter)
+        if stopped:
+            break
+    return state
+
+
+def _intervals(config: TrainConfig) -> tuple[int, int, int]:
+    return config.evaluate_every, config.sample_every, config.checkpoint_every
+
+
+def _visit(
+    state: TrainState,
+    config: TrainConfig,
+    due: list[bool],
+    stopped: bool,
+    hooks: Hooks,
+    reporter: Reporter,
+) -> None:
+    evaluate, sample, save = due
+    step = int(state.step)
+    if evaluate:
+        measured = hooks.evaluate(state)
+        reporter.record({"step": step, **measured})
+        shown = "  ".join(f"{name.replace('_', ' ')} {x:.4f}" for name, x in measured.items())
+        reporter.say(f"step {step:>{len(str(config.steps))}}/{config.steps}  {shown}")
+    if sample and hooks.sample is not None:
+        text = hooks.sample(state)
+        reporter.record({"step": step, "sample": text})
+        reporter.say("\n".join("    | " + line for line in text.strip().splitlines()))
+    if save or stopped:
+        hooks.save(state)
+
+
+def _report(
+    step: int,
+    metrics: dict[str, Any],
+    config: TrainConfig,
+    learning_rate: Callable[[int], Any],
+    reporter: Reporter,
+) -> None:
+    """Fetch a step's metrics, refuse what is not finite, and show the rest."""
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if not np.isfinite([values["loss"], values["grad_norm"]]).all():
+        raise NonFiniteError(
+            f"step {step} has loss {values['loss']} and gradient norm {values['grad_norm']}; its "
+            f"update was not made. Its batch is number {step - 1} of seed {config.seed}. Lower "
+            "--learning-rate or set --gradient-clip, and resume from the last checkpoint"
+        )
+    values["learning_rate"] = float(learning_rate(step - 1))
+    targets = int(values.pop("targets"))
+    record = step % config.log_every == 0 or step in (1, config.steps)
+    reporter.train(step, values, targets, record=record)

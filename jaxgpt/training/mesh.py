@@ -1,0 +1,70 @@
+"""Devices in a grid, and which axis of each parameter lies across them."""
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxgpt.config import ModelConfig, TrainConfig
+from jaxgpt.errors import ConfigError
+
+SHARDED_AXIS = {"weight": -2, "tokens": -1, "positions": -1}
+"""Leaf name -> the axis that `fsdp` devices share, always D or F; other leaves are copied."""
+
+
+def select_platform(name: str) -> None:
+    """Run on `name` (cpu, gpu or tpu); raises ConfigError if there is none, never falls back."""
+    jax.config.update("jax_platforms", {"gpu": "cuda,rocm"}.get(name, name))
+    try:
+        jax.devices()
+    except RuntimeError:
+        jax.config.update("jax_platforms", None)
+        there = ", ".join(sorted({device.platform for device in jax.devices()}))
+        raise ConfigError(f"--platform {name}: no such device here; available: {there}") from None
+
+
+def make_mesh(config: TrainConfig) -> Mesh:
+    """All devices in a grid with the axes `data` and `fsdp`.
+
+    Raises ConfigError if the grid is not the number of devices, or if the batch or the parameters
+    cannot be shared evenly.
+    """
+    count = jax.device_count()
+    data = config.data_parallel or count // config.fsdp
+    if data * config.fsdp != count:
+        raise ConfigError(
+            f"data_parallel {data} times fsdp {config.fsdp} is {data * config.fsdp}, but there are "
+            f"{count} devices; the product must be {count}"
+        )
+    unit = count * config.gradient_accumulation
+    if config.batch_size % unit:
+        nearest = max(1, round(config.batch_size / unit)) * unit
+        raise ConfigError(
+            f"batch_size is {config.batch_size}; it must be a multiple of {unit} ({count} devices "
+            f"times gradient_accumulation {config.gradient_accumulation}), such as {nearest}"
+        )
+    _check_width(config.model, config.fsdp)
+    return jax.make_mesh((data, config.fsdp), ("data", "fsdp"), (AxisType.Auto, AxisType.Auto))
+
+
+def _check_width(model: ModelConfig, fsdp: int) -> None:
+    if model.embed_dim % fsdp:
+        raise ConfigError(f"embed_dim is {model.embed_dim}; fsdp {fsdp} must divide it")
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch across all devices."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def state_shardings(tree: Any, mesh: Mesh) -> Any:
+    """A sharding for each leaf of a tree of parameters or optimizer state, by the leaf's name."""
+
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+        axis = SHARDED_AXIS.get(str(getattr(path[-1], "key", ""))) if path else None
+        names: list[str | None] = [None] * len(leaf.shape)
+        if axis is not None:
+            names[axis] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*names))
+
+    return jax.tree.map_with_path(sharding, tree)

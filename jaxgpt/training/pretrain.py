@@ -1,0 +1,218 @@
+"""A pretraining run from its config to its last checkpoint: all that `fit` needs, put together."""
+
+import dataclasses
+import itertools
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxgpt.config import RunOptions, TrainConfig
+from jaxgpt.data.batches import SlidingWindows
+from jaxgpt.data.corpus import Progress, open_corpus
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.data.tokens import TokenDataset
+from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.model.gpt import count_parameters, init_params
+from jaxgpt.model.layers import Params
+from jaxgpt.training.checkpoint import restore_latest, save
+from jaxgpt.training.loop import Hooks, fit
+from jaxgpt.training.loss import next_token_loss
+from jaxgpt.training.memory import check_memory
+from jaxgpt.training.mesh import batch_sharding, make_mesh, state_shardings
+from jaxgpt.training.optimizer import learning_rate, make_optimizer
+from jaxgpt.training.plots import plot_losses
+from jaxgpt.training.report import Reporter, read_metrics
+from jaxgpt.training.run_card import entropy_per_byte, entropy_per_token, write_run_card
+from jaxgpt.training.run_folder import claim
+from jaxgpt.training.step import TrainState, eval_step, init_state, train_step
+from jaxgpt.training.stop import StopSignal
+
+Sampler = Callable[[TrainConfig, Params, Tokenizer], str]
+"""What a model writes: a sample of text from a config, its parameters and the tokenizer."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: the state, the records of metrics.jsonl, and the signal that stopped it."""
+
+    state: TrainState
+    config: TrainConfig
+    records: list[dict[str, Any]]
+    signal: int | None = None
+
+
+def pretrain(
+    config: TrainConfig,
+    run: str | Path,
+    options: RunOptions | None = None,
+    *,
+    command: str = "",
+    sampler: Sampler | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> RunResult:
+    """Train a GPT as `config` says and leave the checkpoints, curves and numbers in folder `run`.
+
+    The same call on the same folder goes on from the newest checkpoint and ends with the same
+    parameters, bit for bit, as a call that was never interrupted. Raises a JaxgptError before
+    anything is written if the config, the data or the folder will not do.
+    """
+    run, options = Path(run), options or RunOptions()
+    mesh = make_mesh(config)
+    if config.model.vocab_size:
+        check_memory(config.model, config.fsdp)
+    with claim(run, config, options):
+        dataset, tokenizer = open_corpus(
+            config.data, run / "tokens", verify=options.verify_data, progress=progress
+        )
+        config = _settle_vocabulary(config, tokenizer)
+        check_memory(config.model, config.fsdp)
+        windows = SlidingWindows(
+            dataset.split("train"), config.model.context_length, config.data.stride or None
+        )
+        windows.check_batch_size(config.batch_size)
+        state = _begin_or_resume(config, run, options, dataset, mesh)
+        if int(state.step) >= config.steps:
+            print(f"{run} is already finished at step {config.steps}", file=sys.stderr)
+            return RunResult(state, config, read_metrics(run))
+        reporter = Reporter(run, config.steps, int(state.step))
+        reporter.say(_headline(config, dataset))
+        with StopSignal() as stop:
+            state = fit(
+                state,
+                config,
+                step_fn=_step(config, mesh),
+                batch_at=_batches(windows, config, mesh),
+                learning_rate=learning_rate(config.optimizer, config.steps),
+                hooks=Hooks(
+                    evaluate=_evaluation(config, dataset, mesh),
+                    save=lambda state: _save(
+                        state, config, run, dataset, tokenizer, reporter, command
+                    ),
+                    sample=sampler and (lambda state: sampler(config, state.params, tokenizer)),
+                    stopped=lambda: stop.number is not None,
+                ),
+                reporter=reporter,
+            )
+        reporter.close()
+        return RunResult(state, config, reporter.records, stop.number)
+
+
+def _settle_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
+    size = config.model.vocab_size or tokenizer.vocab_size
+    if size < tokenizer.vocab_size:
+        raise ConfigError(
+            f"vocab_size is {size}, but tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids; "
+            f"set --vocab-size to {tokenizer.vocab_size} or more, or 0 for that number"
+        )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+
+
+def _headline(config: TrainConfig, dataset: TokenDataset) -> str:
+    train, validation = dataset.split("train"), dataset.split("validation")
+    line = (
+        f"{count_parameters(config.model):,} parameters, {train.num_tokens:,} training tokens, "
+        f"{validation.num_tokens:,} validation tokens, "
+        f"{config.batch_size * config.model.context_length:,} tokens a step, "
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    )
+    floor = entropy_per_byte(dataset)
+    return line + ("" if floor is None else f"; entropy of the text {floor:.4f} bits per byte")
+
+
+def _initial_state(config: TrainConfig) -> TrainState:
+    params_key, _ = jax.random.split(jax.random.key(config.seed))
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    return init_state(init_params(config.model, params_key), optimizer)
+
+
+def _begin_or_resume(
+    config: TrainConfig, run: Path, options: RunOptions, dataset: TokenDataset, mesh: Mesh
+) -> TrainState:
+    shapes = jax.eval_shape(partial(_initial_state, config))
+    shardings = state_shardings(shapes, mesh)
+    template = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+    restored = restore_latest(run, template)
+    if restored is None:
+        return jax.jit(partial(_initial_state, config), out_shardings=shardings)()
+    state, manifest = restored
+    if manifest["data"] != dataset.fingerprint and not options.allow_data_change:
+        raise CheckpointError(
+            f"the data is not what {run} was trained on until step {manifest['step']}; bring it "
+            "back, name another --out, or set --allow-data-change"
+        )
+    print(f"resuming {run} at step {manifest['step']}", file=sys.stderr)
+    return state
+
+
+def _step(config: TrainConfig, mesh: Mesh) -> Any:
+    _, dropout_key = jax.random.split(jax.random.key(config.seed))
+    step = partial(
+        train_step,
+        key=dropout_key,
+        loss_fn=next_token_loss(config),
+        optimizer=make_optimizer(config.optimizer, config.steps),
+        micro_batches=config.gradient_accumulation,
+    )
+    shardings = state_shardings(jax.eval_shape(partial(_initial_state, config)), mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def _batches(windows: SlidingWindows, config: TrainConfig, mesh: Mesh) -> Callable[[int], Any]:
+    sharding = batch_sharding(mesh)
+
+    def batch_at(step: int) -> Any:
+        batch = windows.batch(step, config.batch_size, seed=config.seed)
+        return jax.device_put((batch.inputs, batch.targets), sharding)
+
+    return batch_at
+
+
+def _evaluation(
+    config: TrainConfig, dataset: TokenDataset, mesh: Mesh
+) -> Callable[[TrainState], dict[str, float]]:
+    """Validation loss in nats per token, and in bits per byte beside the entropy where known."""
+    validation = dataset.split("validation")
+    windows = SlidingWindows(validation, config.model.context_length)
+    sharding, floor = batch_sharding(mesh), entropy_per_byte(dataset)
+    measure = jax.jit(partial(eval_step, loss_fn=next_token_loss(config)))
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        batches = windows.in_order(config.batch_size // config.gradient_accumulation)
+        total, count = jnp.zeros(()), 0
+        for batch in itertools.islice(batches, config.evaluation_batches or None):
+            arrays = jax.device_put((batch.inputs, batch.targets), sharding)
+            nats, targets = measure(state.params, arrays)
+            total, count = total + nats, count + targets
+        loss = float(total) / int(count)
+        bits = loss / math.log(2) * validation.tokens_per_byte
+        measured = {"validation_loss": loss, "validation_bits_per_byte": bits}
+        return measured if floor is None else measured | {"entropy_bits_per_byte": floor}
+
+    return evaluate
+
+
+def _save(
+    state: TrainState,
+    config: TrainConfig,
+    run: Path,
+    dataset: TokenDataset,
+    tokenizer: Tokenizer,
+    reporter: Reporter,
+    command: str,
+) -> None:
+    """A checkpoint, and the picture and card of the run up to it."""
+    save(run, state, config, tokenizer, dataset.fingerprint)
+    plot_losses(reporter.records, run / "loss.png", entropy_per_token(dataset))
+    write_run_card(run, config, dataset, reporter.records, command)

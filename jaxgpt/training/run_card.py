@@ -1,0 +1,75 @@
+"""The README.md of a run: what was trained, on what, how well, and the command that made it."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxgpt.config import TrainConfig
+from jaxgpt.config_file import to_dict
+from jaxgpt.data.tokens import TokenDataset
+from jaxgpt.model.gpt import count_parameters
+
+
+def write_run_card(
+    run: Path,
+    config: TrainConfig,
+    dataset: TokenDataset,
+    records: list[dict[str, Any]],
+    command: str,
+) -> None:
+    """Write `run/README.md` from the config, the data and the records of metrics.jsonl."""
+    train, validation = dataset.split("train"), dataset.split("validation")
+    tokenizer = dataset.manifest["tokenizer"]
+    device = jax.devices()[0]
+    rows = {
+        "parameters": f"{count_parameters(config.model):,}",
+        "data": ", ".join(config.data.data),
+        "tokenizer": f"{tokenizer['name']}, {tokenizer['vocab_size']:,} ids",
+        "training tokens": f"{train.num_tokens:,} ({train.num_bytes:,} bytes)",
+        "validation tokens": f"{validation.num_tokens:,} ({validation.num_bytes:,} bytes)",
+        "steps": f"{_last(records, 'step', 0):,} of {config.steps:,}",
+        "tokens seen": f"{_tokens_seen(config, records):,}",
+        "training loss": _number(_last(records, "loss"), "nats per token"),
+        "validation loss": _number(_last(records, "validation_loss"), "nats per token"),
+        "validation bits per byte": _number(_last(records, "validation_bits_per_byte")),
+        "entropy of the text": _number(entropy_per_byte(dataset), "bits per byte"),
+        "speed": f"{_last(records, 'tokens_per_second', 0):,.0f} tokens/s",
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
+    sample = str(_last(records, "sample", "")).strip()
+    settings = json.dumps(to_dict(config), indent=2)
+    (run / "README.md").write_text(
+        f"# {run.name}\n\n```\n{command}\n```\n\n| | |\n|---|---|\n{table}\n\n"
+        f"![loss](loss.png)\n\nA sample:\n\n```\n{sample}\n```\n\n"
+        f"The settings:\n\n```json\n{settings}\n```\n"
+    )
+
+
+def entropy_per_byte(dataset: TokenDataset) -> float | None:
+    """Bits per byte of the validation text, below which no model's loss can be, where known."""
+    split = dataset.split("validation")
+    return None if split.entropy_bits is None else split.entropy_bits / split.num_bytes
+
+
+def entropy_per_token(dataset: TokenDataset) -> float | None:
+    """The same in nats per token, the unit of the loss."""
+    bits = entropy_per_byte(dataset)
+    return (
+        None if bits is None else bits * math.log(2) / dataset.split("validation").tokens_per_byte
+    )
+
+
+def _tokens_seen(config: TrainConfig, records: list[dict[str, Any]]) -> int:
+    return _last(records, "step", 0) * config.batch_size * config.model.context_length
+
+
+def _last(records: list[dict[str, Any]], name: str, default: Any = None) -> Any:
+    return next((item[name] for item in reversed(records) if name in item), default)
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "" if value is None else f"{value:.4f} {unit}".strip()

@@ -1,0 +1,102 @@
+"""One optimizer step, as a pure function of the state and a batch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxgpt.model.layers import Params
+from jaxgpt.training.loss import Loss, LossFunction
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that a step changes."""
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def gradients(
+    loss_fn: LossFunction,
+    params: Params,
+    batch: Any,
+    rng: PRNGKeyArray,
+    micro_batches: int = 1,
+) -> tuple[Params, Loss]:
+    """The gradient of the mean loss over a batch, and the loss as (sum, count).
+
+    `batch` is a tree of arrays with a leading axis of B, cut into `micro_batches` that run one
+    after another. Sums are divided once, at the end, so that a micro-batch with fewer targets
+    weighs less and every cut gives the gradient of the whole. A batch without targets gives zeros.
+    """
+
+    def total(params: Params, micro: Any, rng: PRNGKeyArray) -> Loss:
+        return loss_fn(params, micro, rng)
+
+    grad = jax.value_and_grad(total, has_aux=True)
+
+    def add(carry: Any, turn: tuple[Any, PRNGKeyArray]) -> tuple[Any, None]:
+        (nats, count), grads = grad(params, *turn)
+        return jax.tree.map(jnp.add, carry, (grads, nats, count)), None
+
+    if micro_batches == 1:
+        (nats, count), grads = grad(params, batch, rng)
+    else:
+        zeros = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), jnp.zeros((), jnp.int32))
+        turns = (_cut(batch, micro_batches), jax.random.split(rng, micro_batches))
+        (grads, nats, count), _ = jax.lax.scan(add, zeros, turns)
+    share = 1 / jnp.maximum(count, 1).astype(jnp.float32)
+    return jax.tree.map(lambda leaf: leaf * share, grads), (nats, count)
+
+
+def _cut(batch: Any, micro_batches: int) -> Any:
+    # Every n-th row, not runs of rows: each micro-batch then lies on all devices evenly.
+    return jax.tree.map(
+        lambda rows: rows.reshape(-1, micro_batches, *rows.shape[1:]).swapaxes(0, 1), batch
+    )
+
+
+def train_step(
+    state: TrainState,
+    batch: Any,
+    step: Int[Array, ""],
+    *,
+    key: PRNGKeyArray,
+    loss_fn: LossFunction,
+    optimizer: optax.GradientTransformation,
+    micro_batches: int = 1,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One update, and its `loss` (nats per target), `grad_norm` and `targets`.
+
+    Dropout is a function of (key, step). A loss or gradient that is not finite changes nothing,
+    and nor does any later step: `step` is then ahead of `state.step`.
+    """
+    rng = jax.random.fold_in(key, step)
+    grads, (nats, count) = gradients(loss_fn, state.params, batch, rng, micro_batches)
+    norm = optax.global_norm(grads)
+    metrics = {"loss": nats / jnp.maximum(count, 1), "grad_norm": norm, "targets": count * 1.0}
+
+    def update() -> TrainState:
+        with jax.named_scope("optimizer"):
+            changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params: Any = optax.apply_updates(state.params, changes)
+            return TrainState(state.step + 1, params, opt_state)
+
+    healthy = jnp.isfinite(nats) & jnp.isfinite(norm) & (state.step == step)
+    return jax.lax.cond(healthy, update, lambda: state), metrics
+
+
+def eval_step(params: Params, batch: Any, *, loss_fn: LossFunction) -> Loss:
+    """The loss of a batch without dropout, as (sum in nats, count)."""
+    return loss_fn(params, batch, None)

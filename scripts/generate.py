@@ -1,0 +1,106 @@
+"""Continue a text with a trained model."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import cli
+
+from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, SamplingConfig, check_range
+
+MAX_SAMPLES = 256
+USAGE = 'usage: python scripts/generate.py --checkpoint RUN --prompt "Once upon a time" (or --help)'
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The model, the text to continue, and how."""
+
+    checkpoint: Path
+    """A run's folder, whose newest checkpoint is taken, or the folder of one checkpoint."""
+    prompt: str
+    """The text to continue, which is printed too; - reads it from standard input. An empty one
+    starts from the end-of-text token, or from a newline where the tokenizer has none."""
+    max_new_tokens: int = 200
+    """Tokens to write, unless the text ends before."""
+    num_samples: int = 1
+    """Continuations to write, side by side; a single one is shown as it is written."""
+    seed: int = 0
+    """Decides every draw; sample i of a seed is the same however many are written."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the text, which is printed without them."""
+    truncate: Literal["none", "left"] = "none"
+    """left drops the start of a prompt that the context has no room for."""
+    ignore_end_of_text: bool = False
+    """Write on after the end-of-text token."""
+    errors: Literal["strict", "replace"] = "strict"
+    """Refuse a prompt that is not UTF-8, or read its bad bytes as U+FFFD."""
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.8))
+    """How a token is drawn."""
+
+    def __post_init__(self):
+        """Refuse what would fail only after the model is loaded."""
+        check_range("max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
+        check_range("num_samples", self.num_samples, 1, MAX_SAMPLES)
+        check_range("seed", self.seed, 0, MAX_SEED)
+        if "" in self.stop:
+            raise ConfigError("a stop string is empty, which would end every text; leave it out")
+
+
+def main(argv: list[str]) -> None:
+    """Load, then write to standard output."""
+    if not argv:
+        print(USAGE, file=sys.stderr)
+        raise SystemExit(2)
+    arguments = cli.parse(Arguments, argv, description=__doc__)
+    prompt = read_prompt(arguments.prompt, arguments.errors)
+
+    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
+    from jaxgpt.generation.text import stream_texts, strip_controls
+    from jaxgpt.training.checkpoint import load_model
+
+    pieces = stream_texts(
+        load_model(arguments.checkpoint),
+        [prompt] * arguments.num_samples,
+        max_new_tokens=arguments.max_new_tokens,
+        sampling=arguments.sampling,
+        seed=arguments.seed,
+        stop=arguments.stop,
+        truncate=arguments.truncate,
+        ignore_end_of_text=arguments.ignore_end_of_text,
+    )
+    show(prompt, pieces, strip_controls if sys.stdout.isatty() else str)
+
+
+def read_prompt(prompt: str, errors: str) -> str:
+    """The prompt of the command line, or of standard input; raises DataError if it is no UTF-8."""
+    data = sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
+    try:
+        return data.decode(errors=errors)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the prompt is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
+            "mend it, or read bad bytes as U+FFFD (--errors replace)"
+        ) from None
+
+
+def show(prompt: str, pieces: Iterator[list[str]], clean: Callable[[str], str]) -> None:
+    """Print the prompt and a single continuation as it comes, or several one after another."""
+    first = next(pieces)  # before anything is printed: what is wrong with the arguments shows here
+    if len(first) == 1:
+        print(clean(prompt + first[0]), end="", flush=True)
+        for (piece,) in pieces:
+            print(clean(piece), end="", flush=True)
+        print()
+        return
+    texts = map("".join, zip(first, *pieces, strict=True))
+    for number, text in enumerate(texts, start=1):
+        print(f"--- sample {number} of {len(first)} ---\n{clean(prompt + text)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

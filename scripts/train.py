@@ -1,0 +1,89 @@
+"""Train a GPT: `train.py [PRESET] [--data PATH ...] [--out DIR]`.
+
+PRESET is tiny, small (the default), shakespeare, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a .json
+or .toml file of settings. Every setting of the preset can be changed by its flag. The same command
+on the same folder goes on where it was stopped.
+"""
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import cli
+
+from jaxgpt.config import RunOptions, TrainConfig, get_preset
+from jaxgpt.config_file import load_config
+from jaxgpt.generation.settings import SamplingConfig
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Everything that the command line decides."""
+
+    config: TrainConfig
+    options: RunOptions = field(default_factory=RunOptions)
+    out: str = ""
+    """The run's folder: checkpoints, metrics.jsonl, loss.png, README.md. runs/PRESET by default."""
+    platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to run; auto takes the best there is."""
+
+
+def main(argv: list[str]) -> None:
+    """Parse, train, say where things are."""
+    if not argv:
+        cli.fail("no arguments; name a preset, such as `train.py small`; see train.py --help", 2)
+    name = argv.pop(0) if not argv[0].startswith("-") else "small"
+    is_file = name.endswith((".json", ".toml"))
+    default = Arguments(load_config(name) if is_file else get_preset(name))
+    arguments = cli.parse(Arguments, argv, default=default, description=__doc__)
+    out = Path(arguments.out or Path("runs") / Path(name).stem)
+    train(arguments, out)
+
+
+def train(arguments: Arguments, out: Path) -> None:
+    """Run the training and report how it ended."""
+    from jaxgpt.training.mesh import select_platform  # these import jax, which --help must not
+    from jaxgpt.training.pretrain import pretrain
+
+    if arguments.platform != "auto":
+        select_platform(arguments.platform)
+    command = shlex.join(["python", *sys.argv])
+    if not arguments.out:
+        out.parent.mkdir(exist_ok=True)
+    result = pretrain(
+        arguments.config,
+        out,
+        arguments.options,
+        command=command,
+        sampler=write_sample,
+        progress=cli.Progress(),
+    )
+    if result.signal is not None:
+        print(
+            f"saved {out} at step {int(result.state.step)}; resume with: {command}", file=sys.stderr
+        )
+        raise SystemExit(128 + result.signal)
+    print(f"the run is in {out}: README.md, loss.png, metrics.jsonl, checkpoints/")
+    print(f'write with it: python scripts/generate.py --checkpoint {out} --prompt "..."')
+
+
+def write_sample(config: TrainConfig, params: Any, tokenizer: Any) -> str:
+    """What the model writes after the config's sample prompt, the same at every step's turn."""
+    from jaxgpt.generation.text import generate_text
+    from jaxgpt.training.checkpoint import LoadedModel
+
+    model = LoadedModel(config.model, params, tokenizer, 0, config)
+    pieces = generate_text(
+        model,
+        config.sample_prompt,
+        max_new_tokens=config.sample_tokens,
+        sampling=SamplingConfig(temperature=0.8),
+        seed=config.seed,
+    )
+    return config.sample_prompt + "".join(pieces)
+
+
+if __name__ == "__main__":
+    cli.run(main)
