@@ -1,1 +1,92 @@
-"""jaxgpt."""
+"""jaxgpt: a GPT from the ground up in JAX, equal to PyTorch number by number.
+
+Read it in the order in which data passes through it; each name is documented where it stands.
+
+    jaxgpt.config        every choice of a run: ModelConfig, DataConfig, OptimizerConfig,
+                         TrainConfig, RunOptions; presets by name: get_preset
+
+    jaxgpt.data          text -> tokens -> batches
+      tokenizer            load_tokenizer: GPT-2's BPE and other encodings, bytes, trained ones
+      words                WordTokenizer: the word-level tokenizer to learn from
+      bpe                  train_bpe: learn a byte-pair vocabulary
+      sources              read_documents: files and folders, in pieces
+      stories              write_stories: the bundled corpus, whose entropy is known
+      tokens, prepare      TokenDataset on disk; prepare makes one
+      batches              SlidingWindows: the batch as a function of (seed, step)
+
+    jaxgpt.model         tokens -> logits
+      layers               linear, layer_norm, dropout, gelu
+      embedding            embed, sinusoidal_positions, unembed
+      attention            simplified_attention -> self_attention -> causal_attention ->
+                           multi_head_attention; cached_attention
+      feedforward          feed_forward
+      transformer          block, stack
+      gpt                  GPT, init_params, count_parameters
+
+    jaxgpt.training      logits -> loss -> update -> checkpoint
+      loss                 cross_entropy
+      optimizer            learning_rate, make_optimizer
+      step                 TrainState, train_step, eval_step: pure
+      loop                 fit: the only loop
+      pretrain             pretrain: a whole run in a folder
+      evaluation           evaluate_documents
+      checkpoint           save, restore_latest, load_model
+
+    jaxgpt.generation    checkpoint -> text
+      sampling             SamplingConfig, sample
+      decoding             generate, stream: cached, ragged, sliding
+      text                 generate_text
+
+    jaxgpt.parity        the same model in PyTorch (imported only when asked for)
+
+In array shapes, B is batch, T time (tokens in), S time (tokens attended to), D model width,
+H heads, K head width, F hidden width, V vocabulary, L layers, C classes.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "config": "ModelConfig DataConfig OptimizerConfig TrainConfig RunOptions PRESETS get_preset",
+    "data.tokenizer": "Tokenizer load_tokenizer",
+    "data.words": "WordTokenizer",
+    "data.bpe": "train_bpe",
+    "data.sources": "Document read_documents",
+    "data.stories": "write_stories story_entropy",
+    "data.tokens": "TokenDataset",
+    "data.prepare": "prepare",
+    "data.batches": "Batch SlidingWindows",
+    "model.layers": "linear layer_norm dropout gelu",
+    "model.embedding": "embed sinusoidal_positions unembed",
+    "model.attention": "simplified_attention self_attention causal_attention "
+    "multi_head_attention_by_heads multi_head_attention cached_attention",
+    "model.feedforward": "feed_forward",
+    "model.transformer": "block stack",
+    "model.gpt": "GPT init_params count_parameters",
+    "training.loss": "cross_entropy next_token_loss",
+    "training.optimizer": "learning_rate make_optimizer",
+    "training.step": "TrainState train_step eval_step",
+    "training.loop": "fit",
+    "training.pretrain": "pretrain",
+    "training.evaluation": "evaluate_documents",
+    "training.checkpoint": "LoadedModel load_model",
+    "generation.settings": "SamplingConfig",
+    "generation.sampling": "sample",
+    "generation.decoding": "generate",
+    "generation.text": "generate_text",
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
+
+__version__ = "0.1.0"
+__all__ = list(_MODULE)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, so that `import jaxgpt` does not wait for JAX.
+    if name not in _MODULE:
+        raise AttributeError(f"module jaxgpt has no attribute {name}")
+    return getattr(import_module(f"jaxgpt.{_MODULE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -6,6 +6,7 @@ Standard library only, so that `--help` answers at once. A field's docstring is 
 import dataclasses
 import difflib
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -64,7 +65,8 @@ class ModelConfig:
         _check_at_least(self, 1, "context_length", "num_layers", "num_heads", "embed_dim")
         _check_at_least(self, 0, "vocab_size")
         if self.embed_dim % self.num_heads:
-            divisors = [n for n in range(1, self.embed_dim + 1) if self.embed_dim % n == 0]
+            most = min(self.embed_dim, 10_000)  # a mistyped width must not keep anyone waiting
+            divisors = [n for n in range(1, most + 1) if self.embed_dim % n == 0]
             near = sorted(sorted(divisors, key=lambda n: abs(n - self.num_heads))[:4])
             raise ConfigError(
                 f"num_heads is {self.num_heads}, which does not divide embed_dim {self.embed_dim}; "
@@ -103,7 +105,7 @@ class DataConfig:
     stride: int = 0
     """Tokens from one training window's start to the next; 0 takes the context length."""
     stories_bytes: int = 8_000_000
-    """Bytes of training text that the bundled corpus writes; a tenth more is held out."""
+    """Bytes of text that the bundled corpus writes, those held out among them."""
 
     def __post_init__(self):
         """Refuse what cannot be cut."""
@@ -156,6 +158,11 @@ class OptimizerConfig:
         """Refuse rates and decays outside their ranges."""
         _check_finite(self)
         _check(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be above 0")
+        if self.learning_rate > 1:
+            warnings.warn(
+                f"learning_rate is {self.learning_rate}; AdamW seldom learns above 0.01",
+                stacklevel=3,
+            )
         _check_at_least(self, 0, "warmup_steps", "weight_decay")
         for name in ("initial_learning_rate", "final_learning_rate"):
             rate = getattr(self, name)
@@ -228,6 +235,7 @@ class TrainConfig:
         )
         _check_at_least(self, 1, "sample_every")
         _check_at_least(self, 0, "data_parallel", "evaluation_batches")
+        _check(self.steps < 2**31, f"steps is {self.steps}; it must be at most {2**31 - 1}")
         _check(
             0 <= self.seed < 2**32,
             f"seed is {self.seed}; it must be from 0 to {2**32 - 1}",
@@ -259,7 +267,7 @@ class RunOptions:
         """Refuse to resume and to begin anew at once."""
         _check(
             not (self.overwrite and self.resume == "must"),
-            "overwrite removes the run that resume must would go on with; drop one of the two",
+            "--overwrite removes the run that --resume must would go on with; drop one of the two",
         )
 
 
@@ -293,7 +301,7 @@ PRESETS: dict[str, TrainConfig] = {
     ),
     "small": TrainConfig(
         model=ModelConfig(
-            vocab_size=0, context_length=256, num_layers=4, num_heads=4, embed_dim=128
+            vocab_size=0, context_length=256, num_layers=4, num_heads=2, embed_dim=128
         ),
         data=DataConfig(tokenizer="bpe:1024"),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=100, beta2=0.99),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,8 +36,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a JSON or TOML file; duplicate keys, NaN and files over 1 MB are refused."""
     if path.suffix not in (".json", ".toml"):
         raise ConfigError(f"{path} is neither .json nor .toml")
-    if not path.is_file():
-        what = "is a directory" if path.is_dir() else "is not a file that exists"
+    if not os.path.isfile(path):  # pathlib's would raise on a name that is too long
+        what = "is a directory" if os.path.isdir(path) else "is not a file that exists"
         raise ConfigError(f"config file {path} {what}")
     try:
         size = path.stat().st_size

@@ -5,17 +5,20 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
-from typing import TypeVar
+from contextlib import redirect_stderr, redirect_stdout
+from typing import NoReturn, TypeVar
 
 import tyro
 from tqdm import tqdm
 
-from jaxgpt.errors import JaxgptError
+from jaxgpt.errors import JaxgptError, ResourceError
 
 Arguments = TypeVar("Arguments")
-_BOX = "╭╮╰╯│─ "
+# Tyro indents its text by 2, the flags in it by 6, and their help by 10.
+_TEXT, _FLAG = 2, 6
+_ASIDES = (" For full helptext", " Argument helptext", " Got errors")
 
 
 def parse(kind: type[Arguments], argv: Sequence[str], **options) -> Arguments:
@@ -23,29 +26,47 @@ def parse(kind: type[Arguments], argv: Sequence[str], **options) -> Arguments:
 
     `options` go to `tyro.cli` (`default`, `description`, `prog`).
     """
+    options |= {"args": list(argv), "config": (tyro.conf.OmitArgPrefixes,)}
     complaint = io.StringIO()
     try:
-        with redirect_stderr(complaint):
-            return tyro.cli(kind, args=list(argv), config=(tyro.conf.OmitArgPrefixes,), **options)
+        # With both streams redirected, tyro writes in neither boxes nor colours.
+        with redirect_stderr(complaint), redirect_stdout(io.StringIO()):
+            arguments = tyro.cli(kind, **options)
     except SystemExit as stop:
-        if not stop.code:
-            raise
-        fail(_one_line(complaint.getvalue()), 2)
-        raise AssertionError("unreachable") from stop
+        if stop.code:
+            fail(_one_line(complaint.getvalue()), 2)
+        return tyro.cli(kind, **options)  # --help, which has earned its colours
+    print(complaint.getvalue(), end="", file=sys.stderr)  # warnings about the values
+    return arguments
 
 
-def _one_line(box: str) -> str:
-    """Tyro's boxed complaint, without the box, the heading and the advice to read the help."""
-    lines = [line.strip(_BOX) for line in box.splitlines()[1:]]
-    sections = " ".join(line or "\n" for line in lines).split("\n")
-    kept = [" ".join(part.split()) for part in sections if "full helptext" not in part]
-    return "; ".join(part for part in kept if part and not part.startswith("Argument helptext"))
+def _one_line(complaint: str) -> str:
+    """Tyro's complaint without its heading, its rules and the help of the flags that it names."""
+    sections: list[str] = [""]
+    lines = [line for line in complaint.splitlines() if not line.startswith("warning: ")]
+    for line in lines[1:]:
+        text, indent = line.strip(), len(line) - len(line.lstrip())
+        if not text.strip("-"):
+            sections.append("")
+        elif indent <= _TEXT:
+            sections[-1] += " " + text
+        elif indent <= _FLAG:
+            sections[-1] += (" " if sections[-1].endswith(":") else ", ") + text.split()[0]
+    kept = [text.strip() for text in sections if text and not text.startswith(_ASIDES)]
+    return "; ".join(kept)
 
 
-def fail(message: str, exit_code: int) -> None:
+def fail(message: str, exit_code: int) -> NoReturn:
     """Print `error: message` as one line on stderr and leave with `exit_code`."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     raise SystemExit(exit_code)
+
+
+def need_arguments(argv: Sequence[str], usage: str) -> None:
+    """Leave with one line of usage, such as `train.py small`, unless there are arguments."""
+    if not argv:
+        print(f"usage: python {usage} (--help shows all options)", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -55,6 +76,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     """
     argv = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(argv) < len(sys.argv) - 1
+    warnings.formatwarning = _warning_line
     try:
         main(argv)
     except JaxgptError as error:
@@ -64,9 +86,17 @@ def run(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
+    except OSError as error:
+        if debug:
+            raise
+        fail(str(error), ResourceError.exit_code)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _warning_line(message: Warning | str, *_: object) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"
 
 
 class Progress:

@@ -13,7 +13,6 @@ from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, SamplingConfig, check_range
 
 MAX_SAMPLES = 256
-USAGE = 'usage: python scripts/generate.py --checkpoint RUN --prompt "Once upon a time" (or --help)'
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,7 @@ class Arguments:
     checkpoint: Path
     """A run's folder, whose newest checkpoint is taken, or the folder of one checkpoint."""
     prompt: str
-    """The text to continue, which is printed too; - reads it from standard input. An empty one
-    starts from the end-of-text token, or from a newline where the tokenizer has none."""
+    """The text to continue; - reads standard input; an empty one begins with end-of-text."""
     max_new_tokens: int = 200
     """Tokens to write, unless the text ends before."""
     num_samples: int = 1
@@ -53,9 +51,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Load, then write to standard output."""
-    if not argv:
-        print(USAGE, file=sys.stderr)
-        raise SystemExit(2)
+    cli.need_arguments(argv, 'generate.py --checkpoint RUN --prompt "Once upon a time"')
     arguments = cli.parse(Arguments, argv, description=__doc__)
     prompt = read_prompt(arguments.prompt, arguments.errors)
 

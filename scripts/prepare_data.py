@@ -1,23 +1,14 @@
 """Tokenize text into a dataset of train and validation tokens."""
 
-import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import cli
-from tqdm import tqdm
 
-from jaxgpt.data.atomic import check_new_folder
-from jaxgpt.data.downloads import SOURCES, fetch
-from jaxgpt.data.parquet import import_parquet
-from jaxgpt.data.prepare import prepare, prepare_stories
-from jaxgpt.data.tokenizer import load_tokenizer
+from jaxgpt.config import DataConfig
+from jaxgpt.data.corpus import prepare_corpus
 from jaxgpt.data.tokens import TokenDataset
-from jaxgpt.errors import ConfigError
-
-QUIET = 10.0  # seconds between two lines of progress where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -30,12 +21,13 @@ class Arguments:
     out: Path
     """Folder to write, new or empty; give it to the training script as its data."""
     tokenizer: str = "gpt2"
-    """"gpt2", "bytes", the name of an encoding of tiktoken, or a folder with a tokenizer."""
+    """gpt2, bytes, another tiktoken encoding's name, a folder made by train_tokenizer.py, or
+    bpe:N to train a vocabulary of N ids on the training text."""
     validation_fraction: float = 0.1
     """Share of the text that is held out for validation, above 0 and below 1."""
     shards: int = 1
     """Number of files to download of a data set given by its name."""
-    story_bytes: int = 20_000_000
+    stories_bytes: int = 20_000_000
     """Bytes of stories to tell, for the data set `stories`."""
     overwrite: bool = False
     """Replace a dataset that is already at `out`."""
@@ -43,57 +35,23 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Tokenize and report."""
+    cli.need_arguments(argv, "prepare_data.py --data FILE ... --out DIR [--tokenizer NAME]")
     arguments = cli.parse(Arguments, argv, description=__doc__)
-    check_new_folder(arguments.out, overwrite=arguments.overwrite)
-    tokenizer = load_tokenizer(arguments.tokenizer)
-    paths = [] if arguments.data == ("stories",) else local_paths(arguments)
+    config = DataConfig(
+        data=arguments.data,
+        tokenizer=arguments.tokenizer,
+        validation_fraction=arguments.validation_fraction,
+        stories_bytes=arguments.stories_bytes,
+    )
     start = time.perf_counter()
-    options = {
-        "validation_fraction": arguments.validation_fraction,
-        "overwrite": arguments.overwrite,
-        "progress": partial(Progress(), "tokenizing"),
-    }
-    if paths:
-        dataset = prepare(paths, tokenizer, arguments.out, **options)
-    else:
-        dataset = prepare_stories(arguments.story_bytes, tokenizer, arguments.out, **options)
+    dataset, _ = prepare_corpus(
+        config,
+        arguments.out,
+        shards=arguments.shards,
+        overwrite=arguments.overwrite,
+        progress=cli.Progress(),
+    )
     report(dataset, time.perf_counter() - start)
-
-
-def local_paths(arguments: Arguments) -> list[str | Path]:
-    """The files and folders to read, once what was given by name has been downloaded."""
-    if "stories" in arguments.data:
-        raise ConfigError("--data stories cannot be mixed with other data; prepare it by itself")
-    paths: list[str | Path] = []
-    for name in arguments.data:
-        if name in SOURCES:
-            if SOURCES[name].urls[0].endswith(".parquet"):
-                import_parquet()  # better to miss it now than after gigabytes of download
-            paths += fetch(name, shards=arguments.shards, progress=Progress())
-        else:
-            paths.append(name)
-    return paths
-
-
-class Progress:
-    """Progress in bytes on stderr: a bar on a terminal, else a line now and then."""
-
-    def __init__(self) -> None:
-        self.label, self.bar, self.due = "", None, time.monotonic() + QUIET
-
-    def __call__(self, label: str, done: int, total: int | None) -> None:
-        """Show that `done` of `total` bytes of what `label` names are through."""
-        if sys.stderr.isatty():
-            if self.bar is None or self.label != label:
-                self.label = label
-                self.bar = tqdm(desc=label, total=total, unit="B", unit_scale=True)
-            self.bar.update(done - self.bar.n)
-            if done == total:
-                self.bar.close()
-        elif time.monotonic() >= self.due:
-            self.due = time.monotonic() + QUIET
-            of = "" if total is None else f" of {total / 1e6:,.0f}"
-            print(f"{label}: {done / 1e6:,.0f}{of} MB", file=sys.stderr, flush=True)
 
 
 def report(dataset: TokenDataset, seconds: float) -> None:

@@ -7,6 +7,7 @@ on the same folder goes on where it was stopped.
 
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ import cli
 
 from jaxgpt.config import RunOptions, TrainConfig, get_preset
 from jaxgpt.config_file import load_config
-from jaxgpt.generation.settings import SamplingConfig
+from jaxgpt.generation.settings import MAX_NEW_TOKENS, SamplingConfig, check_range
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Parse, train, say where things are."""
-    if not argv:
-        cli.fail("no arguments; name a preset, such as `train.py small`; see train.py --help", 2)
+    cli.need_arguments(argv, "train.py small [--data PATH ...] [--steps N] [--out DIR]")
     name = argv.pop(0) if not argv[0].startswith("-") else "small"
-    is_file = name.endswith((".json", ".toml"))
+    is_file = any(mark in name for mark in "./")
     default = Arguments(load_config(name) if is_file else get_preset(name))
     arguments = cli.parse(Arguments, argv, default=default, description=__doc__)
+    check_range("sample_tokens", arguments.config.sample_tokens, 1, MAX_NEW_TOKENS)
     out = Path(arguments.out or Path("runs") / Path(name).stem)
     train(arguments, out)
 
@@ -47,22 +48,28 @@ def train(arguments: Arguments, out: Path) -> None:
     from jaxgpt.training.mesh import select_platform  # these import jax, which --help must not
     from jaxgpt.training.pretrain import pretrain
 
-    if arguments.platform != "auto":
-        select_platform(arguments.platform)
+    select_platform(arguments.platform)
     command = shlex.join(["python", *sys.argv])
     if not arguments.out:
         out.parent.mkdir(exist_ok=True)
-    result = pretrain(
-        arguments.config,
-        out,
-        arguments.options,
-        command=command,
-        sampler=write_sample,
-        progress=cli.Progress(),
-    )
+    try:
+        result = pretrain(
+            arguments.config,
+            out,
+            arguments.options,
+            command=command,
+            sampler=write_sample,
+            progress=cli.Progress(),
+        )
+    except BaseException:
+        if not arguments.out:
+            with suppress(OSError):  # it holds other runs
+                out.parent.rmdir()
+        raise
     if result.signal is not None:
+        again = shlex.join(["python", *(word for word in sys.argv if word != "--overwrite")])
         print(
-            f"saved {out} at step {int(result.state.step)}; resume with: {command}", file=sys.stderr
+            f"saved {out} at step {int(result.state.step)}; resume with: {again}", file=sys.stderr
         )
         raise SystemExit(128 + result.signal)
     print(f"the run is in {out}: README.md, loss.png, metrics.jsonl, checkpoints/")
@@ -81,6 +88,7 @@ def write_sample(config: TrainConfig, params: Any, tokenizer: Any) -> str:
         max_new_tokens=config.sample_tokens,
         sampling=SamplingConfig(temperature=0.8),
         seed=config.seed,
+        truncate="left",
     )
     return config.sample_prompt + "".join(pieces)
 

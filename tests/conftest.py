@@ -1,16 +1,29 @@
 """Eight simulated CPU devices, set before anything imports jax; and parameters worth testing on."""
 
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
+# Many tests compile the same small programs; each is compiled once for all of them.
+_FIRST_PROCESS = "PYTEST_XDIST_WORKER" not in os.environ
+if _FIRST_PROCESS:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxgpt-xla-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+
+def pytest_unconfigure():
+    if _FIRST_PROCESS:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

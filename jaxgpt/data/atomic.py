@@ -56,12 +56,13 @@ def check_new_folder(folder: str | Path, *, overwrite: bool = False) -> None:
     folder = Path(os.path.realpath(folder))
     if not folder.parent.is_dir():
         raise ConfigError(f"{folder}: the folder {folder.parent} does not exist; create it first")
-    if folder.exists() and not folder.is_dir():
+    there = os.path.exists(folder)  # pathlib's would raise on a name that is too long
+    if there and not folder.is_dir():
         raise ConfigError(f"{folder}: a file has this name; choose another folder")
     if not os.access(folder.parent, os.W_OK):
         raise ConfigError(f"{folder}: no permission to write in {folder.parent}; choose another")
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise ConfigError(f"{folder}: the folder is not empty; choose another, or set overwrite")
+    if there and any(folder.iterdir()) and not overwrite:
+        raise ConfigError(f"{folder}: the folder is not empty; choose another, or empty it")
 
 
 def _sync(folder: Path) -> None:

@@ -1,15 +1,18 @@
 """What a run names as its data -> tokens on disk and the tokenizer they are from."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from jaxgpt.config import DataConfig
+from jaxgpt.data.atomic import check_new_folder
 from jaxgpt.data.bpe import train_bpe
 from jaxgpt.data.downloads import SOURCES, fetch
+from jaxgpt.data.holdout import label_documents
 from jaxgpt.data.parquet import import_parquet
-from jaxgpt.data.prepare import prepare, prepare_stories
-from jaxgpt.data.sources import read_documents
+from jaxgpt.data.paths import expand_paths
+from jaxgpt.data.prepare import describe_sources, prepare, prepare_stories
 from jaxgpt.data.stories import write_stories
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.data.tokens import MANIFEST, TokenDataset
@@ -31,25 +34,62 @@ def open_corpus(
     the sha256 sums of all shards. Raises DataError if there is no usable text, if the tokens are
     from another tokenizer, or if a named source cannot be had.
     """
-    prepared = Path(config.data[0]) if len(config.data) == 1 else None
-    if prepared is not None and (prepared / MANIFEST).is_file():
-        dataset = TokenDataset.open(prepared, verify=verify)
+    # os.path, for pathlib raises on a name that is too long.
+    if len(config.data) == 1 and os.path.isfile(Path(config.data[0], MANIFEST)):
+        dataset = TokenDataset.open(config.data[0], verify=verify)
         return dataset, _tokenizer_of(dataset, config.tokenizer)
     if (folder / MANIFEST).is_file():
         dataset = TokenDataset.open(folder, verify=verify)
         return dataset, load_tokenizer(folder / "tokenizer")
+    return prepare_corpus(config, folder, progress=progress)
+
+
+def prepare_corpus(
+    config: DataConfig,
+    folder: Path,
+    *,
+    shards: int = 1,
+    overwrite: bool = False,
+    progress: Progress,
+) -> tuple[TokenDataset, Tokenizer]:
+    """Tokenize what `config` names into a new dataset at `folder`; the tokenizer comes with it.
+
+    `shards` files are downloaded of a source that is given by name. Raises ConfigError if `folder`
+    cannot be written, and otherwise as `open_corpus` does.
+    """
+    check_new_folder(folder, overwrite=overwrite)
+    kind, _, size = config.tokenizer.partition(":")
+    # Loaded before anything is downloaded, for the name may be wrong.
+    tokenizer = None if kind == "bpe" else load_tokenizer(config.tokenizer)
+    stories = config.data == ("stories",)
+    paths = [] if stories else local_paths(config.data, shards=shards, progress=progress)
+    if tokenizer is None:
+        texts = _story_texts(config) if stories else _training_texts(config, paths)
+        tokenizer = train_bpe(_head(texts, _VOCABULARY_CHARACTERS), int(size))
     options = {
         "validation_fraction": config.validation_fraction,
+        "overwrite": overwrite,
         "progress": partial(progress, "tokenizing"),
     }
-    if config.data == ("stories",):
-        stories = write_stories(_VOCABULARY_STORIES, seed=0)
-        tokenizer = make_tokenizer(config.tokenizer, (story.text for story in stories))
+    if stories:
         return prepare_stories(config.stories_bytes, tokenizer, folder, **options), tokenizer
-    paths = local_paths(config.data, progress=progress)
-    texts = (document.text for document in read_documents(paths))
-    tokenizer = make_tokenizer(config.tokenizer, texts)
     return prepare(paths, tokenizer, folder, **options), tokenizer
+
+
+def is_current(config: DataConfig, folder: Path) -> bool:
+    """Whether the tokens in `folder` are those of the files that `config` names, as they are now.
+
+    Files that are gone count as unchanged, for the tokens do without them; so does what was
+    downloaded or is bundled.
+    """
+    if any(name == "stories" or name in SOURCES for name in config.data):
+        return True
+    try:
+        files = expand_paths(config.data)
+        sources = TokenDataset.open(folder).manifest["sources"]
+    except (DataError, KeyError):  # told by whoever needs them
+        return True
+    return describe_sources(files) == sources
 
 
 def local_paths(
@@ -73,12 +113,14 @@ def local_paths(
     return paths
 
 
-def make_tokenizer(spec: str, texts: Iterator[str]) -> Tokenizer:
-    """The tokenizer that `spec` names; `bpe:N` trains one of N ids on `texts`."""
-    kind, _, size = spec.partition(":")
-    if kind != "bpe":
-        return load_tokenizer(spec)
-    return train_bpe(_head(texts, _VOCABULARY_CHARACTERS), int(size))
+def _training_texts(config: DataConfig, paths: list[str | Path]) -> Iterator[str]:
+    documents = label_documents(expand_paths(paths), config.validation_fraction)
+    return (document.text for split, document in documents if split == "train")
+
+
+def _story_texts(config: DataConfig) -> Iterator[str]:
+    size = int(config.stories_bytes * (1 - config.validation_fraction))
+    return (story.text for story in write_stories(min(size, _VOCABULARY_STORIES), seed=0))
 
 
 def _head(texts: Iterator[str], characters: int) -> Iterator[str]:

@@ -83,7 +83,7 @@ def fetch(
         raise ConfigError(f"no data set is called {name!r}; there are {', '.join(SOURCES)}")
     source = SOURCES[name]
     if not 1 <= shards <= len(source.urls):
-        raise ConfigError(f"{name} has {len(source.urls)} files, so shards cannot be {shards}")
+        raise ConfigError(f"shards must be from 1 to {len(source.urls)} for {name}, not {shards}")
     folder = Path(cache_folder or default_cache()) / name
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -162,7 +162,7 @@ def _write(
                 "vocab_size": tokenizer.vocab_size,
             },
             "splits": {name: _summary(name, encoder) for name, encoder in encoders.items()},
-            "sources": [_source(file) for file in files],
+            "sources": describe_sources(files),
         }
         tokenizer.save(partial / "tokenizer")
         with open(partial / MANIFEST, "w", encoding="utf-8") as file:
@@ -206,10 +206,14 @@ def _summary(name: str, encoder: SplitEncoder) -> dict[str, Any]:
     }
 
 
-def _source(file: Path) -> dict[str, Any]:
-    with open(file, "rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return {"name": file.name, "bytes": file.stat().st_size, "sha256": digest}
+def describe_sources(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Name, size in bytes and sha256 sum of each file, as the manifest keeps them."""
+    sources = []
+    for file in files:
+        with open(file, "rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        sources.append({"name": file.name, "bytes": file.stat().st_size, "sha256": digest})
+    return sources
 
 
 def _reporting(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt
 
-from jaxgpt.errors import DataError
+from jaxgpt.errors import ConfigError, DataError
 
 VERSION = 1
 SHARD_TOKENS = 100_000_000
@@ -33,11 +33,16 @@ class TokenWriter:
     """Writes the shards of one split; a context manager that completes the last shard on leaving.
 
     `shards` then lists each shard's file name, number of tokens and sha256 sum.
+
+    Raises:
+        ConfigError: `shard_tokens`, the most that a shard holds, is below 1.
     """
 
     def __init__(
         self, folder: Path, split: str, vocab_size: int, shard_tokens: int = SHARD_TOKENS
     ) -> None:
+        if shard_tokens < 1:
+            raise ConfigError(f"shard_tokens must be at least 1, not {shard_tokens}")
         self.shards: list[dict[str, str | int]] = []
         self._folder, self._split = folder, split
         self._vocab_size, self._shard_tokens = vocab_size, shard_tokens

@@ -4,6 +4,7 @@ Encoding is ordinary unless asked otherwise: `<|endoftext|>` spelt out in a text
 characters, so that data cannot inject a special token.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -108,9 +109,9 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
     if spec == "gpt2":
         return gpt2_tokenizer(gpt2_ranks())
     path = Path(spec)
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib's would raise on a name that is too long
         return _load_folder(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return gpt2_tokenizer(read_gpt2_file(path))
     return published_tokenizer(str(spec))
 

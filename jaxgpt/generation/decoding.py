@@ -5,7 +5,7 @@ position then moves with every token, so nothing that a cache held would stay ri
 context, each token takes a forward pass over the whole window.
 """
 
-import sys
+import warnings
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -63,7 +63,9 @@ def stream(
     indices = list(range(len(prompts)) if sample_indices is None else sample_indices)
     _check(config, prompts, max_new_tokens, sampling, [seed, *indices], vocab_size)
     params = prepare_params(params)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.array(indices, "uint32"))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        jax.random.key(seed), np.array(indices, "uint32")
+    )
     texts = [list(prompt) for prompt in prompts]
     seen = np.zeros((len(texts), vocab_size), dtype=bool)
     done = np.zeros(len(texts), dtype=bool) if done is None else done
@@ -151,4 +153,4 @@ def _check(
             check_range("a token of the prompt", token, 0, vocab_size - 1)
     if sampling.top_k > vocab_size:
         top_k = f"top_k is {sampling.top_k}, but there are only {vocab_size} tokens"
-        print(f"warning: {top_k}; all of them remain", file=sys.stderr)
+        warnings.warn(f"{top_k}; all of them remain", stacklevel=3)

@@ -16,18 +16,15 @@ class SamplingConfig:
     """How the next token is drawn from the logits; the filters act in the order of the fields."""
 
     repetition_penalty: float = 1.0
-    """Divides the positive logits of tokens that already occurred, and multiplies the negative ones
-    (Keskar et al. 2019); 1 is off."""
+    """Lower the logits of tokens seen before by this factor (Keskar et al. 2019); 1 is off."""
     temperature: float = 1.0
-    """Divides the logits: below 1 is surer, above 1 is wilder, and 0 takes the likeliest token."""
+    """Divide the logits: below 1 is surer, above 1 is wilder, and 0 takes the likeliest token."""
     top_k: int = 0
     """Keep only this many of the likeliest tokens (Fan et al. 2018); 0 is off."""
     top_p: float = 1.0
-    """Keep only the fewest likeliest tokens that hold this much probability (Holtzman et al. 2020);
-    1 is off."""
+    """Keep the fewest tokens that hold this much probability (Holtzman et al. 2020); 1 is off."""
     min_p: float = 0.0
-    """Keep only tokens that are at least this many times as likely as the likeliest (Nguyen et al.
-    2024); 0 is off."""
+    """Keep tokens this many times as likely as the likeliest (Nguyen et al. 2024); 0 is off."""
 
     def __post_init__(self):
         """Refuse what is outside its range, NaN included."""

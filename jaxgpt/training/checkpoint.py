@@ -31,6 +31,10 @@ FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint that is not as it was written."""
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A trained model with all that it takes to use it."""
@@ -112,23 +116,25 @@ def checkpoints(run: Path) -> list[Path]:
 def verify(folder: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose every file has the sum it was written with.
 
-    Raises CheckpointError naming what is missing, extra or changed.
+    Raises DamagedError naming what is missing or changed, CheckpointError if a newer version wrote
+    it or if it names files outside.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        files, written_by = manifest["files"], manifest["written_by"]
+        written_by, _, _ = (manifest[key] for key in ("written_by", "step", "data"))
+        files, newer = dict(manifest["files"]), int(manifest["format"]) > FORMAT
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} has no readable {MANIFEST}: {error!r}") from None
-    if manifest.get("format", 0) > FORMAT:
+        raise DamagedError(f"{folder} has no readable {MANIFEST}: {error!r}") from None
+    if newer:
         raise CheckpointError(f"{folder} was written by {written_by}, which is newer; upgrade")
     for name, sha256 in files.items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()) or path.is_symlink():
             raise CheckpointError(f"{folder}/{MANIFEST} names {name}, which lies outside it")
         if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
+            raise DamagedError(f"{path} is missing")
         if _sha256(path) != sha256:
-            raise CheckpointError(f"{path} has changed since it was written (sha256)")
+            raise DamagedError(f"{path} has changed since it was written (sha256)")
     return manifest
 
 
@@ -136,18 +142,20 @@ def restore_latest(run: Path, template: TrainState) -> tuple[TrainState, dict[st
     """The newest checkpoint that is whole, with its manifest, or None if there never was one.
 
     `template` gives shapes, dtypes and shardings. A broken one is renamed to `*.corrupt-<time>`
-    with a line on stderr, and the one before it is tried. Raises CheckpointError if none is whole:
-    a run is never started anew over checkpoints that it cannot read.
+    with a line on stderr, and the one before it is tried. Raises CheckpointError if none is whole,
+    for a run is never started anew over checkpoints that it cannot read, or if a whole one does not
+    fit the template.
     """
     found = checkpoints(run)
     for folder in reversed(found):
         try:
             manifest = verify(folder)
-            return _restore(folder, template), manifest
-        except CheckpointError as error:
+        except DamagedError as error:
             aside = folder.with_name(f"{folder.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}")
             folder.rename(aside)
             print(f"warning: {error}; set aside as {aside.name}", file=sys.stderr)
+        else:
+            return _restore(folder, template), manifest
     if found or any((run / FOLDER).glob("*.corrupt-*")):
         raise CheckpointError(
             f"no checkpoint of {run} can be read; restore one from a backup, or choose another "
@@ -190,7 +198,10 @@ def _check_leaves(stored: Any, wanted: Any, folder: Path) -> None:
     if have != want:
         odd = next((pair for pair in zip(have, want, strict=False) if pair[0] != pair[1]), None)
         detail = f"{odd[0]} where {odd[1]} is wanted" if odd else f"{len(have)} arrays"
-        raise CheckpointError(f"{folder} holds other arrays than the model has: {detail}")
+        raise CheckpointError(
+            f"{folder} holds other arrays than the model has: {detail}; set the model as it was, "
+            "or name another --out"
+        )
 
 
 def load_model(path: str | Path) -> LoadedModel:
@@ -199,8 +210,10 @@ def load_model(path: str | Path) -> LoadedModel:
     Raises CheckpointError if there is none, or if its files are not the ones that were written.
     """
     path = Path(path)
-    found = checkpoints(path)
-    folder = path if (path / MANIFEST).is_file() else found[-1] if found else None
+    if os.path.isfile(path / MANIFEST):  # pathlib's would raise on a name that is too long
+        folder = path
+    else:
+        folder = checkpoints(path)[-1] if os.path.isdir(path) and checkpoints(path) else None
     if folder is None:
         raise CheckpointError(f"{path} holds no checkpoint; name a run's folder or a checkpoint's")
     manifest = verify(folder)

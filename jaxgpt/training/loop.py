@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,15 +12,8 @@ from jaxgpt.errors import NonFiniteError
 from jaxgpt.training.report import Reporter
 from jaxgpt.training.step import TrainState
 
-
-class Step(Protocol):
-    """A jitted step of a state on a batch."""
-
-    def __call__(
-        self, state: TrainState, batch: Any, step: Any
-    ) -> tuple[TrainState, dict[str, Any]]:
-        """The next state and the step's metrics, as arrays that may not be there yet."""
-        ...
+Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
+"""A jitted step: state, batch, step number -> state, metrics that may not be there yet."""
 
 
 @dataclass(frozen=True)

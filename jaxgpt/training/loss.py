@@ -1,6 +1,7 @@
 """Logits -> loss: the sum over tokens and their number, so that any split of a batch adds up."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,8 @@ Loss = tuple[Float[Array, ""], Int[Array, ""]]
 """The summed loss in nats, and the number of targets that it sums over."""
 
 
-class LossFunction(Protocol):
-    """A loss of parameters on a batch; dropout is on where `rng` is given."""
-
-    def __call__(self, params: Params, batch: Any, rng: PRNGKeyArray | None) -> Loss:
-        """The summed loss, and the number of targets."""
-        ...
+LossFunction = Callable[[Params, Any, PRNGKeyArray | None], Loss]
+"""A loss of parameters on a batch; dropout is on where a random key is given."""
 
 
 def cross_entropy(logits: Float[Array, "*B V"], targets: Int[Array, "*B"]) -> Loss:

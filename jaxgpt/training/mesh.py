@@ -1,5 +1,6 @@
 """Devices in a grid, and which axis of each parameter lies across them."""
 
+import os
 from typing import Any
 
 import jax
@@ -13,14 +14,24 @@ SHARDED_AXIS = {"weight": -2, "tokens": -1, "positions": -1}
 
 
 def select_platform(name: str) -> None:
-    """Run on `name` (cpu, gpu or tpu); raises ConfigError if there is none, never falls back."""
-    jax.config.update("jax_platforms", {"gpu": "cuda,rocm"}.get(name, name))
+    """Run on `name` (auto, cpu, gpu or tpu); raises ConfigError if there is none, never falls back.
+
+    To be called before JAX is used for the first time; auto takes the best that there is.
+    """
+    if name == "cpu":
+        # By itself JAX prefers an accelerator. For one, asking by name would not do: "gpu" means
+        # all of cuda, rocm and oneapi to it, and it stops at the first that is missing.
+        jax.config.update("jax_platforms", name)
     try:
-        jax.devices()
-    except RuntimeError:
-        jax.config.update("jax_platforms", None)
-        there = ", ".join(sorted({device.platform for device in jax.devices()}))
-        raise ConfigError(f"--platform {name}: no such device here; available: {there}") from None
+        there = jax.default_backend()
+    except (RuntimeError, AssertionError) as error:
+        asked, why = os.environ.get("JAX_PLATFORMS"), str(error) or "no such device"
+        raise ConfigError(f"JAX cannot start with JAX_PLATFORMS={asked}: {why}") from None
+    if name not in ("auto", there):
+        raise ConfigError(
+            f"--platform {name}: no such device here; available: {there}; take that one, or "
+            f"install JAX for {name} (the extras cuda and tpu of jaxgpt)"
+        )
 
 
 def make_mesh(config: TrainConfig) -> Mesh:
@@ -30,7 +41,7 @@ def make_mesh(config: TrainConfig) -> Mesh:
     cannot be shared evenly.
     """
     count = jax.device_count()
-    data = config.data_parallel or count // config.fsdp
+    data = config.data_parallel or max(1, count // config.fsdp)
     if data * config.fsdp != count:
         raise ConfigError(
             f"data_parallel {data} times fsdp {config.fsdp} is {data * config.fsdp}, but there are "

@@ -1,17 +1,16 @@
 """A pretraining run from its config to its last checkpoint: all that `fit` needs, put together."""
 
-import dataclasses
 import itertools
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxgpt.config import RunOptions, TrainConfig
@@ -19,10 +18,11 @@ from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.data.corpus import Progress, open_corpus
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import TokenDataset
-from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.errors import CheckpointError, ConfigError, DataError
 from jaxgpt.model.gpt import count_parameters, init_params
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import restore_latest, save
+from jaxgpt.training.evaluation import total_loss
 from jaxgpt.training.loop import Hooks, fit
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.memory import check_memory
@@ -31,7 +31,7 @@ from jaxgpt.training.optimizer import learning_rate, make_optimizer
 from jaxgpt.training.plots import plot_losses
 from jaxgpt.training.report import Reporter, read_metrics
 from jaxgpt.training.run_card import entropy_per_byte, entropy_per_token, write_run_card
-from jaxgpt.training.run_folder import claim
+from jaxgpt.training.run_folder import TOKENS, claim
 from jaxgpt.training.step import TrainState, eval_step, init_state, train_step
 from jaxgpt.training.stop import StopSignal
 
@@ -66,21 +66,25 @@ def pretrain(
     """
     run, options = Path(run), options or RunOptions()
     mesh = make_mesh(config)
-    if config.model.vocab_size:
-        check_memory(config.model, config.fsdp)
+    # The tokenizer may not be known yet; what is too much without a vocabulary is too much.
+    check_memory(replace(config.model, vocab_size=config.model.vocab_size or 1), config.fsdp)
     with claim(run, config, options):
         dataset, tokenizer = open_corpus(
-            config.data, run / "tokens", verify=options.verify_data, progress=progress
+            config.data, run / TOKENS, verify=options.verify_data, progress=progress
         )
         config = _settle_vocabulary(config, tokenizer)
         check_memory(config.model, config.fsdp)
-        windows = SlidingWindows(
-            dataset.split("train"), config.model.context_length, config.data.stride or None
-        )
-        windows.check_batch_size(config.batch_size)
+        with _about("sample_prompt"):
+            tokenizer.encode(config.sample_prompt)  # may be impossible; better to know it now
+        length, stride = config.model.context_length, config.data.stride or None
+        with _about("the train split"):
+            windows = SlidingWindows(dataset.split("train"), length, stride)
+            windows.check_batch_size(config.batch_size)
+        with _about("the validation split"):
+            held_out = SlidingWindows(dataset.split("validation"), length)
         state = _begin_or_resume(config, run, options, dataset, mesh)
         if int(state.step) >= config.steps:
-            print(f"{run} is already finished at step {config.steps}", file=sys.stderr)
+            print(f"{run} is already finished at step {int(state.step)}", file=sys.stderr)
             return RunResult(state, config, read_metrics(run))
         reporter = Reporter(run, config.steps, int(state.step))
         reporter.say(_headline(config, dataset))
@@ -92,7 +96,7 @@ def pretrain(
                 batch_at=_batches(windows, config, mesh),
                 learning_rate=learning_rate(config.optimizer, config.steps),
                 hooks=Hooks(
-                    evaluate=_evaluation(config, dataset, mesh),
+                    evaluate=_evaluation(config, dataset, held_out, mesh),
                     save=lambda state: _save(
                         state, config, run, dataset, tokenizer, reporter, command
                     ),
@@ -112,7 +116,16 @@ def _settle_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig
             f"vocab_size is {size}, but tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids; "
             f"set --vocab-size to {tokenizer.vocab_size} or more, or 0 for that number"
         )
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+    return replace(config, model=replace(config.model, vocab_size=size))
+
+
+@contextmanager
+def _about(subject: str) -> Iterator[None]:
+    """Let a DataError say what it is about."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{subject}: {error}") from None
 
 
 def _headline(config: TrainConfig, dataset: TokenDataset) -> str:
@@ -180,23 +193,19 @@ def _batches(windows: SlidingWindows, config: TrainConfig, mesh: Mesh) -> Callab
 
 
 def _evaluation(
-    config: TrainConfig, dataset: TokenDataset, mesh: Mesh
+    config: TrainConfig, dataset: TokenDataset, windows: SlidingWindows, mesh: Mesh
 ) -> Callable[[TrainState], dict[str, float]]:
     """Validation loss in nats per token, and in bits per byte beside the entropy where known."""
-    validation = dataset.split("validation")
-    windows = SlidingWindows(validation, config.model.context_length)
+    tokens_per_byte = dataset.split("validation").tokens_per_byte
     sharding, floor = batch_sharding(mesh), entropy_per_byte(dataset)
     measure = jax.jit(partial(eval_step, loss_fn=next_token_loss(config)))
 
     def evaluate(state: TrainState) -> dict[str, float]:
         batches = windows.in_order(config.batch_size // config.gradient_accumulation)
-        total, count = jnp.zeros(()), 0
-        for batch in itertools.islice(batches, config.evaluation_batches or None):
-            arrays = jax.device_put((batch.inputs, batch.targets), sharding)
-            nats, targets = measure(state.params, arrays)
-            total, count = total + nats, count + targets
-        loss = float(total) / int(count)
-        bits = loss / math.log(2) * validation.tokens_per_byte
+        some = itertools.islice(batches, config.evaluation_batches or None)
+        nats, count = total_loss(measure, state.params, some, sharding)
+        loss = nats / count
+        bits = loss / math.log(2) * tokens_per_byte
         measured = {"validation_loss": loss, "validation_bits_per_byte": bits}
         return measured if floor is None else measured | {"entropy_bits_per_byte": floor}
 

@@ -6,8 +6,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOBase
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -21,7 +22,7 @@ class Reporter:
     `run/metrics.jsonl`: those steps will be taken, and recorded, again.
     """
 
-    def __init__(self, run: Path, steps: int, first_step: int, stream: TextIO | None = None):
+    def __init__(self, run: Path, steps: int, first_step: int, stream: TextIOBase | None = None):
         self._path, self._steps, self._shown = run / METRICS, steps, first_step
         self._stream = sys.stderr if stream is None else stream
         self._bar = None
@@ -99,14 +100,16 @@ class Reporter:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of a run so far; a line that was cut off by a kill ends them."""
+    """The records of a run so far; a line that was cut off by a kill, or damaged, ends them."""
     records = []
     if (run / METRICS).is_file():
-        for line in (run / METRICS).read_text().splitlines():
+        for line in (run / METRICS).read_text(errors="replace").splitlines():
             try:
-                records.append(json.loads(line))
-            except ValueError:
+                record = json.loads(line)
+                int(record["step"])
+            except (ValueError, KeyError, TypeError):
                 break
+            records.append(record)
     return records
 
 

@@ -6,29 +6,34 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from jaxgpt.config import RunOptions, TrainConfig
 from jaxgpt.config_file import differences, to_dict
+from jaxgpt.data.corpus import is_current
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.training.checkpoint import checkpoints, read_config
 
 CONFIG = "config.json"
+TOKENS = "tokens"
 _LOCK = ".lock"
+_ASIDE = ".replaced"
 
 
 @contextmanager
 def claim(run: Path, config: TrainConfig, options: RunOptions) -> Iterator[None]:
     """Make `run` this process's: a new folder, or one where a run of the same config goes on.
 
-    If the body fails before anything worth keeping is in a new folder, the folder is left as it
-    was. Raises ConfigError if it cannot be written or belongs to something else, CheckpointError
-    if another process has it or the run in it has another config.
+    If the body fails before it has made a checkpoint, the folder is left as it was, with the run
+    that `options.overwrite` would have removed. Raises ConfigError if the folder cannot be written
+    or belongs to something else, CheckpointError if another process has it or the run in it has
+    another config.
     """
-    existed = run.exists()
+    existed = os.path.exists(run)
     _check_place(run)
-    fresh = not (run / CONFIG).exists()
+    fresh = not os.path.exists(run / CONFIG)
     if not fresh:
         _check_run(run, config, options)
     elif options.resume == "must":
@@ -40,31 +45,39 @@ def claim(run: Path, config: TrainConfig, options: RunOptions) -> Iterator[None]
         raise ConfigError(f"--out {run} cannot be written: {error.strerror}") from None
     with lock:
         _take(lock, run)
-        if options.overwrite:
-            _clear(run)
+        everything = fresh or options.overwrite
+        _set_aside(run, config, everything=everything)
+        before = checkpoints(run)
         try:
             _write_config(run, config)
             yield
         except BaseException:
-            if fresh and not checkpoints(run):
-                _clear(run)
-                (run / _LOCK).unlink()
-                if not existed:
-                    run.rmdir()
+            if not set(checkpoints(run)) - set(before):
+                _put_back(run, everything=everything)
+                if fresh:
+                    (run / _LOCK).unlink()
+                    if not existed:
+                        run.rmdir()
             raise
+        else:
+            if not everything and not set(checkpoints(run)) - set(before):
+                _put_back(run, everything=False)  # it was finished already
+        finally:
+            shutil.rmtree(run / _ASIDE, ignore_errors=True)
 
 
 def _check_place(run: Path) -> None:
-    if run.exists() and not run.is_dir():
+    # os.path says False to a name that is too long, where pathlib raises.
+    if os.path.exists(run) and not run.is_dir():
         raise ConfigError(f"--out {run} is a file; name a folder")
-    if not run.parent.is_dir():
+    if not os.path.isdir(run.parent):
         raise ConfigError(f"--out {run}: there is no folder {run.parent}; make it first")
-    if not os.access(run if run.exists() else run.parent, os.W_OK | os.X_OK):
+    if not os.access(run if os.path.exists(run) else run.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"--out {run} cannot be written; name a folder that you may write to")
-    others = [path.name for path in run.iterdir() if path.name != _LOCK] if run.exists() else []
+    others = set(os.listdir(run)) - {_LOCK} if os.path.exists(run) else set()
     if others and CONFIG not in others:
         raise ConfigError(
-            f"--out {run} holds {sorted(others)[0]} but no run; name a new or an empty folder"
+            f"--out {run} holds {min(others)} but no run; name a new or an empty folder"
         )
 
 
@@ -96,12 +109,33 @@ def _take(lock: TextIO, run: Path) -> None:
     lock.flush()
 
 
-def _clear(run: Path) -> None:
-    for path in run.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != _LOCK:
-            path.unlink()
+def _set_aside(run: Path, config: TrainConfig, *, everything: bool) -> None:
+    """Keep what may be replaced: all of the old run, or its config and its tokens of other data."""
+    aside = run / _ASIDE
+    shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
+    aside.mkdir()
+    if everything:
+        for path in _contents(run):
+            path.rename(aside / path.name)
+        return
+    shutil.copy2(run / CONFIG, aside)  # so that the run has one at every moment
+    old, new, tokens = read_config(run / CONFIG).data, config.data, run / TOKENS
+    same = replace(old, stride=new.stride) == new and is_current(new, tokens)
+    if tokens.exists() and not same:
+        tokens.rename(aside / TOKENS)
+
+
+def _put_back(run: Path, *, everything: bool) -> None:
+    for path in _contents(run):
+        if everything or (run / _ASIDE / path.name).exists():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (run / _ASIDE).iterdir():
+        path.rename(run / path.name)
+    (run / _ASIDE).rmdir()
+
+
+def _contents(run: Path) -> list[Path]:
+    return [path for path in run.iterdir() if path.name not in (_LOCK, _ASIDE)]
 
 
 def _write_config(run: Path, config: TrainConfig) -> None:

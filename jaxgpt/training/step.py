@@ -15,9 +15,9 @@ from jaxgpt.training.loss import Loss, LossFunction
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a step changes."""
+    """All that a step changes; as a tree, it also holds the shapes or shardings of the same."""
 
-    step: Int[Array, ""]
+    step: Any
     params: Params
     opt_state: Any
 
@@ -84,7 +84,7 @@ def train_step(
     """
     rng = jax.random.fold_in(key, step)
     grads, (nats, count) = gradients(loss_fn, state.params, batch, rng, micro_batches)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     metrics = {"loss": nats / jnp.maximum(count, 1), "grad_norm": norm, "targets": count * 1.0}
 
     def update() -> TrainState:

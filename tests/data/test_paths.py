@@ -68,3 +68,9 @@ def test_what_cannot_be_read_is_refused_by_name(path, complaint, folder):
 def test_nothing_named_is_refused():
     with pytest.raises(DataError, match="at least one"):
         expand_paths([])
+
+
+def test_a_file_without_permission_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "b.txt")
+    with pytest.raises(DataError, match=r"b\.txt: no permission"):
+        expand(".")

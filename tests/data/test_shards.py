@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.data.shards import TokenWriter, open_shard, verify_shard
-from jaxgpt.errors import DataError
+from jaxgpt.errors import ConfigError, DataError
 
 
 def write(folder, ids, vocab_size=1000, shard_tokens=100):
@@ -51,6 +51,11 @@ def test_shards_fill_up_in_order(tmp_path, count):
 def test_nothing_appended_writes_nothing(tmp_path):
     assert write(tmp_path, []) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_holds_a_token_at_least(tmp_path):
+    with pytest.raises(ConfigError, match="shard_tokens must be at least 1, not 0"):
+        write(tmp_path, [1], shard_tokens=0)
 
 
 @pytest.mark.parametrize("bad", [-1, 1000, 1 << 16, 1 << 40])

@@ -36,9 +36,11 @@ def texts_of(choice: Choice) -> list[str]:
 # Entropy: every story of a small grammar, one by one
 # ------------------------------------------------------------------------------------------
 
-# The real grammar with one alternative left everywhere but here, where two are.
-KEPT = """child hero trait opening companion season weather month place problem tool meeting did
-    gift rescue moral""".split()
+# The real grammar with two alternatives left in each urn of these choices, and one in the others.
+KEPT = {
+    *("child", "hero", "trait", "opening", "companion", "season", "weather", "month"),
+    *("place", "gift", "problem", "tool", "meeting", "did", "rescue", "moral"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -207,15 +209,16 @@ def test_proof_refuses_an_alternative_that_begins_another(monkeypatch):
 def test_proof_refuses_a_slot_that_could_be_a_template(monkeypatch):
     templates = {"Once, {hero} ran.": 1, "{once}, a {baker} ran.": 1}
     monkeypatch.setitem(CHOICES, "once", one_of("Once, Long ago"))
-    monkeypatch.setitem(CHOICES, "hero", one_of("Lily, a"))
+    monkeypatch.setitem(CHOICES, "hero", one_of("Lily, a baker"))
     monkeypatch.setitem(CHOICES, "opening", one_of(templates))
-    with pytest.raises(AssertionError, match="opening: .* cannot be told apart"):
+    with pytest.raises(AssertionError, match=r"opening: .* cannot be told apart"):
         test_no_alternative_begins_another()
 
 
 def test_proof_refuses_a_choice_that_the_text_does_not_tell(monkeypatch):
-    monkeypatch.setitem(CHOICES, "hero", by("child", girl="Lily, Kim", boy="Tom, Kim"))
-    with pytest.raises(AssertionError, match="what 'child' drew"):
+    urns = dict.fromkeys(("spring", "summer", "autumn", "winter"), "May, June")
+    monkeypatch.setitem(CHOICES, "month", by("season", **urns))
+    with pytest.raises(AssertionError, match="what 'season' drew"):
         test_every_choice_is_told_or_follows_from_one_that_is()
 
 
@@ -240,18 +243,16 @@ def readings(text: str) -> list[dict[str, str]]:
         for label, urn in CHOICES[name].urns.items():
             if given and facts.get(given, label) != label:
                 continue
+            known = facts | {given: label} if given else facts
             for alternative in urn:
-                start = re.match(r"[^{]*", alternative)
-                assert start is not None
-                if text.startswith(start[0], at):
-                    known = facts | {given: label} if given else facts
+                if text.startswith(alternative.partition("{")[0], at):
                     yield from read(tokens_of(alternative), at, known)
 
     return [facts for end, facts in draw("story", 0, {}) if end == len(text)]
 
 
 def test_parser_recovers_the_choices_of_each_story():
-    for index in range(200):
+    for index in range(1000):
         story = tell_story(index, seed=11)
         found = readings(story.text)
         assert len(found) == 1
@@ -312,7 +313,7 @@ def test_density_leaves_the_model_much_to_predict(samples):
 def test_text_of_a_seed_never_changes():
     """The first pins the stream and the drawing, the second also the words: edit it with them."""
     tiny = "".join(story.text for story in write_stories(60, seed=1, grammar=TINY))
-    assert tiny == ""
+    assert tiny == "So Bea ran. She won.\n\nAnn ran. She fell.\n\nSo Ann ran. She won.\n\n"
     text = "".join(story.text for story in write_stories(100_000, seed=0))
     assert hashlib.sha256(text.encode()).hexdigest() == ""
 

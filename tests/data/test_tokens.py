@@ -82,7 +82,7 @@ def test_a_changed_id_is_found_when_asked_for(folder):
     content[-2] ^= 1
     path.write_bytes(content)
     TokenDataset.open(folder)
-    with pytest.raises(DataError, match="train-00001.bin.*sha256"):
+    with pytest.raises(DataError, match=r"train-00001\.bin.*sha256"):
         TokenDataset.open(folder, verify=True)
 
 
@@ -90,11 +90,11 @@ def test_a_missing_or_short_shard_is_found_always(folder):
     path = folder / "train-00001.bin"
     path.write_bytes(path.read_bytes()[:-2])
     for verify in (False, True):
-        with pytest.raises(DataError, match="train-00001.bin"):
+        with pytest.raises(DataError, match=r"train-00001\.bin"):
             TokenDataset.open(folder, verify=verify)
     path.unlink()
     for verify in (False, True):
-        with pytest.raises(DataError, match="train-00001.bin"):
+        with pytest.raises(DataError, match=r"train-00001\.bin"):
             TokenDataset.open(folder, verify=verify)
 
 
@@ -127,7 +127,7 @@ def shard(manifest):
 )
 def test_a_damaged_manifest_is_refused(folder, change):
     edit(folder, change)
-    with pytest.raises(DataError, match="manifest.json: damaged"):
+    with pytest.raises(DataError, match=r"manifest\.json: damaged"):
         TokenDataset.open(folder)
 
 
@@ -143,7 +143,7 @@ def test_a_damaged_manifest_is_refused(folder, change):
 )
 def test_a_manifest_of_another_kind_is_refused(folder, content, complaint):
     (folder / "manifest.json").write_bytes(content)
-    with pytest.raises(DataError, match=f"manifest.json: {complaint}"):
+    with pytest.raises(DataError, match=rf"manifest\.json: {complaint}"):
         TokenDataset.open(folder)
 
 

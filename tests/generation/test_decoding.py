@@ -1,5 +1,8 @@
 """Cached and sliding decoding against a loop that runs the whole model for every token."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,23 +33,20 @@ def params(random_params):
 def oracle(params):
     """Generation as in its definition: crop to the context, run everything, draw one token."""
 
-    @jax.jit
-    def logits_after(window, length):
-        logits = GPT(CONFIG, params)(window[None])
-        return jax.lax.dynamic_index_in_dim(logits, length - 1, axis=1, keepdims=False)
-
-    draw = jax.jit(sample, static_argnames="config")
+    @functools.partial(jax.jit, static_argnames="sampling")
+    def next_token(window, length, seen, seed, index, position, sampling):
+        logits = GPT(CONFIG, params)(window[None])[:, length - 1]
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), index), position)
+        return sample(logits, seen[None], key[None], sampling)[0]
 
     def run(prompt, count, sampling=GREEDY, seed=0, index=0):
         text = list(prompt)
         for position in range(count):
             window = text[-CONFIG.context_length :]
-            padded = jnp.asarray(window + [0] * (CONFIG.context_length - len(window)))
-            key = jax.random.fold_in(jax.random.key(seed), index)
-            key = jax.random.fold_in(key, position)
-            seen = jnp.zeros((1, CONFIG.vocab_size), bool).at[0, jnp.asarray(text)].set(True)
-            token = draw(logits_after(padded, len(window)), seen, key[None], sampling)
-            text.append(int(token[0]))
+            padded = np.array(window + [0] * (CONFIG.context_length - len(window)))
+            seen = np.isin(np.arange(CONFIG.vocab_size), text)
+            token = next_token(padded, len(window), seen, seed, index, position, sampling)
+            text.append(int(token))
         return text[len(prompt) :]
 
     return run
@@ -79,32 +79,34 @@ def test_seeds_differ_and_repeat(params):
 
 
 def test_ends_before_end_of_text(params, oracle):
-    expected = oracle(MEDIUM, 30)
-    end = expected[17]
-    cut = expected[: expected.index(end)]
-    other = oracle(SHORT, 30)
-    other = other[: other.index(end)] if end in other else other
+    prompts = [MEDIUM, SHORT, LONG]
+    whole = [oracle(prompt, 30) for prompt in prompts]
+    end = whole[0][17]
+    cut = [text[: text.index(end)] if end in text else text for text in whole]
     options = {"max_new_tokens": 30, "sampling": GREEDY, "end_of_text": end}
-    assert generate(CONFIG, params, [MEDIUM, SHORT], **options) == [cut, other]
+    assert generate(CONFIG, params, prompts, **options) == cut
+    assert len(cut[0]) <= 17
 
 
 def test_caller_ends_a_row(params, oracle):
-    done = np.zeros(2, dtype=bool)
-    texts = [[], []]
+    prompts = [LONG, SHORT, MEDIUM]
+    done = np.zeros(3, dtype=bool)
+    texts = [[], [], []]
     options = {"max_new_tokens": 40, "sampling": GREEDY, "done": done}
-    for chunk in stream(CONFIG, params, [LONG, SHORT], **options):
+    for chunk in stream(CONFIG, params, prompts, **options):
         for text, new in zip(texts, chunk, strict=True):
             text.extend(new)
         done[0] = True
     assert 0 < len(texts[0]) < 40
-    assert texts[0] == oracle(LONG, len(texts[0]))
-    assert texts[1] == oracle(SHORT, 40)
-    assert done.tolist() == [True, False]
+    assert texts == [oracle(prompt, len(text)) for prompt, text in zip(prompts, texts, strict=True)]
+    assert [len(text) for text in texts[1:]] == [40, 40]
+    assert done.tolist() == [True, False, False]
 
 
 def test_stops_when_all_rows_are_done(params):
     done = np.zeros(1, dtype=bool)
-    chunks = stream(CONFIG, params, [SHORT], max_new_tokens=1_000_000, done=done)
+    options = {"max_new_tokens": 1_000_000, "sampling": FILTERED, "done": done}
+    chunks = stream(CONFIG, params, [SHORT], **options)
     assert len(next(chunks)[0]) == CACHED_STEPS
     done[0] = True
     assert list(chunks) == []
@@ -114,27 +116,26 @@ def test_padding_of_the_vocabulary_is_never_drawn(params):
     table = params["embed"]["tokens"]
     # Rows that win every draw: the logits are a product with the normed last vector.
     loud = params | {"embed": params["embed"] | {"tokens": table.at[50:].multiply(1000.0)}}
-    options = {"max_new_tokens": 30, "seed": 1}
+    options = {"max_new_tokens": 12, "seed": 1}
     assert max(max(generate(CONFIG, loud, [SHORT], **options))) >= 50
     assert max(max(generate(CONFIG, loud, [SHORT], vocab_size=50, **options))) < 50
 
 
-def test_compiles_once_for_a_bucket_and_never_by_length(params, monkeypatch):
-    counts = []
+def test_compiles_once_for_a_bucket_of_prompts_and_of_caches(params):
+    config = dataclasses.replace(CONFIG, norm_epsilon=1e-6)  # compiled by no other test
+    start = dispatch.prefill._cache_size(), dispatch.extend._cache_size()
 
-    def compiled():
-        return dispatch.prefill._cache_size(), dispatch.extend._cache_size()
+    def compiled(prompt, max_new_tokens, **options):
+        options |= {"max_new_tokens": max_new_tokens, "sampling": GREEDY}
+        generate(config, params, [prompt], **options)
+        sizes = dispatch.prefill._cache_size(), dispatch.extend._cache_size()
+        return sizes[0] - start[0], sizes[1] - start[1]
 
-    jax.clear_caches()
-    for prompt, new in [(SHORT, 10), (SHORT, 2), (MEDIUM, 4), (MEDIUM[:1], 13)]:
-        generate(CONFIG, params, [prompt], max_new_tokens=new)
-        counts.append(compiled())
-    assert counts == [(1, 1)] * 4
-    generate(CONFIG, params, [SHORT], max_new_tokens=22)
-    assert compiled() == (2, 2)
-    generate(CONFIG, params, [SHORT], max_new_tokens=60)
-    generate(CONFIG, params, [LONG], max_new_tokens=9, end_of_text=3)
-    assert compiled() == (3, 3)
+    for prompt, new in [(SHORT, 10), (SHORT, 2), (MEDIUM, 4), (MEDIUM[:1], 13), (LONG[:16], 1)]:
+        assert compiled(prompt, new) == (1, 1)
+    assert compiled(SHORT, 15) == (2, 2)  # a cache of 24
+    assert compiled(LONG, 9, end_of_text=3) == (3, 3)  # a prompt of 24, and sliding
+    assert compiled(MEDIUM, 60) == (3, 3)
 
 
 def test_cache_is_updated_in_place(params):
@@ -146,9 +147,7 @@ def test_cache_is_updated_in_place(params):
         prompt, jnp.asarray([3]), jnp.zeros((1, 61), dtype=bool), jnp.asarray([False])
     )
     keys = jax.random.split(jax.random.key(0), 1)
-    _, after = dispatch.extend(
-        ready, cache, rows, keys, 0, 5, -1, config=CONFIG, sampling=GREEDY
-    )
+    _, after = dispatch.extend(ready, cache, rows, keys, 0, 5, -1, config=CONFIG, sampling=GREEDY)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(cache))
     assert [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(after)] == places
 
@@ -183,9 +182,8 @@ def test_refuses_before_the_first_token(params, prompts, options, message):
         generate(CONFIG, params, prompts, **{"max_new_tokens": 4, **options})
 
 
-def test_top_k_above_the_vocabulary_warns_and_is_off(params, capsys):
+def test_top_k_above_the_vocabulary_warns_and_is_off(params):
     options = {"max_new_tokens": 6, "seed": 2}
-    sampling = SamplingConfig(top_k=62)
-    kept = generate(CONFIG, params, [SHORT], sampling=sampling, **options)
-    assert "top_k is 62, but there are only 61 tokens" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="top_k is 62, but there are only 61 tokens"):
+        kept = generate(CONFIG, params, [SHORT], sampling=SamplingConfig(top_k=62), **options)
     assert kept == generate(CONFIG, params, [SHORT], **options)

@@ -30,9 +30,7 @@ def test_temperature_divides():
 
 
 def test_penalty_lowers_seen_logits_of_either_sign():
-    result = filtered(
-        [2.0, -2.0, 2.0, -2.0], [True, True, False, False], repetition_penalty=4.0
-    )
+    result = filtered([2.0, -2.0, 2.0, -2.0], [True, True, False, False], repetition_penalty=4.0)
     np.testing.assert_array_equal(result, [0.5, -8.0, 2.0, -2.0])
 
 
@@ -128,7 +126,7 @@ def test_bfloat16_logits_are_filtered_in_float32():
 
 
 def test_config_is_static_under_jit():
-    draw = jax.jit(sample, static_argnames="config")
+    draw = jax.jit(lambda *arrays, config: sample(*arrays, config), static_argnames="config")
     logits, keys = jnp.asarray([[0.0, 1.0, 2.0, 9.0]]), jax.random.split(jax.random.key(0), 1)
     for _ in range(2):
         assert draw(logits, UNSEEN, keys, config=SamplingConfig(temperature=0.0)).tolist() == [3]

@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -12,6 +13,12 @@ def full_precision():
     """Accelerators round the factors of a product to fewer bits unless told not to."""
     with jax.default_matmul_precision("highest"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_torch_thread():
+    """Arrays this small gain nothing from more, and idle threads would spin."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -41,11 +41,6 @@ def by_heads(x, params):
 # most 0.45 of the tolerance off (gelu erf), gradients 0.3.
 CASES = {
     "linear": (nn.Linear(D, 20), lambda x, p: layers.linear(x, **p), D),
-    "linear without bias": (
-        nn.Linear(D, 20, bias=False),
-        lambda x, p: layers.linear(x, **p),
-        D,
-    ),
     "layer_norm": (
         nn.LayerNorm(D, eps=1e-5),
         lambda x, p: layers.layer_norm(x, **p, epsilon=1e-5),
@@ -96,11 +91,6 @@ CASES = {
     ),
     "multi_head_attention": (
         torch_attention.MultiHeadAttention(CONFIG),
-        lambda x, p: attention.multi_head_attention(x, **p, **HEADS),
-        D + K + 2 * T + D,
-    ),
-    "multi_head_attention without qkv bias": (
-        torch_attention.MultiHeadAttention(ERF),
         lambda x, p: attention.multi_head_attention(x, **p, **HEADS),
         D + K + 2 * T + D,
     ),

@@ -44,10 +44,9 @@ def test_a_vocabulary_is_trained_saved_and_reported(folder):
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [
-        ((), 2, "--data"),
         (("--data", "a.txt", "--out", "o", "--vocab-size", 256), 2, "257 or more"),
-        (("--data", "a.txt", "--out", "b.txt"), 2, "is a file"),
-        (("--data", "a.txt", "--out", "none/o"), 2, "is no folder"),
+        (("--data", "a.txt", "--out", "b.txt"), 2, "a file has this name"),
+        (("--data", "a.txt", "--out", "none/o"), 2, "does not exist"),
         (("--data", "none.txt", "--out", "o"), 3, "none.txt"),
         (("--data", "b.txt", "--out", "o", "--strict"), 3, "too small"),
     ],

@@ -1,0 +1,189 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.config import PRESETS, ModelConfig
+from jaxgpt.errors import ConfigError
+from jaxgpt.model.gpt import (
+    GPT,
+    count_parameters,
+    decoding_params,
+    init_cache,
+    init_params,
+    parameter_shapes,
+)
+
+CONFIG = ModelConfig(vocab_size=11, context_length=8, num_layers=2, num_heads=2, embed_dim=8)
+UNTIED = dataclasses.replace(CONFIG, tie_head=False, qkv_bias=False, positions="sinusoidal")
+RNG = jax.random.key(0)
+B, T, V = 3, CONFIG.context_length, CONFIG.vocab_size
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(V, size=(B, T)))
+
+
+@pytest.fixture(scope="module", params=[CONFIG, UNTIED], ids=["tied", "untied"])
+def config(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def params(config, random_params):
+    return random_params(config)
+
+
+@pytest.fixture(scope="module")
+def forward(config, params):
+    return jax.jit(lambda tokens: GPT(config, params)(tokens))
+
+
+@pytest.fixture(scope="module")
+def logits(forward):
+    return forward(TOKENS)
+
+
+def test_logits_are_finite_float32_for_each_token_of_the_vocabulary(logits):
+    assert logits.shape == (B, T, V)
+    assert logits.dtype == jnp.float32
+    assert jnp.isfinite(logits).all()
+
+
+def test_a_later_token_changes_no_earlier_logit(forward, logits):
+    changed = TOKENS.at[:, 5].set((TOKENS[:, 5] + 1) % V)
+    after = forward(changed)
+    np.testing.assert_array_equal(after[:, :5], logits[:, :5])
+    assert (after[:, 5:] != logits[:, 5:]).any(axis=(0, 2)).all()
+
+
+def test_more_tokens_than_the_context_are_refused(config, params):
+    with pytest.raises(ConfigError, match="9 tokens are longer than context_length 8"):
+        GPT(config, params)(jnp.zeros((1, 9), int))
+
+
+@pytest.mark.parametrize("leaf", ["scale", "bias"])
+def test_a_missing_weight_is_a_type_error(config, params, leaf):
+    norm = {name: value for name, value in params["norm"].items() if name != leaf}
+    with pytest.raises(TypeError, match=leaf):
+        GPT(config, params | {"norm": norm})(TOKENS)
+
+
+def test_a_misspelt_weight_is_a_type_error(config, params):
+    blocks = dict(params["blocks"])
+    blocks["nrom1"] = blocks.pop("norm1")
+    with pytest.raises(TypeError, match="norm1"):
+        GPT(config, params | {"blocks": blocks})(TOKENS)
+
+
+def test_dropout_is_on_only_with_a_key(random_params):
+    params, dropping = random_params(CONFIG), dataclasses.replace(CONFIG, dropout=0.5)
+    run = jax.jit(lambda rng: GPT(dropping, params)(TOKENS, rng=rng))
+    plain = jax.jit(lambda: GPT(CONFIG, params)(TOKENS))()
+    np.testing.assert_array_equal(run(None), plain)
+    np.testing.assert_array_equal(run(RNG), run(RNG))
+    assert (run(RNG) != run(jax.random.key(1))).any()
+
+
+def test_a_tied_tables_gradient_is_the_sum_of_both_uses(random_params):
+    tied = random_params(CONFIG)
+    untied = tied | {"head": {"weight": tied["embed"]["tokens"].T}}
+
+    @jax.jit
+    def gradient(params):
+        return jax.grad(lambda params: jnp.sin(GPT(CONFIG, params)(TOKENS)).sum())(params)
+
+    grads, parts = gradient(tied), gradient(untied)
+    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, tied)
+    total = parts["embed"]["tokens"] + parts.pop("head")["weight"].T
+    assert (np.abs(total - parts["embed"]["tokens"]) > 0.01).any()
+    parts["embed"]["tokens"] = total
+    for path, leaf in jax.tree.leaves_with_path(grads):
+        assert (leaf != 0).any(), jax.tree_util.keystr(path)
+    # Sums of some hundred terms, in another order.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), grads, parts)
+
+
+@pytest.fixture(scope="module")
+def decode(config, params):
+    blocks = decoding_params(params)
+    return jax.jit(lambda *arguments: GPT(config, blocks).decode(*arguments))
+
+
+def test_decoding_token_by_token_gives_the_logits_of_the_whole(config, decode, logits):
+    cache = init_cache(config, B, T)
+    for t in range(T):
+        step, cache = decode(TOKENS[:, t : t + 1], cache, jnp.full(B, t), jnp.zeros(B, int))
+        np.testing.assert_allclose(step, logits[:, t], rtol=1e-5, atol=1e-5)
+
+
+def test_prompts_of_different_lengths_decode_as_each_would_alone(config, decode, logits):
+    """Prompts padded on the right, then each row from its own position."""
+    lengths = jnp.array([2, 5, 3])
+    prompts = jnp.where(jnp.arange(5) < lengths[:, None], TOKENS[:, :5], 7)
+    step, cache = decode(prompts, init_cache(config, B, T), jnp.zeros(B, int), lengths - 1)
+    for ahead in range(4):
+        at = lengths + ahead - 1
+        np.testing.assert_allclose(step, logits[jnp.arange(B), at], rtol=1e-5, atol=1e-5)
+        new = TOKENS[jnp.arange(B), jnp.minimum(at + 1, T - 1)]
+        start = jnp.minimum(lengths + ahead, T - 1)
+        step, cache = decode(new[:, None], cache, start, jnp.zeros(B, int))
+
+
+def test_the_cache_holds_a_pair_for_each_layer(config):
+    cache = init_cache(config, 3, 5, jnp.bfloat16)
+    assert len(cache) == config.num_layers
+    for keys, values in cache:
+        assert keys.shape == values.shape == (3, config.num_heads, 5, config.head_dim)
+        assert keys.dtype == values.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("config", [CONFIG, UNTIED], ids=["tied", "untied"])
+def test_which_parameters_there_are(config):
+    shapes = parameter_shapes(config)
+    assert ("positions" in shapes["embed"]) == (config.positions == "learned")
+    assert ("head" in shapes) == (not config.tie_head)
+    assert ("bias" in shapes["blocks"]["attn"]["qkv"]) == config.qkv_bias
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+
+
+def test_initial_parameters():
+    wide = ModelConfig(vocab_size=999, num_layers=1, num_heads=1, embed_dim=64, tie_head=False)
+    init = jax.jit(lambda rng: init_params(wide, rng))
+    params = init(RNG)
+    for table in (*params["embed"].values(), params["head"]["weight"]):
+        # Five standard deviations of the estimate.
+        assert table.std() == pytest.approx(0.02, rel=5 / np.sqrt(2 * table.size))
+    assert (params["norm"]["scale"] == 1).all()
+    assert (params["norm"]["bias"] == 0).all()
+    jax.tree.map(np.testing.assert_array_equal, init(RNG), params)
+    assert (params["embed"]["tokens"] != init(jax.random.key(1))["embed"]["tokens"]).any()
+
+
+def test_an_unsettled_vocabulary_is_refused():
+    with pytest.raises(ConfigError, match="vocab_size is 0"):
+        init_params(dataclasses.replace(CONFIG, vocab_size=0), RNG)
+
+
+# Untied without the bias of queries, keys and values; tied without; tied with, as GPT-2 is.
+COUNTS = {
+    "gpt2": (163_009_536, 124_412_160, 124_439_808),
+    "gpt2-medium": (406_212_608, 354_749_440, 354_823_168),
+    "gpt2-large": (838_220_800, 773_891_840, 774_030_080),
+    "gpt2-xl": (1_637_792_000, 1_557_380_800, 1_557_611_200),
+}
+
+
+@pytest.mark.parametrize("preset", COUNTS)
+def test_counts_of_gpt2s_sizes(preset):
+    plain = dataclasses.replace(PRESETS[preset].model, qkv_bias=False)
+    configs = (dataclasses.replace(plain, tie_head=False), plain, PRESETS[preset].model)
+    assert tuple(map(count_parameters, configs)) == COUNTS[preset]
+
+
+def test_counting_allocates_nothing():
+    before = {id(array) for array in jax.live_arrays()}
+    vast = ModelConfig(vocab_size=10**9, num_layers=1, num_heads=1, embed_dim=2**14)
+    assert count_parameters(vast) > 10**13
+    assert not [array for array in jax.live_arrays() if id(array) not in before and array.size > 2]
+    leaves = jax.tree.leaves(parameter_shapes(CONFIG))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)

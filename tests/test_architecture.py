@@ -1,0 +1,98 @@
+"""The house plan, held by reading the source: imports run one way, each library has one door."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import jaxgpt
+from jaxgpt.config import DataConfig, ModelConfig, OptimizerConfig, RunOptions, TrainConfig
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "jaxgpt").rglob("*.py"))
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+
+STAGES = ["errors", "config", "config_file", "data", "model", "training", "generation"]
+DOORS = {
+    "flax": "jaxgpt/model/gpt.py",
+    "orbax": "jaxgpt/training/checkpoint.py",
+    "tiktoken": "jaxgpt/data/bpe_tokenizer.py",
+    "torch": "jaxgpt/parity/",
+    "tyro": "scripts/cli.py",
+    "pyarrow": "jaxgpt/data/parquet.py",
+    "matplotlib": "jaxgpt/training/plots.py",
+}
+
+
+def _imports(path):
+    """Every module that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module
+
+
+def _stage(module):
+    return module.split(".")[1] if "." in module else None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    own = parts[1] if len(parts) > 1 else None
+    for module in _imports(path):
+        stage = _stage(module) if module.startswith("jaxgpt") else None
+        if stage is None or own in ("__init__", "parity"):
+            continue
+        assert stage != "parity", f"{path} imports {module}"
+        assert STAGES.index(stage) <= STAGES.index(own), f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_library_has_one_door(path):
+    for module in _imports(path):
+        door = DOORS.get(module.split(".")[0], "")
+        assert str(path.relative_to(ROOT)).startswith(door), f"{path} imports {module}"
+
+
+def test_data_does_without_jax():
+    for path in (ROOT / "jaxgpt" / "data").glob("*.py"):
+        assert not {"jax", "flax", "optax"} & {name.split(".")[0] for name in _imports(path)}, path
+
+
+@pytest.mark.parametrize("name", jaxgpt.__all__)
+def test_every_public_name_is_there_and_documented(name):
+    value = getattr(jaxgpt, name)
+    if inspect.isclass(value) or inspect.isfunction(value):
+        assert value.__doc__
+        assert not value.__doc__.startswith(f"{name}("), "a dataclass without its own docstring"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute attention_is_all"):
+        jaxgpt.attention_is_all  # noqa: B018
+
+
+def test_modules_in_the_table_of_contents_exist():
+    for module in jaxgpt._HOME:
+        importlib.import_module(f"jaxgpt.{module}")
+
+
+def test_importing_the_package_imports_neither_jax_nor_torch():
+    code = "import sys, jaxgpt; print(*{'jax', 'flax', 'torch', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_every_config_field_is_read_somewhere():
+    sources = "\n".join(path.read_text() for path in MODULES + SCRIPTS if path.name != "config.py")
+    for kind in (ModelConfig, DataConfig, OptimizerConfig, TrainConfig, RunOptions):
+        for item in fields(kind):
+            assert f".{item.name}" in sources, f"nothing reads {kind.__name__}.{item.name}"

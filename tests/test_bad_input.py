@@ -1,0 +1,568 @@
+"""Bad input to the command lines: one line that says what is wrong, and nothing written.
+
+The exit codes are those of jaxgpt.errors: 2 arguments, 3 data, 4 checkpoints, 6 resources.
+"""
+
+import contextlib
+import fcntl
+import gzip
+import importlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+NAMES = ("train", "prepare_data", "train_tokenizer", "generate", "evaluate")
+TEXT = "Once upon a time a king of 7 isles set sail. <|endoftext|> is how he spoke.\n" * 200
+SHARD = "train-00000.bin"
+SECONDS = 60  # after which a command line counts as hanging
+
+# Model and training as small as they go, with more ids in the table than the tokenizer has.
+RUN = {
+    "preset": "tiny",
+    "steps": 2,
+    "checkpoint_every": 2,
+    "evaluation_batches": 1,
+    "batch_size": 8,
+    "model": {"vocab_size": 300, "context_length": 16, "num_layers": 1, "embed_dim": 8},
+    "data": {"data": ["text.txt"]},
+    "optimizer": {"warmup_steps": 1},
+}
+
+# Flags and settings of `train.py tiny --out out`. The comments give the kinds of mistakes.
+SETTINGS = [
+    # unknown, misspelt, of another type
+    ("--lerning-rate 1", 2, "--lerning-rate, 1; Perhaps you meant: --learning-rate"),
+    ("--stps 3", 2, "--stps, 3; Perhaps you meant: --steps"),
+    ("extra", 2, "extra"),
+    ("--steps ten", 2, "--steps: invalid literal for int() with base 10: 'ten'"),
+    ("--steps ''", 2, "--steps"),
+    ("--steps", 2, "--steps"),
+    ("--seed 1.5", 2, "'1.5'"),
+    ("--gradient-clip off", 2, "no type matching FLOAT|{none} could be instantiated from ['off']"),
+    ("--compute-dtype float16", 2, "Expected one of ('float32', 'bfloat16')"),
+    ("--tie-head yes", 2, "yes"),
+    # numbers outside their ranges
+    ("--steps 0", 2, "steps is 0; it must be 1 or more"),
+    ("--steps 2147483648", 2, "steps is 2147483648; it must be at most 2147483647"),
+    ("--batch-size -8", 2, "batch_size is -8; it must be 1 or more"),
+    ("--context-length 0", 2, "context_length is 0"),
+    ("--num-layers -1", 2, "num_layers is -1"),
+    ("--num-heads 0", 2, "num_heads is 0"),
+    ("--embed-dim 0", 2, "embed_dim is 0"),
+    ("--vocab-size -1", 2, "vocab_size is -1"),
+    ("--evaluate-every 0", 2, "evaluate_every is 0"),
+    ("--sample-tokens 1000001", 2, "sample_tokens is 1000001; it must be from 1 to 1000000"),
+    ("--learning-rate nan", 2, "learning_rate is nan; it must be a finite number"),
+    ("--learning-rate 1e400", 2, "learning_rate is inf; it must be a finite number"),
+    ("--dropout=-inf", 2, "dropout is -inf; it must be a finite number"),
+    ("--learning-rate 0", 2, "learning_rate is 0.0; it must be above 0"),
+    ("--dropout 1", 2, "dropout is 1.0; it must be in [0, 1)"),
+    ("--dropout -0.1", 2, "dropout is -0.1"),
+    ("--beta1 1", 2, "beta1 is 1.0; it must be in [0, 1)"),
+    ("--beta2 -1", 2, "beta2 is -1.0"),
+    ("--epsilon 0", 2, "epsilon is 0.0; it must be above 0"),
+    ("--weight-decay -1", 2, "weight_decay is -1.0; it must be 0 or more"),
+    ("--gradient-clip 0", 2, "gradient_clip is 0.0; it must be above 0, and none disables"),
+    ("--gradient-clip -1", 2, "none disables clipping"),
+    ("--seed -1", 2, "seed is -1; it must be from 0 to 4294967295"),
+    ("--seed 4294967296", 2, "seed is 4294967296"),
+    ("--validation-fraction 1.5", 2, "validation_fraction is 1.5; it must be between 0 and 1"),
+    ("--stories-bytes 1", 2, "stories_bytes is 1; it must be 10000 or more"),
+    ("--tokenizer bpe:200", 2, "write bpe:N with N of 257 or more"),
+    # numbers that do not go together
+    ("--warmup-steps 100", 2, "warmup_steps is 100, but the run has only 100 steps"),
+    ("--num-heads 5", 2, "num_heads is 5, which does not divide embed_dim 32; nearby divisors"),
+    ("--embed-dim 10000000000000001", 2, "nearby divisors"),
+    ("--vocab-size 100", 2, "vocab_size is 100, but tokenizer bytes has 256 ids"),
+    ("--batch-size 12", 2, "a multiple of 8 (8 devices times gradient_accumulation 1), such as 16"),
+    ("--gradient-accumulation 3", 2, "a multiple of 24"),
+    ("--data-parallel 3", 2, "data_parallel 3 times fsdp 1 is 3, but there are 8 devices"),
+    ("--fsdp 16", 2, "data_parallel 1 times fsdp 16 is 16, but there are 8 devices"),
+    ("--overwrite --resume must", 2, "drop one of the two"),
+    ("--num-layers 100000000000", 6, "parameters x 16 bytes"),
+    ("--context-length 100000000000000000", 6, "but a device has"),
+    # places
+    ("--platform gpu", 2, "--platform gpu: no such device here; available: cpu"),
+    ("--platform abacus", 2, "Expected one of ('auto', 'cpu', 'gpu', 'tpu')"),
+    ("--out text.txt", 2, "--out text.txt is a file"),
+    ("--out none/out", 2, "there is no folder none; make it first"),
+    ("--out full", 2, "--out full holds file but no run"),
+    (f"--out {'a' * 300}", 2, "File name too long"),
+    ("--resume must", 4, "--resume must, but out holds no run; use --resume auto"),
+    # data: missing, not files, empty, too short, not text
+    ("--data none.txt", 3, "none.txt: no such file or folder"),
+    ("--data *.none", 3, "*.none: no file matches this pattern"),
+    ("--data text.txt none.txt", 3, "none.txt: no such file or folder"),
+    (f"--data {'a' * 300}", 3, "no such file or folder"),
+    ("--data stories text.txt", 2, "--data stories cannot be mixed"),
+    ("--data fifo.txt", 3, "fifo.txt: not a regular file"),
+    ("--data fifos", 3, "fifos/fifo.txt: not a regular file"),
+    ("--data /dev/zero", 3, "/dev/zero: not a regular file"),
+    ("--data dangling.txt", 3, "dangling.txt: a symbolic link to nothing"),
+    ("--data full", 3, "full: the folder holds no .txt, .jsonl, .parquet file"),
+    ("--data empty.txt", 3, "empty.txt: the file is empty"),
+    ("--data short.txt", 3, "the train split: 18 tokens are too few for one window of 64"),
+    ("--data short_end.txt --batch-size 8", 3, "the validation split: 60 tokens are too few"),
+    ("--data text.txt --batch-size 800", 3, "too few for a batch of 800"),
+    ("--data utf16.txt", 3, "not UTF-8 at byte 0 (0xff); it looks like UTF-16"),
+    ("--data latin1.txt", 3, "latin1.txt: not UTF-8 at byte 3 (0xe9)"),
+    ("--data text.txt.gz", 3, "not UTF-8 at byte 1 (0x8b); it looks gzip-compressed"),
+    ("--data bytes.txt", 3, "bytes.txt: not UTF-8 at byte 128 (0x80)"),
+    ("--data bad.jsonl", 3, 'bad.jsonl:2: no field "text"'),
+    ("--data text.txt --sample-prompt \udcff", 3, "sample_prompt"),
+    # tokenizers
+    ("--tokenizer none", 3, "no tokenizer 'none'"),
+    ("--tokenizer fifo.txt", 3, "no tokenizer 'fifo.txt'"),
+    (f"--tokenizer {'a' * 300}", 3, "no tokenizer"),
+    ("--tokenizer full", 3, "cannot read full/tokenizer.json"),
+    ("--tokenizer garbled", 3, "garbled/ranks.tiktoken, line 1"),
+    ("--tokenizer twice", 3, "is given twice"),
+    ("--tokenizer gap", 3, "where 256 is due"),
+    ("--tokenizer byteless", 3, "has no token for byte 0x00"),
+    # token files
+    ("--data truncated", 3, "truncated/train-00000.bin: not the token file it should be"),
+    ("--data odd", 3, "where the manifest has"),
+    ("--data appended", 3, "where the manifest has"),
+    ("--data other_magic", 3, "it does not begin like a token file"),
+    ("--data other_version", 3, "format version 16777216, and this is for 1"),
+    ("--data other_width", 3, "its ids take 4 bytes"),
+    ("--data other_id", 3, "it has the id 65535, outside [0, 256)"),
+    ("--data lacking", 3, "cannot be read"),
+    ("--data flipped --verify-data", 3, "its sha256 sum is"),
+    ("--data no_json", 3, "no_json/manifest.json: not JSON"),
+    ("--data outside", 3, "outside/manifest.json: damaged"),
+    ("--data tokens --tokenizer bpe:300", 3, "holds tokens of bytes (256 ids), not of bpe:300"),
+    ("--data tokens --tokenizer vocabulary", 3, "set --tokenizer tokens/tokenizer"),
+]
+
+COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETTINGS] + [
+    # presets and config files
+    ("train.py tinny", 2, "no preset is called tinny (did you mean tiny?)"),
+    ("train.py none.json", 2, "config file none.json is not a file that exists"),
+    (f"train.py {'a' * 300}.json", 2, "is not a file that exists"),
+    ("train.py folder.json", 2, "config file folder.json is a directory"),
+    ("train.py fifo.toml", 2, "config file fifo.toml is not a file that exists"),
+    ("train.py run.yaml", 2, "run.yaml is neither .json nor .toml"),
+    ("train.py syntax.json", 2, "syntax.json: Expecting ':' delimiter at line 2, column 10"),
+    ("train.py syntax.toml", 2, "syntax.toml: Invalid value (at line 2, column 9)"),
+    ("train.py twice.json", 2, "twice.json: key steps stands twice"),
+    ("train.py nan.json", 2, "nan.json: NaN is not a number that a setting can have"),
+    ("train.py inf.toml", 2, "learning_rate is inf; it must be a finite number"),
+    ("train.py bomb.json", 2, "bomb.json is nested too deeply"),
+    ("train.py large.json", 2, "large.json has 1000001 bytes"),
+    ("train.py list.json", 2, "list.json holds a list"),
+    ("train.py key.json", 2, "optimizer.lerning_rate is not a setting (did you mean learning_rate"),
+    ("train.py type.json", 2, "steps is 'ten'; it must be a int"),
+    ("train.py latin1.json", 2, "latin1.json"),
+    # the default folder's parent, which is not there either
+    ("train.py tiny --data none.txt", 3, "none.txt"),
+    # memory
+    ("train.py gpt2-xl --batch-size 8 --gradient-accumulation 1 --num-layers 99999", 6, " GB"),
+    # a folder with a run
+    ("train.py run.json --out run --resume never", 2, "run holds a run; name another --out"),
+    ("train.py run.json --out run --num-layers 2", 4, "model.num_layers: 1 -> 2"),
+    ("train.py run.json --out run --learning-rate 1e-4", 4, "learning_rate: 0.003 -> 0.0001"),
+    ("train.py run.json --out run --batch-size 16", 4, "batch_size: 8 -> 16"),
+    ("train.py run.json --out run --seed 1", 4, "seed: 0 -> 1"),
+    ("train.py run.json --out run --compute-dtype bfloat16", 4, "float32 -> bfloat16"),
+    ("train.py run.json --out run --steps 3", 4, "steps: 2 -> 3"),
+    ("train.py run.json --out run --num-layers 2 --allow-config-change", 4, "other arrays"),
+    ("train.py run.json --out run --data other.txt --allow-config-change", 4, "--allow-data-chang"),
+    ("train.py run.json --out run --data none.txt --overwrite", 3, "none.txt"),
+    ("train.py run.json --out newer", 4, "was written by jaxgpt 9.0, which is newer"),
+    ("train.py run.json --out unreadable", 4, "unreadable/config.json: Expecting"),
+    # preparing data
+    ("prepare_data.py --data text.txt", 2, "Missing from prepare_data.py: --out"),
+    ("prepare_data.py --data text.txt --out out --tokeniser bytes", 2, "meant: --tokenizer"),
+    ("prepare_data.py --data none.txt --out out --tokenizer bytes", 3, "none.txt: no such file"),
+    ("prepare_data.py --data fifo.txt --out out --tokenizer bytes", 3, "not a regular file"),
+    ("prepare_data.py --data latin1.txt --out out --tokenizer bytes", 3, "not UTF-8 at byte 3"),
+    ("prepare_data.py --data text.txt --out out --tokenizer none", 3, "no tokenizer 'none'"),
+    ("prepare_data.py --data text.txt --out out --tokenizer bpe:9", 2, "bpe:N with N of 257"),
+    ("prepare_data.py --data text.txt --out out --validation-fraction nan", 2, "a finite number"),
+    ("prepare_data.py --data text.txt --out tokens --tokenizer bytes", 2, "folder is not empty"),
+    ("prepare_data.py --data text.txt --out full --overwrite --tokenizer bytes", 2, "overwritten"),
+    ("prepare_data.py --data text.txt --out text.txt --tokenizer bytes", 2, "a file has this name"),
+    ("prepare_data.py --data text.txt --out none/out --tokenizer bytes", 2, "does not exist"),
+    (f"prepare_data.py --data text.txt --out {'a' * 300} --tokenizer bytes", 2, "too long"),
+    # training a vocabulary
+    ("train_tokenizer.py --data text.txt --out out --vocab-size 256", 2, "must be 257 or more"),
+    ("train_tokenizer.py --data text.txt --out out --vocab-size x", 2, "--vocab-size"),
+    ("train_tokenizer.py --data text.txt --out out --strict", 3, "too small for vocab_size 4096"),
+    ("train_tokenizer.py --data fifo.txt --out out", 3, "not a regular file"),
+    ("train_tokenizer.py --data utf16.txt --out out", 3, "it looks like UTF-16"),
+    ("train_tokenizer.py --data text.txt --out full", 2, "the folder is not empty"),
+    ("train_tokenizer.py --data text.txt --out text.txt", 2, "a file has this name"),
+    ("train_tokenizer.py --data text.txt --out none/out", 2, "does not exist"),
+    # generating
+    ("generate.py --checkpoint run", 2, "Missing from generate.py: --prompt"),
+    ("generate.py --prompt a --checkpoint none", 4, "none holds no checkpoint"),
+    ("generate.py --prompt a --checkpoint text.txt", 4, "text.txt holds no checkpoint"),
+    ("generate.py --prompt a --checkpoint fifo.txt", 4, "fifo.txt holds no checkpoint"),
+    (f"generate.py --prompt a --checkpoint {'a' * 300}", 4, "holds no checkpoint"),
+    ("generate.py --prompt a --checkpoint newer", 4, "was written by jaxgpt 9.0"),
+    ("generate.py --prompt a --checkpoint outwards", 4, "names ../text.txt, which lies outside"),
+    ("generate.py --prompt a --checkpoint no_manifest", 4, "has no readable manifest.json"),
+    ("generate.py --prompt a --checkpoint changed", 4, "config.json has changed since it was"),
+    (f"generate.py --checkpoint run --prompt {'a' * 17}", 2, "17 tokens, but the context has room"),
+    ("generate.py --checkpoint run --prompt \udcff", 3, "not UTF-8: byte 0xff at offset 0"),
+    ("generate.py --checkpoint run --prompt a --temperature -1", 2, "temperature is -1.0"),
+    ("generate.py --checkpoint run --prompt a --temperature nan", 2, "temperature is nan"),
+    ("generate.py --checkpoint run --prompt a --top-k -1", 2, "top_k is -1"),
+    ("generate.py --checkpoint run --prompt a --top-p 0", 2, "top_p is 0.0"),
+    ("generate.py --checkpoint run --prompt a --top-p 1.5", 2, "top_p is 1.5"),
+    ("generate.py --checkpoint run --prompt a --max-new-tokens 0", 2, "from 1 to 1000000"),
+    ("generate.py --checkpoint run --prompt a --max-new-tokens 1000001", 2, "from 1 to 1000000"),
+    ("generate.py --checkpoint run --prompt a --seed -1", 2, "seed is -1"),
+    ("generate.py --checkpoint run --prompt a --tempreature 1", 2, "meant: --temperature"),
+    # evaluating
+    ("evaluate.py --checkpoint run", 2, "Missing from evaluate.py: --data"),
+    ("evaluate.py --data text.txt --checkpoint none", 4, "none holds no checkpoint"),
+    ("evaluate.py --data text.txt --checkpoint newer", 4, "was written by jaxgpt 9.0"),
+    ("evaluate.py --data none.txt --checkpoint run", 3, "none.txt: no such file or folder"),
+    ("evaluate.py --data fifo.txt --checkpoint run", 3, "fifo.txt: not a regular file"),
+    ("evaluate.py --data latin1.txt --checkpoint run", 3, "not UTF-8 at byte 3"),
+    ("evaluate.py --data text.txt --checkpoint run --batch-size 0", 2, "batch_size"),
+    ("evaluate.py --data text.txt --checkpoint run --stride -1", 2, "stride"),
+    ("evaluate.py --data text.txt --checkpoint run --strid 1", 2, "meant: --stride"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the commands are run in: text, config files and folders, whole ones and bad ones."""
+    folder = tmp_path_factory.mktemp("bad_input")
+    with contextlib.chdir(folder):
+        _write_texts()
+        _write_configs()
+        _write_tokens()
+        _write_vocabularies()
+        _write_runs()
+    return folder
+
+
+def _write_texts():
+    Path("text.txt").write_text(TEXT)
+    Path("other.txt").write_text(TEXT.replace("king", "queen"))
+    Path("bom.txt").write_text(TEXT, encoding="utf-8-sig")
+    Path("crlf.txt").write_bytes(TEXT.replace("\n", "\r\n\0\x1b[31m").encode())
+    Path("empty.txt").touch()
+    Path("short.txt").write_text("Twenty bytes of text")
+    Path("short_end.txt").write_text("a" * 600)
+    Path("utf16.txt").write_text(TEXT, encoding="utf-16")
+    Path("latin1.txt").write_bytes("café\n".encode("latin-1"))
+    Path("text.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
+    Path("bytes.txt").write_bytes(bytes(range(256)))
+    Path("bad.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n')
+    os.mkfifo("fifo.txt")
+    Path("fifos").mkdir()
+    os.mkfifo("fifos/fifo.txt")
+    Path("dangling.txt").symlink_to("none.txt")
+    Path("full").mkdir()
+    Path("full/file").touch()
+
+
+def _write_configs():
+    Path("run.json").write_text(json.dumps(RUN))
+    Path("folder.json").mkdir()
+    os.mkfifo("fifo.toml")
+    Path("run.yaml").touch()
+    Path("syntax.json").write_text('{"steps": 1,\n "steps" 2}')
+    Path("syntax.toml").write_text("seed = 1\nsteps = \n")
+    Path("twice.json").write_text('{"steps": 1, "steps": 2}')
+    Path("nan.json").write_text('{"optimizer": {"learning_rate": NaN}}')
+    Path("inf.toml").write_text("[optimizer]\nlearning_rate = inf\n")
+    Path("bomb.json").write_text("[" * 100_000)
+    Path("large.json").write_text(" " * 1_000_001)
+    Path("list.json").write_text("[]")
+    Path("key.json").write_text('{"optimizer": {"lerning_rate": 1}}')
+    Path("type.json").write_text('{"steps": "ten"}')
+    Path("latin1.json").write_bytes('{"sample_prompt": "é"}'.encode("latin-1"))
+
+
+def _write_tokens():
+    from jaxgpt.data.prepare import prepare
+    from jaxgpt.data.tokenizer import ByteTokenizer
+
+    prepare(["text.txt"], ByteTokenizer(), "tokens")
+    whole = Path("tokens", SHARD).read_bytes()
+    manifest = Path("tokens/manifest.json").read_text()
+    # The header: magic word (8 bytes), version (4), width of an id (4), number of ids (8).
+    changes = {
+        "truncated": whole[:-100],
+        "odd": whole[:-1],
+        "appended": whole + b"\0\0",
+        "other_magic": b"X" + whole[1:],
+        "other_version": whole[:8] + b"\0\0\0\1" + whole[12:],
+        "other_width": whole[:12] + b"\4" + whole[13:],
+        "other_id": whole[:24] + b"\xff\xff" + whole[26:],
+        "flipped": whole[:24] + bytes([whole[24] ^ 1]) + whole[25:],
+    }
+    for name in (*changes, "lacking", "no_json", "outside"):
+        shutil.copytree("tokens", name)
+    for name, content in changes.items():
+        Path(name, SHARD).write_bytes(content)
+    Path("lacking", SHARD).unlink()
+    Path("no_json/manifest.json").write_text("{")
+    Path("outside/manifest.json").write_text(manifest.replace(SHARD, "../x.bin"))
+
+
+def _write_vocabularies():
+    from jaxgpt.data.bpe import train_bpe
+
+    train_bpe([TEXT], 265).save(Path("vocabulary"))
+    ranks = Path("vocabulary/ranks.tiktoken").read_bytes().splitlines(keepends=True)
+    changes = {
+        "garbled": [b"nonsense\n"],
+        "twice": [*ranks, ranks[-1]],
+        "gap": ranks[:256] + ranks[257:],
+        "byteless": ranks[1:],
+    }
+    for name, lines in changes.items():
+        shutil.copytree("vocabulary", name)
+        Path(name, "ranks.tiktoken").write_bytes(b"".join(lines))
+
+
+def _write_runs():
+    from jaxgpt.config_file import load_config
+    from jaxgpt.training.pretrain import pretrain
+
+    pretrain(load_config("run.json"), "run")
+    for name in ("newer", "outwards", "no_manifest", "changed", "unreadable"):
+        shutil.copytree("run", name)
+    manifest = json.loads(Path("run/checkpoints/00000002/manifest.json").read_text())
+    for name, content in {
+        "newer": manifest | {"format": 2, "written_by": "jaxgpt 9.0"},
+        "outwards": manifest | {"files": {"../text.txt": "0"}},
+        "no_manifest": [],
+    }.items():
+        Path(name, "checkpoints/00000002/manifest.json").write_text(json.dumps(content))
+    Path("changed/checkpoints/00000002/config.json").write_text("{}")
+    Path("unreadable/config.json").write_text("{")
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capsys):
+    """`run(command)` in the folder and in this process: exit code, standard output and error."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # cli.run sets it
+    cli = importlib.import_module("cli")
+
+    def hangs(*_):
+        raise TimeoutError(f"no answer in {SECONDS} s")
+
+    def run(command):
+        script, *argv = shlex.split(command)
+        monkeypatch.setattr(sys, "argv", [script, *argv])
+        before = signal.signal(signal.SIGALRM, hangs)
+        signal.alarm(SECONDS)
+        code = 0
+        try:
+            cli.run(importlib.import_module(script.removesuffix(".py")).main)
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def contents(folder):
+    """Everything in the folder, so that one can tell whether it has changed."""
+    return {
+        path: path.read_bytes() if path.is_file() else path.lstat().st_mode
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"), COMMANDS, ids=[command[0][:80] for command in COMMANDS]
+)
+def test_bad_input_is_one_line_and_changes_nothing(run, folder, command, code, message):
+    before = contents(folder)
+    found, out, err = run(command)
+    assert (found, out) == (code, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert contents(folder) == before
+
+
+def test_the_devices_are_still_there_after_asking_for_others(run):
+    assert run("train.py tiny --out out --platform tpu")[0] == 2
+    assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_arguments_show_the_usage(run, name):
+    code, out, err = run(f"{name}.py")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"usage: python {name}.py ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train.py tiny --out out",
+        "prepare_data.py --data text.txt --tokenizer bytes --out out",
+        "train_tokenizer.py --data text.txt --out out",
+    ],
+)
+def test_a_folder_that_may_not_be_written(run, folder, monkeypatch, command):
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and may(path, mode))
+    before = contents(folder)
+    code, _, err = run(command)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "out" in err
+    assert contents(folder) == before
+
+
+def test_a_run_that_another_process_has(run, folder):
+    with open(folder / "run/.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, _, err = run("train.py run.json --out run")
+    assert (code, err.count("\n")) == (4, 1)
+    assert f"run is in use by process {os.getpid()}" in err
+
+
+def test_gpt2_without_its_vocabulary(run, monkeypatch):
+    vocabulary = importlib.import_module("jaxgpt.data.gpt2_vocabulary")
+    monkeypatch.setattr(vocabulary, "_local_files", lambda: iter(()))
+
+    def offline(url):
+        raise OSError("no network")
+
+    monkeypatch.setattr(vocabulary, "_download", offline)
+    code, _, err = run("prepare_data.py --data text.txt --out out")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "python -m pip install" in err
+
+
+def test_a_finished_run_is_no_error_and_stays_as_it_is(run, folder):
+    before = contents(folder)
+    for flags in ("", "--resume must", "--learning-rate 1e-3 --allow-config-change"):
+        code, _, err = run(f"train.py run.json --out run {flags}")
+        assert (code, "error" in err) == (0, False)
+        assert "run is already finished at step 2" in err
+    assert contents(folder) == before
+
+
+def test_data_that_has_changed_since_the_checkpoint(run, folder):
+    text = (folder / "text.txt").read_text()
+    (folder / "text.txt").write_text(text.replace("king", "queen"))
+    before = contents(folder)
+    try:
+        code, _, err = run("train.py run.json --out run")
+        assert (code, err.count("\n")) == (4, 1)
+        assert "the data is not what run was trained on until step 2" in err
+        assert contents(folder) == before
+    finally:
+        (folder / "text.txt").write_text(text)
+
+
+def test_ids_beyond_the_tokenizer_are_padding(run):
+    with pytest.warns(UserWarning, match="top_k is 999, but there are only 256 tokens"):
+        code, out, _ = run("generate.py --checkpoint run --prompt a --top-k 999")
+    assert (code, out[0]) == (0, "a")
+
+
+def tokens_of(folder):
+    from jaxgpt.data.tokenizer import load_tokenizer
+    from jaxgpt.data.tokens import TokenDataset
+
+    splits = TokenDataset.open(folder).splits.values()
+    tokens = [token for split in splits for token in split.read(0, len(split)).tolist()]
+    return tokens, load_tokenizer(folder / "tokenizer")
+
+
+def test_a_byte_order_mark_is_left_out_with_a_warning(run, tmp_path):
+    with pytest.warns(UserWarning, match="byte-order mark was left out"):
+        code, *_ = run(f"prepare_data.py --data bom.txt --tokenizer bytes --out {tmp_path / 'out'}")
+    tokens, _ = tokens_of(tmp_path / "out")
+    assert (code, bytes(tokens)) == (0, TEXT.encode())
+
+
+@pytest.mark.parametrize(("name", "tokenizer"), [("crlf.txt", "bytes"), ("text.txt", "bpe:265")])
+def test_text_is_kept_byte_by_byte_and_special_tokens_are_ordinary(
+    run, folder, tmp_path, name, tokenizer
+):
+    out = tmp_path / "out"
+    code, _, err = run(f"prepare_data.py --data {name} --tokenizer {tokenizer} --out {out}")
+    tokens, tokenizer = tokens_of(out)
+    assert (code, err) == (0, "")
+    assert tokenizer.decode_bytes(tokens) == (folder / name).read_bytes()
+    assert tokenizer.end_of_text not in tokens
+
+
+def _execute(*arguments, **options):
+    options |= {"capture_output": True, "text": True, "timeout": SECONDS, "check": False}
+    return subprocess.run([sys.executable, *map(str, arguments)], **options)
+
+
+def test_a_process_warns_and_fails_in_one_line_each(folder):
+    flags = shlex.split("--data bom.txt none.txt --learning-rate 2 --out out")
+    ran = _execute(SCRIPTS / "train.py", "tiny", *flags, cwd=folder)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    warning, error = ran.stderr.splitlines()
+    assert warning == "warning: learning_rate is 2.0; AdamW seldom learns above 0.01"
+    assert error.startswith("error: none.txt: no such file or folder")
+    assert not (folder / "out").exists()
+
+
+def test_a_process_fails_in_one_line_on_a_narrow_terminal_too(folder):
+    # A pseudo-terminal, for there tyro writes in boxes and colours.
+    import pty
+
+    controller, terminal = pty.openpty()
+    command = [sys.executable, SCRIPTS / "train.py", "tiny", "--lerning-rate", "1"]
+    environment = os.environ | {"COLUMNS": "40", "TERM": "xterm"}
+    code = subprocess.call(
+        command, cwd=folder, env=environment, stdout=terminal, stderr=terminal, timeout=SECONDS
+    )
+    os.close(terminal)
+    shown = os.read(controller, 10_000).decode()
+    os.close(controller)
+    assert code == 2
+    wanted = "--lerning-rate, 1; Perhaps you meant: --learning-rate, --final-learning-rate"
+    assert shown == f"error: Unrecognized options: {wanted}\r\n"
+
+
+def test_debug_shows_where_it_failed(folder):
+    ran = _execute(SCRIPTS / "train.py", "none.json", "--debug", cwd=folder)
+    assert ran.returncode == 1
+    assert "Traceback" in ran.stderr
+    assert "ConfigError: config file none.json" in ran.stderr
+
+
+def test_help_and_the_package_do_without_jax():
+    code = (
+        "import runpy, sys\n"
+        f"for name in {NAMES}:\n"
+        "    sys.argv = [name, '--help']\n"
+        "    try:\n"
+        "        runpy.run_path(f'{name}.py', run_name='__main__')\n"
+        "    except SystemExit as stop:\n"
+        "        assert not stop.code, name\n"
+        "import jaxgpt\n"
+        "print(sorted({'jax', 'flax', 'orbax', 'torch'} & sys.modules.keys()))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{SCRIPTS}{os.pathsep}{SCRIPTS.parent}"}
+    ran = _execute("-c", code, cwd=SCRIPTS, env=environment)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.splitlines()[-1] == "[]"
+    for flag in ("--learning-rate", "--stories-bytes", "--vocab-size", "--top-p", "--stride"):
+        assert flag in ran.stdout

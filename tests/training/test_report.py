@@ -1,0 +1,80 @@
+"""What a person and a machine read of a run."""
+
+import io
+import json
+
+import pytest
+
+from jaxgpt.training.plots import plot_losses
+from jaxgpt.training.report import Reporter, read_metrics
+
+STEP = {"loss": 2.5, "learning_rate": 1e-3, "grad_norm": 1.0}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_lines_where_there_is_no_terminal(tmp_path):
+    stream = io.StringIO()
+    reporter = Reporter(tmp_path, 20, 0, stream)
+    for step in (1, 2, 3):
+        reporter.train(step, STEP, 100, record=step != 2)
+    first, second = stream.getvalue().splitlines()
+    assert first == "step  1/20  loss 2.5000  lr 1.00e-03"
+    assert second.startswith("step  3/20  loss 2.5000  lr 1.00e-03  ")
+    assert second.endswith(" left")
+    assert "tokens/s" in second
+    assert [item["step"] for item in read_metrics(tmp_path)] == [1, 3]
+
+
+def test_a_bar_on_a_terminal(tmp_path):
+    stream = Terminal()
+    reporter = Reporter(tmp_path, 2, 0, stream)
+    reporter.train(1, STEP, 100, record=True)
+    reporter.say("a line")
+    reporter.train(2, STEP, 100, record=True)
+    reporter.close()
+    assert "2/2" in stream.getvalue()
+    assert "a line\n" in stream.getvalue()
+
+
+def test_a_resumed_run_drops_what_it_will_record_again(tmp_path):
+    lines = [json.dumps({"step": step}) for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 4, "lo')
+    reporter = Reporter(tmp_path, 5, 2, io.StringIO())
+    assert [item["step"] for item in reporter.records] == [1, 2]
+    assert read_metrics(tmp_path) == reporter.records
+
+
+def test_a_file_that_cannot_be_written_does_not_end_the_run(tmp_path):
+    stream = io.StringIO()
+    reporter = Reporter(tmp_path, 5, 0, stream)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    reporter.record({"step": 1})
+    assert "warning: " in stream.getvalue()
+    assert reporter.records == [{"step": 1}]
+
+
+def test_pauses_do_not_count_as_training(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    reporter = Reporter(tmp_path, 5, 0, io.StringIO())
+    reporter.train(1, STEP, 100, record=True)
+    with reporter.pause():
+        now[0] += 60
+    now[0] += 2
+    reporter.train(2, STEP, 100, record=True)
+    assert reporter.tokens_per_second == pytest.approx(50)
+
+
+def test_the_plot_is_a_picture(tmp_path):
+    records = [
+        {"step": 1, "loss": 3.0},
+        {"step": 2, "loss": 2.0},
+        {"step": 2, "validation_loss": 2},
+    ]
+    plot_losses(records, tmp_path / "loss.png", floor=1.0)
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

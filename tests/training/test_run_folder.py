@@ -1,0 +1,113 @@
+"""A run's folder is left as it was by whatever fails in it before it has a checkpoint."""
+
+from dataclasses import replace
+
+import pytest
+
+from jaxgpt.config import RunOptions, get_preset
+from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.training.run_folder import claim
+
+CONFIG = get_preset("tiny")
+OTHER = replace(CONFIG, seed=1)
+OTHER_DATA = replace(CONFIG, data=replace(CONFIG.data, stories_bytes=20_000))
+ALLOWED = RunOptions(allow_config_change=True)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def checkpoint(run, step):
+    folder = run / "checkpoints" / f"{step:08d}"
+    folder.mkdir(parents=True)
+    (folder / "arrays").write_text(f"of step {step}")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of CONFIG with tokens and one checkpoint."""
+    run = tmp_path / "run"
+    with claim(run, CONFIG, RunOptions()):
+        (run / "tokens").mkdir()
+        (run / "tokens" / "file").write_text("old")
+        checkpoint(run, 1)
+    return run
+
+
+def fail_in(run, config, options, made=0):
+    """Write tokens, and a checkpoint if `made`, and fail."""
+
+    def work():
+        with claim(run, config, options):
+            (run / "tokens").mkdir(exist_ok=True)
+            (run / "tokens" / "file").write_text("new")
+            if made:
+                checkpoint(run, made)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_new_folder_is_left_as_it_was(tmp_path, existed):
+    run = tmp_path / "run"
+    if existed:
+        run.mkdir()
+    fail_in(run, CONFIG, RunOptions())
+    assert run.exists() == existed
+    assert list(tmp_path.rglob("*")) == ([run] if existed else [])
+
+
+@pytest.mark.parametrize(
+    ("config", "options"), [(OTHER, RunOptions(overwrite=True)), (OTHER_DATA, ALLOWED)]
+)
+def test_what_would_be_replaced_is_put_back(run, config, options):
+    before = contents(run)
+    fail_in(run, config, options)
+    assert contents(run) == before
+
+
+def test_a_run_is_replaced_once_there_is_a_checkpoint(run):
+    fail_in(run, OTHER, RunOptions(overwrite=True), made=2)
+    found = {path.name: path.read_text() for path in run.rglob("*") if path.is_file()}
+    assert found.keys() == {".lock", "arrays", "config.json", "file"}
+    assert (found["file"], found["arrays"]) == ("new", "of step 2")
+    assert '"seed": 1' in (run / "config.json").read_text()
+
+
+def test_other_settings_stay_once_something_came_of_them(run):
+    with claim(run, OTHER, ALLOWED):
+        pass
+    assert '"seed": 0' in (run / "config.json").read_text()
+    with claim(run, OTHER, ALLOWED):
+        assert (run / "tokens" / "file").read_text() == "old"
+        checkpoint(run, 2)
+    assert '"seed": 1' in (run / "config.json").read_text()
+
+
+def test_other_data_is_tokenized_anew(run):
+    with claim(run, OTHER_DATA, ALLOWED):
+        assert not (run / "tokens").exists()
+        checkpoint(run, 2)
+    assert not (run / ".replaced").exists()
+
+
+def test_a_folder_is_one_process_at_a_time(run):
+    with (
+        claim(run, CONFIG, RunOptions()),
+        pytest.raises(CheckpointError, match="in use by process"),
+        claim(run, CONFIG, RunOptions()),
+    ):
+        pass
+
+
+def test_what_a_killed_overwrite_left_is_not_taken_for_a_new_folder(run):
+    (run / ".replaced").mkdir()
+    (run / "config.json").rename(run / ".replaced" / "config.json")
+    with (
+        pytest.raises(ConfigError, match=r"holds \.replaced but no run"),
+        claim(run, CONFIG, RunOptions()),
+    ):
+        pass

@@ -1,0 +1,109 @@
+"""One step: any cut of a batch is the same step, and a bad batch changes nothing."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.config import get_preset
+from jaxgpt.model.gpt import init_params
+from jaxgpt.training.loss import next_token_loss
+from jaxgpt.training.optimizer import make_optimizer
+from jaxgpt.training.step import eval_step, gradients, init_state, train_step
+
+TINY = get_preset("tiny")
+CONFIG = dataclasses.replace(
+    TINY, model=dataclasses.replace(TINY.model, vocab_size=17, context_length=8, num_layers=1)
+)
+PARAMS = init_params(CONFIG.model, jax.random.key(0))
+LOSS = next_token_loss(CONFIG)
+
+
+def _batch(rows=8, ignored=0):
+    tokens = np.random.default_rng(0).integers(0, 17, (rows, 9)).astype(np.int32)
+    targets = tokens[:, 1:].copy()
+    targets[0, :ignored] = -100
+    return jnp.asarray(tokens[:, :-1]), jnp.asarray(targets)
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4, 8])
+def test_accumulation_is_the_big_batch(micro_batches):
+    # Uneven targets: a mean of micro-batch means would be off by percents here.
+    batch, key = _batch(ignored=7), jax.random.key(0)
+    whole, (nats, count) = gradients(LOSS, PARAMS, batch, key)
+    parts, (nats_cut, count_cut) = gradients(LOSS, PARAMS, batch, key, micro_batches)
+    assert count == count_cut == 57
+    assert float(nats_cut) == pytest.approx(float(nats), rel=1e-6)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(whole))
+    for ours, theirs in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        # A sum of 57 terms in another order: sqrt(57) roundings of 2^-24, about 5e-7.
+        assert float(jnp.abs(ours - theirs).max()) < 2e-6 * largest
+
+
+def test_a_batch_without_targets_has_no_gradient():
+    inputs, targets = _batch()
+    grads, (nats, count) = gradients(
+        LOSS, PARAMS, (inputs, jnp.full_like(targets, -100)), jax.random.key(0)
+    )
+    assert (float(nats), int(count)) == (0, 0)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(grads))
+
+
+@pytest.fixture(scope="module")
+def step():
+    optimizer = make_optimizer(CONFIG.optimizer, CONFIG.steps)
+    return jax.jit(
+        partial(train_step, key=jax.random.key(1), loss_fn=LOSS, optimizer=optimizer)
+    ), init_state(PARAMS, optimizer)
+
+
+def test_steps_lower_the_loss(step):
+    step, state = step
+    losses = []
+    for number in range(20):
+        state, metrics = step(state, _batch(), np.int32(number))
+        losses.append(float(metrics["loss"]))
+    assert int(state.step) == 20
+    assert losses[-1] < losses[0] - 0.2
+
+
+def test_a_bad_step_and_all_after_it_change_nothing(step):
+    step, state = step
+    broken = dataclasses.replace(
+        state,
+        params=state.params | {"norm": {"scale": jnp.full(32, jnp.nan), "bias": jnp.ones(32)}},
+    )
+    after, metrics = step(broken, _batch(), np.int32(0))
+    assert not np.isfinite(metrics["loss"])
+    assert int(after.step) == 0
+    for ours, theirs in zip(
+        jax.tree.leaves(after.opt_state), jax.tree.leaves(broken.opt_state), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    # The step after the one that was refused is refused too, although it is healthy.
+    later, metrics = step(state, _batch(), np.int32(1))
+    assert np.isfinite(metrics["loss"])
+    assert int(later.step) == 0
+    np.testing.assert_array_equal(later.params["embed"]["tokens"], state.params["embed"]["tokens"])
+
+
+def test_evaluation_has_no_dropout_and_training_does():
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.5))
+    loss_fn = next_token_loss(config)
+    first, second = (eval_step(PARAMS, _batch(), loss_fn=loss_fn)[0] for _ in range(2))
+    assert float(first) == float(second)
+    trained = loss_fn(PARAMS, _batch(), jax.random.key(0))[0]
+    assert float(trained) != float(first)
+
+
+def test_bfloat16_computes_over_float32_masters():
+    config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
+    grads, (nats, count) = gradients(next_token_loss(config), PARAMS, _batch(), jax.random.key(0))
+    _, (exact_nats, _) = gradients(LOSS, PARAMS, _batch(), jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+    # bfloat16 keeps 8 bits: 2^-8 relative for each activation.
+    assert float(nats / count) == pytest.approx(float(exact_nats / count), rel=2**-7)
+    assert float(nats) != float(exact_nats)
