@@ -210,6 +210,9 @@ class TrainConfig:
     """Devices that share the parameters and the optimizer's state, as well as the batch."""
     evaluate_every: int = 250
     """Steps between measurements of the validation loss; the last step is always measured."""
+    evaluation_stride: int = 0
+    """Tokens from one validation window's start to the next; fewer than the context length give
+    each token more context. 0 takes the context length."""
     evaluation_batches: int = 0
     """Batches of each measurement; 0 takes the whole validation split."""
     checkpoint_every: int = 250
@@ -220,7 +223,7 @@ class TrainConfig:
     """Steps between lines of metrics.jsonl."""
     sample_every: int = 500
     """Steps between samples of the model's writing; the last step is always sampled."""
-    sample_prompt: str = "\n"
+    sample_prompt: str = "\n\n"
     """What a sample begins with."""
     sample_tokens: int = 128
     """Length of a sample, in tokens."""
@@ -234,7 +237,7 @@ class TrainConfig:
             self, 1, "evaluate_every", "checkpoint_every", "keep_checkpoints", "log_every"
         )
         _check_at_least(self, 1, "sample_every")
-        _check_at_least(self, 0, "data_parallel", "evaluation_batches")
+        _check_at_least(self, 0, "data_parallel", "evaluation_batches", "evaluation_stride")
         _check(self.steps < 2**31, f"steps is {self.steps}; it must be at most {2**31 - 1}")
         _check(
             0 <= self.seed < 2**32,
@@ -301,15 +304,14 @@ PRESETS: dict[str, TrainConfig] = {
     ),
     "small": TrainConfig(
         model=ModelConfig(
-            vocab_size=0, context_length=256, num_layers=4, num_heads=2, embed_dim=128
+            vocab_size=0, context_length=256, num_layers=3, num_heads=2, embed_dim=128
         ),
-        data=DataConfig(tokenizer="bpe:1024"),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=100, beta2=0.99),
-        steps=1200,
-        batch_size=16,
-        evaluate_every=200,
-        checkpoint_every=200,
-        sample_every=400,
+        data=DataConfig(tokenizer="bpe:2048", validation_fraction=0.05),
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=50, beta2=0.99),
+        steps=1000,
+        batch_size=8,
+        evaluation_stride=128,
+        sample_every=250,
     ),
     "shakespeare": TrainConfig(
         model=ModelConfig(
@@ -317,7 +319,7 @@ PRESETS: dict[str, TrainConfig] = {
         ),
         data=DataConfig(data=("tinyshakespeare",), tokenizer="bytes", stride=1),
         optimizer=OptimizerConfig(
-            learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=100, beta2=0.99
+            learning_rate=2e-3, final_learning_rate=1e-4, warmup_steps=100, beta2=0.99
         ),
         steps=2000,
         batch_size=12,

@@ -88,14 +88,20 @@ def show(prompt: str, pieces: Iterator[list[str]], clean: Callable[[str], str]) 
     """Print the prompt and a single continuation as it comes, or several one after another."""
     first = next(pieces)  # before anything is printed: what is wrong with the arguments shows here
     if len(first) == 1:
-        print(clean(prompt + first[0]), end="", flush=True)
+        put(clean(prompt + first[0]))
         for (piece,) in pieces:
-            print(clean(piece), end="", flush=True)
-        print()
+            put(clean(piece))
+        put("\n")
         return
     texts = map("".join, zip(first, *pieces, strict=True))
     for number, text in enumerate(texts, start=1):
-        print(f"--- sample {number} of {len(first)} ---\n{clean(prompt + text)}")
+        put(f"--- sample {number} of {len(first)} ---\n{clean(prompt + text)}\n")
+
+
+def put(text: str) -> None:
+    """Print `text` at once, with ? for what the encoding of standard output cannot hold."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
 
 
 if __name__ == "__main__":

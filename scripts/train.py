@@ -72,8 +72,22 @@ def train(arguments: Arguments, out: Path) -> None:
             f"saved {out} at step {int(result.state.step)}; resume with: {again}", file=sys.stderr
         )
         raise SystemExit(128 + result.signal)
+    print(summary(result.records))
     print(f"the run is in {out}: README.md, loss.png, metrics.jsonl, checkpoints/")
     print(f'write with it: python scripts/generate.py --checkpoint {out} --prompt "..."')
+
+
+def summary(records: list[dict[str, Any]]) -> str:
+    """The last validation loss in a line, beside the entropy of the text where it is known."""
+    measured = [item for item in records if "validation_loss" in item]
+    if not measured:
+        return "nothing was measured"
+    loss, bits = measured[-1]["validation_loss"], measured[-1]["validation_bits_per_byte"]
+    line = f"validation loss {loss:.4f} nats per token, {bits:.4f} bits per byte"
+    floor = measured[-1].get("entropy_bits_per_byte")
+    if floor is None:
+        return line
+    return f"{line}; entropy of the text {floor:.4f} bits per byte, {bits / floor - 1:+.1%}"
 
 
 def write_sample(config: TrainConfig, params: Any, tokenizer: Any) -> str:

@@ -24,13 +24,20 @@ class Choice:
 
 
 def words(line: str) -> Urn:
-    """Read "red 3, dark blue" as an urn: three balls say red, one says dark blue."""
-    urn = {}
+    """Read "red 3, dark blue" as an urn: three balls say red, one says dark blue.
+
+    Raises:
+        ConfigError: an alternative is empty or stands there twice.
+    """
+    urn: dict[str, int] = {}
     for entry in line.split(","):
         text, weight = entry.split(), 1
         if len(text) > 1 and text[-1].isdecimal():
             weight = int(text.pop())
-        urn[" ".join(text)] = weight
+        alternative = " ".join(text)
+        if not alternative or alternative in urn:
+            raise ConfigError(f"{alternative!r} is empty or stands twice in {line!r}; name it once")
+        urn[alternative] = weight
     return urn
 
 

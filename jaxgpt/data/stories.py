@@ -15,7 +15,7 @@ from itertools import count
 from jaxgpt.data.grammar import Grammar, by, one_of
 from jaxgpt.errors import ConfigError
 
-# Every look, color, doing and mood starts with a consonant, so that "a" is right before each.
+# Looks, colors and doings start with a consonant, so that "a" is right before each of them.
 LOOKS = """little 4, small 3, tiny 3, big 2, huge 2, round 2, plain 2, pretty 2, lovely 2,
     strange 2, beautiful 2, charming, curious 2, famous 2, secret, lonely 3, quiet 2, silent,
     noisy 2, cheerful 2, merry, gloomy 2, sleepy 2, friendly 2, funny 2, silly, proud, humble,
@@ -27,7 +27,7 @@ LOOKS = """little 4, small 3, tiny 3, big 2, huge 2, round 2, plain 2, pretty 2,
 ANIMALS = """dog 3, cat 3, mouse 2, pony 2, goat 2, duck 2, pig 2, rabbit 2, hen, lamb, goose,
     crow, frog 2, bee, snail, toad, robin, hare, monkey, elephant, camel, zebra, tiger, lion,
     panda, hippo, spider, worm, crab, swan, owl, fox 2, bear 2, wolf 2, deer, mole, otter, beaver,
-    badger, penguin, seal, whale, snake, bull, sheep, dragon 3, troll, giant, robot, ghost,
+    badger, penguin, seal, whale, snake, bull, sheep, dragon 3, troll, mule, robot, ghost,
     monster, bat, unicorn, parrot"""
 WONDERS = """kings, queens, pirates, dragons, knights, ghosts, giants, robots, stars, clouds,
     ships, boats, trains, kites, rockets, bells, drums, balloons, hats, shoes, socks, maps, boxes,
@@ -51,12 +51,8 @@ STORIES = Grammar(
         "child": one_of("girl, boy"),
         "hero": by(
             "child",
-            girl="""Lily 3, Anna 3, Mia 3, Ruth, Ella 2, Nora 2, Rosa, Clara, Maya, Leila, Hana,
-                Zoe, Amina, Priya, Sofia, Lucy, Emma 2, Grace, Jane, Kate, Olga, Sara, Vera, Yuki,
-                Alice, Nina, Luna, Ida""",
-            boy="""Tom 3, Ben 3, Leo 3, Sam 2, Max 2, Jack 2, Otto, Noah, Finn, Omar, Hugo, Ivan,
-                Luca, Kofi, Emil, Ravi, Adam, Theo, Paul, Diego, Kenji, Oscar, Peter, Simon, Felix,
-                Anton, David, Erik""",
+            girl="Lily 3, Anna 3, Mia 3, Ella 2, Nora 2, Rosa, Zoe, Ida",
+            boy="Tom 3, Ben 3, Leo 3, Sam 2, Max 2, Finn, Otto, Kofi",
         ),
         "she": by("child", girl="she", boy="he"),
         "She": by("child", girl="She", boy="He"),
@@ -89,9 +85,7 @@ STORIES = Grammar(
         "look": one_of(LOOKS),
         "fur": one_of(COLORS),
         "pet": one_of(ANIMALS),
-        "friend": one_of("""Pip 2, Biscuit, Pepper, Button, Muffin, Patch, Socks, Bean, Ziggy,
-            Toffee, Pickle, Dusty, Sunny, Cocoa, Waffle, Rusty, Bubbles, Peanut, Marble, Snowy,
-            Sparky, Noodle, Moss, Rocket, Shadow, Mopsy, Fuzzy, Jumbo, Chip, Tumble, Dot, Flip"""),
+        "friend": one_of("Pip 3, Biscuit 2, Pepper 2, Button 2, Muffin, Patch, Toffee, Rocket"),
         "loved": one_of("""loved 4, liked 3, hated 2, feared 2, adored 2, collected, watched,
             wanted, dreamed of, disliked, enjoyed 2, painted, chased, sold, studied"""),
         "love": one_of(WONDERS),
@@ -128,8 +122,10 @@ STORIES = Grammar(
         "place": one_of("beach 3, forest 4, market 3, farm 3, lake 3, park 4, harbor 2, castle 3"),
         "outing": one_of(
             {
-                "On {month} {day}, a {weather} {time}, {hero} and {friend} {walked} to the {sort} {place}.": 4,
-                "One {weather} {time}, {month} {day}, {hero} and {friend} {walked} to the {sort} {place}.": 3,
+                "On {month} {day}, a {weather} {time}, {hero} and {friend} {walked} to the "
+                "{sort} {place}.": 4,
+                "One {weather} {time}, {month} {day}, {hero} and {friend} {walked} to the "
+                "{sort} {place}.": 3,
                 "They {walked} to the {sort} {place} on {month} {day}, a {weather} {time}.": 2,
             }
         ),
@@ -185,7 +181,7 @@ STORIES = Grammar(
             chest, crown, hat, jar, hammer, doll, ball, rocket, sled, sword, table, fan, gate,
             mask, pipe, plate, ring, rug, sock, tent, tub, wig, boat, kite, train, wagon, balloon,
             bowl, pot, drum, lamp, map, shell"""),
-        # The meeting.
+        # The meeting: what is wrong follows from the problem, where from the place.
         "spot": by(
             "place",
             beach="under the pier 2, behind a dune, on a rock",

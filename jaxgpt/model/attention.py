@@ -163,9 +163,11 @@ def cached_attention(
     prompt needs no mask. `start + T` must not exceed the S slots.
     """
     queries, new_keys, new_values = _split_heads(linear(x, **qkv), num_heads)
-    write = jax.vmap(lambda slots, new, at: jax.lax.dynamic_update_slice(slots, new, (0, at, 0)))
-    keys, values = write(cache[0], new_keys, start), write(cache[1], new_values, start)
     asking = start[:, None] + jnp.arange(x.shape[1])
+    # Indexed by head too: as a slice of all heads, XLA:CPU copies the cache where B is 1.
+    rows, heads = jnp.arange(x.shape[0])[:, None, None], jnp.arange(num_heads)[:, None]
+    keys = cache[0].at[rows, heads, asking[:, None]].set(new_keys)
+    values = cache[1].at[rows, heads, asking[:, None]].set(new_values)
     mask = jnp.arange(keys.shape[2]) <= asking[:, None, :, None]
     weights = attention_weights(queries, keys, scale=_scale(queries), mask=mask)
     return linear(_join_heads(weights @ values), **out), (keys, values)

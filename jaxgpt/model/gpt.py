@@ -73,16 +73,18 @@ class GPT(nnx.Module):
 
     def _tables(self) -> Params:
         config, tables = self.config, self.params.get_value()["embed"]
-        positions = tables.get("positions")
-        if positions is None:
+        if config.positions == "learned":
+            positions = tables["positions"]
+        else:
             positions = sinusoidal_positions(config.context_length, config.embed_dim)
             positions = positions.astype(tables["tokens"].dtype)
         return {"tokens_table": tables["tokens"], "positions_table": positions}
 
     def _logits(self, x: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        params = self.params.get_value()
-        x = layer_norm(x, **params["norm"], epsilon=self.config.norm_epsilon)
-        return unembed(x, tokens_table=params["embed"]["tokens"], head=params.get("head"))
+        config, params = self.config, self.params.get_value()
+        x = layer_norm(x, **params["norm"], epsilon=config.norm_epsilon)
+        head = None if config.tie_head else params["head"]
+        return unembed(x, tokens_table=params["embed"]["tokens"], head=head)
 
 
 def init_params(config: ModelConfig, key: PRNGKeyArray) -> Params:

@@ -81,7 +81,9 @@ def pretrain(
             windows = SlidingWindows(dataset.split("train"), length, stride)
             windows.check_batch_size(config.batch_size)
         with _about("the validation split"):
-            held_out = SlidingWindows(dataset.split("validation"), length)
+            held_out = SlidingWindows(
+                dataset.split("validation"), length, config.evaluation_stride or None
+            )
         state = _begin_or_resume(config, run, options, dataset, mesh)
         if int(state.step) >= config.steps:
             print(f"{run} is already finished at step {int(state.step)}", file=sys.stderr)

@@ -315,7 +315,8 @@ def test_text_of_a_seed_never_changes():
     tiny = "".join(story.text for story in write_stories(60, seed=1, grammar=TINY))
     assert tiny == "So Bea ran. She won.\n\nAnn ran. She fell.\n\nSo Ann ran. She won.\n\n"
     text = "".join(story.text for story in write_stories(100_000, seed=0))
-    assert hashlib.sha256(text.encode()).hexdigest() == ""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert digest == "28be294340cc2d143a1c14b49887ddb6b9a3597da860aaf1f9bf556cad887f7e"
 
 
 def test_story_depends_on_its_seed_and_index_alone():
@@ -355,6 +356,12 @@ def test_bits_per_byte_of_nothing_is_refused():
 
 def test_words_reads_texts_and_weights():
     assert words("red 3, dark\n   blue, 17") == {"red": 3, "dark blue": 1, "17": 1}
+
+
+@pytest.mark.parametrize("line", ["red, blue, red 2", "red, , blue", ""])
+def test_words_refuses_what_is_empty_or_stands_twice(line):
+    with pytest.raises(ConfigError, match="is empty or stands twice"):
+        words(line)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,13 @@ def test_pieces_are_printed_as_they_come(run, capsys):
     assert (*shown, capsys.readouterr().out) == ("", ">a", "b", "c\n")
 
 
+def test_an_output_without_unicode_gets_question_marks(run, monkeypatch):
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+    importlib.import_module("generate").show("é", iter([["a🙂"], ["b"]]), str)
+    assert output.getvalue() == b"?a?b\n"
+
+
 def test_control_characters_do_not_reach_a_terminal(run, monkeypatch):
     module = importlib.import_module("jaxgpt.generation.text")
     monkeypatch.setattr(module, "stream_texts", lambda *_, **__: iter([["\x1b[2J!"]]))

@@ -20,7 +20,7 @@ OTHER = {"tie_head": False, "qkv_bias": False, "positions": "sinusoidal", "gelu"
 # GPT-2's choices, and all others but one: any two settings then meet in each of their combinations.
 CONFIGS = {"gpt2": GPT2} | {
     f"gpt2's {kept} alone": dataclasses.replace(
-        GPT2, **{name: value for name, value in OTHER.items() if name != kept}
+        GPT2, norm_epsilon=1e-4, **{name: OTHER[name] for name in OTHER if name != kept}
     )
     for kept in OTHER
 }
@@ -29,7 +29,7 @@ TOKENS = np.random.default_rng(0).integers(GPT2.vocab_size, size=(B, T + 1), dty
 
 # The lengths of the sums from tokens to logits. A block has five over D, one over K, two over T and
 # one over F. Hence a tolerance of 3.8e-6 for logits and loss, 5.5e-6 for gradients, which pass the
-# same sums twice, then those over the vocabulary and the tokens. Measured: 3.9e-7 and 1.1e-6.
+# same sums twice, then those over the vocabulary and the tokens. Measured: 5e-7 and 1e-6.
 D, F, K = GPT2.embed_dim, GPT2.hidden_dim, GPT2.head_dim
 FORWARD = GPT2.num_layers * (5 * D + K + 2 * T + F) + 2 * D
 BACKWARD = 2 * FORWARD + GPT2.vocab_size + B * T

@@ -123,7 +123,7 @@ def right(params, gradients):
 
 # A parameter is rounded twice in a step, by the decay and the update. The factor of the decay is
 # itself rounded, always to the same side, so the errors add up: 2 * 20 * 2^-24 = 2.4e-6 of the
-# largest parameter. The updates are a hundred times smaller than that. Measured: 9e-7.
+# largest parameter. The updates are a hundred times smaller than that. Measured: 1e-6.
 ADAMW_TOLERANCE = 2 * STEPS * 2.0**-24
 
 
@@ -214,10 +214,10 @@ def test_twenty_steps(model_config, config, random_params, agree, rounding):
     agree(losses, expected_losses, rounding(forward))
 
     # AdamW divides each element by its own size, so what counts is the relative error of each, not
-    # of the largest. A gradient's tolerance is 4.7e-6 of the leaf's largest, which is about 4 times
-    # the typical: d = 1.9e-5 of a typical step. Elements near 0 are relatively further off: the
+    # of the largest. A gradient's tolerance is 4.6e-6 of the leaf's largest, which is about 4 times
+    # the typical: d = 1.8e-5 of a typical step. Elements near 0 are relatively further off: the
     # mean of d / |g| over a normal g, up to 1, is 0.8 d ln(1 / d), or 9 d. Measured: 2e-5.
     ours, theirs, start = map(without_key_bias, (ours, theirs, params))
     for path, leaf in jax.tree.leaves_with_path(theirs):
         error, move = np.abs(at(ours, path) - leaf), np.abs(leaf - at(start, path))
-        assert error.mean() < 1.7e-4 * move.mean(), jax.tree_util.keystr(path)
+        assert error.mean() < 1.6e-4 * move.mean(), jax.tree_util.keystr(path)
