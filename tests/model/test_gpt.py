@@ -92,7 +92,10 @@ def test_a_tied_tables_gradient_is_the_sum_of_both_uses(random_params):
     def gradient(config, params):
         return jax.jit(jax.grad(lambda params: jnp.sin(GPT(config, params)(TOKENS)).sum()))(params)
 
-    grads, parts = gradient(CONFIG, tied), gradient(replace(CONFIG, tie_head=False), untied)
+    grads, parts = (
+        gradient(CONFIG, tied),
+        gradient(dataclasses.replace(CONFIG, tie_head=False), untied),
+    )
     assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, tied)
     total = parts["embed"]["tokens"] + parts.pop("head")["weight"].T
     assert (np.abs(total - parts["embed"]["tokens"]) > 0.01).any()
