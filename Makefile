@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Shown where it is not set: PRESET=gpt2 make train
+# make train PRESET=gpt2 ARGS='--data fineweb-edu' trains something else.
 PRESET ?= small
 ARGS ?=
 

@@ -187,7 +187,10 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All that decides the result of a training run: the same config gives the same parameters."""
+    """All that decides the result of a training run, and how it is watched.
+
+    The same config gives the same parameters.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -199,7 +202,8 @@ class TrainConfig:
     batch_size: int = 16
     """Windows in one step, over all devices and micro-batches."""
     gradient_accumulation: int = 1
-    """Micro-batches that a step's batch is cut into, to save memory; the result is the same."""
+    """Micro-batches that a step's batch is cut into, to save memory; but for other dropout masks
+    the result is the same."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the products; parameters, norms, softmax and loss stay float32."""
     remat: bool = False
@@ -223,7 +227,7 @@ class TrainConfig:
     """Steps between lines of metrics.jsonl."""
     sample_every: int = 500
     """Steps between samples of the model's writing; the last step is always sampled."""
-    sample_prompt: str = "\n\n"
+    sample_prompt: str = "\n"
     """What a sample begins with."""
     sample_tokens: int = 128
     """Length of a sample, in tokens."""
@@ -238,7 +242,7 @@ class TrainConfig:
         )
         _check_at_least(self, 1, "sample_every")
         _check_at_least(self, 0, "data_parallel", "evaluation_batches", "evaluation_stride")
-        _check(self.steps < 2**31, f"steps is {self.steps}; it must be at most {2**31 - 1}")
+        _check(self.steps < 10**8, f"steps is {self.steps}; it must be below 100,000,000")
         _check(
             0 <= self.seed < 2**32,
             f"seed is {self.seed}; it must be from 0 to {2**32 - 1}",
@@ -312,6 +316,7 @@ PRESETS: dict[str, TrainConfig] = {
         batch_size=8,
         evaluation_stride=128,
         sample_every=250,
+        sample_prompt="Once upon a time",
     ),
     "shakespeare": TrainConfig(
         model=ModelConfig(

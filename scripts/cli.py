@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 import tyro
 from tqdm import tqdm
 
-from jaxgpt.errors import JaxgptError, ResourceError
+from jaxgpt.errors import JaxgptError
 
 Arguments = TypeVar("Arguments")
 # Tyro indents its text by 2, the flags in it by 6, and their help by 10.
@@ -77,6 +77,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     argv = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(argv) < len(sys.argv) - 1
     warnings.formatwarning = _warning_line
+    # So that what is half written is removed; training puts a handler of its own in this place.
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         main(argv)
     except JaxgptError as error:
@@ -86,13 +88,19 @@ def run(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
-    except OSError as error:
-        if debug:
+    except (OSError, MemoryError, RuntimeError) as error:
+        out_of_memory = "RESOURCE_EXHAUSTED" in str(error)  # how JAX says it, for any device
+        if debug or (isinstance(error, RuntimeError) and not out_of_memory):
             raise
-        fail(str(error), ResourceError.exit_code)
+        advice = "; lower --batch-size or raise --gradient-accumulation" if out_of_memory else ""
+        fail(f"{str(error).splitlines()[0] if str(error) else error!r}{advice}", 6)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _warning_line(message: Warning | str, *_: object) -> str:

@@ -27,7 +27,7 @@ class Arguments:
     """Share of the text that is held out for validation, above 0 and below 1."""
     shards: int = 1
     """Number of files to download of a data set given by its name."""
-    stories_bytes: int = 20_000_000
+    stories_bytes: int = 8_000_000
     """Bytes of stories to tell, for the data set `stories`."""
     overwrite: bool = False
     """Replace a dataset that is already at `out`."""

@@ -16,6 +16,7 @@ import cli
 
 from jaxgpt.config import RunOptions, TrainConfig, get_preset
 from jaxgpt.config_file import load_config
+from jaxgpt.errors import ConfigError
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, SamplingConfig, check_range
 
 
@@ -51,7 +52,12 @@ def train(arguments: Arguments, out: Path) -> None:
     select_platform(arguments.platform)
     command = shlex.join(["python", *sys.argv])
     if not arguments.out:
-        out.parent.mkdir(exist_ok=True)
+        try:
+            out.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{out.parent} cannot be made ({error.strerror}); set --out"
+            ) from None
     try:
         result = pretrain(
             arguments.config,
@@ -66,8 +72,8 @@ def train(arguments: Arguments, out: Path) -> None:
             with suppress(OSError):  # it holds other runs
                 out.parent.rmdir()
         raise
-    if result.signal is not None:
-        again = shlex.join(["python", *(word for word in sys.argv if word != "--overwrite")])
+    if result.signal is not None and int(result.state.step) < result.config.steps:
+        again = resume_command(sys.argv)
         print(
             f"saved {out} at step {int(result.state.step)}; resume with: {again}", file=sys.stderr
         )
@@ -75,6 +81,14 @@ def train(arguments: Arguments, out: Path) -> None:
     print(summary(result.records))
     print(f"the run is in {out}: README.md, loss.png, metrics.jsonl, checkpoints/")
     print(f'write with it: python scripts/generate.py --checkpoint {out} --prompt "..."')
+
+
+def resume_command(words: list[str]) -> str:
+    """The command that goes on with the run that `words` began."""
+    line = " " + shlex.join(["python", *words]) + " "
+    for flag in (" --overwrite ", " --resume never ", " --resume=never "):
+        line = line.replace(flag, " ")
+    return line.strip()
 
 
 def summary(records: list[dict[str, Any]]) -> str:
@@ -92,7 +106,7 @@ def summary(records: list[dict[str, Any]]) -> str:
 
 def write_sample(config: TrainConfig, params: Any, tokenizer: Any) -> str:
     """What the model writes after the config's sample prompt, the same at every step's turn."""
-    from jaxgpt.generation.text import generate_text
+    from jaxgpt.generation.text import generate_text, strip_controls
     from jaxgpt.training.checkpoint import LoadedModel
 
     model = LoadedModel(config.model, params, tokenizer, 0, config)
@@ -104,7 +118,7 @@ def write_sample(config: TrainConfig, params: Any, tokenizer: Any) -> str:
         seed=config.seed,
         truncate="left",
     )
-    return config.sample_prompt + "".join(pieces)
+    return strip_controls(config.sample_prompt + "".join(pieces))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The house plan, held by reading the source: imports run one way, each library has one door."""
+"""The layout of the code, held by reading it: imports run one way, each library has one door."""
 
 import ast
 import importlib

@@ -53,7 +53,7 @@ SETTINGS = [
     ("--tie-head yes", 2, "yes"),
     # numbers outside their ranges
     ("--steps 0", 2, "steps is 0; it must be 1 or more"),
-    ("--steps 2147483648", 2, "steps is 2147483648; it must be at most 2147483647"),
+    ("--steps 100000000", 2, "steps is 100000000; it must be below 100,000,000"),
     ("--batch-size -8", 2, "batch_size is -8; it must be 1 or more"),
     ("--context-length 0", 2, "context_length is 0"),
     ("--num-layers -1", 2, "num_layers is -1"),

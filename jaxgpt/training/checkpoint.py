@@ -11,13 +11,13 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from jaxgpt import __version__
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.config_file import from_dict, read_mapping, to_dict
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
@@ -85,7 +85,7 @@ def _write_manifest(folder: Path, step: int, data: str) -> None:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {
         "format": FORMAT,
-        "written_by": f"jaxgpt {version('jaxgpt')}",
+        "written_by": f"jaxgpt {__version__}",
         "step": step,
         "data": data,
         "files": {str(path.relative_to(folder)): _sha256(path) for path in paths},

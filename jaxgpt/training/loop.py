@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxgpt.config import TrainConfig
-from jaxgpt.errors import NonFiniteError
+from jaxgpt.errors import JaxgptError, NonFiniteError
 from jaxgpt.training.report import Reporter
 from jaxgpt.training.step import TrainState
 
@@ -18,10 +18,11 @@ Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a run does beside stepping; each gets the state after some step."""
+    """What a run does beside stepping: measure, save, write, and then publish how it stands."""
 
     evaluate: Callable[[TrainState], dict[str, float]]
-    save: Callable[[TrainState], None]
+    save: Callable[[TrainState], object]
+    publish: Callable[[], None] = lambda: None
     sample: Callable[[TrainState], str] | None = None
     stopped: Callable[[], bool] = lambda: False
 
@@ -80,12 +81,22 @@ def _visit(
         reporter.record({"step": step, **measured})
         shown = "  ".join(f"{name.replace('_', ' ')} {x:.4f}" for name, x in measured.items())
         reporter.say(f"step {step:>{len(str(config.steps))}}/{config.steps}  {shown}")
-    if sample and hooks.sample is not None:
-        text = hooks.sample(state)
-        reporter.record({"step": step, "sample": text})
-        reporter.say("\n".join("    | " + line for line in text.strip().splitlines()))
     if save or stopped:
         hooks.save(state)
+    if sample and hooks.sample is not None:
+        _sample(hooks.sample, state, reporter)
+    if save or stopped:
+        hooks.publish()
+
+
+def _sample(write: Callable[[TrainState], str], state: TrainState, reporter: Reporter) -> None:
+    try:
+        text = write(state)
+    except JaxgptError as error:  # such as an id that the tokenizer has no text for
+        reporter.say(f"warning: no sample: {error}")
+        return
+    reporter.record({"step": int(state.step), "sample": text})
+    reporter.say("\n".join("    | " + line for line in text.strip().splitlines()))
 
 
 def _report(
@@ -101,7 +112,8 @@ def _report(
         raise NonFiniteError(
             f"step {step} has loss {values['loss']} and gradient norm {values['grad_norm']}; its "
             f"update was not made. Its batch is number {step - 1} of seed {config.seed}. Lower "
-            "--learning-rate or set --gradient-clip, and resume from the last checkpoint"
+            "--learning-rate or set --gradient-clip, and go on from the last checkpoint with "
+            "--allow-config-change"
         )
     values["learning_rate"] = float(learning_rate(step - 1))
     targets = int(values.pop("targets"))

@@ -99,9 +99,8 @@ def pretrain(
                 learning_rate=learning_rate(config.optimizer, config.steps),
                 hooks=Hooks(
                     evaluate=_evaluation(config, dataset, held_out, mesh),
-                    save=lambda state: _save(
-                        state, config, run, dataset, tokenizer, reporter, command
-                    ),
+                    save=lambda state: save(run, state, config, tokenizer, dataset.fingerprint),
+                    publish=lambda: _publish(config, run, dataset, reporter, command),
                     sample=sampler and (lambda state: sampler(config, state.params, tokenizer)),
                     stopped=lambda: stop.number is not None,
                 ),
@@ -214,16 +213,12 @@ def _evaluation(
     return evaluate
 
 
-def _save(
-    state: TrainState,
-    config: TrainConfig,
-    run: Path,
-    dataset: TokenDataset,
-    tokenizer: Tokenizer,
-    reporter: Reporter,
-    command: str,
+def _publish(
+    config: TrainConfig, run: Path, dataset: TokenDataset, reporter: Reporter, command: str
 ) -> None:
-    """A checkpoint, and the picture and card of the run up to it."""
-    save(run, state, config, tokenizer, dataset.fingerprint)
-    plot_losses(reporter.records, run / "loss.png", entropy_per_token(dataset))
-    write_run_card(run, config, dataset, reporter.records, command)
+    """The picture and the card of the run so far; neither is worth the end of a run."""
+    try:
+        plot_losses(reporter.records, run / "loss.png", entropy_per_token(dataset))
+        write_run_card(run, config, dataset, reporter.records, command)
+    except OSError as error:
+        reporter.say(f"warning: loss.png and README.md of {run} could not be written: {error}")

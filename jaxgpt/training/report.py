@@ -4,9 +4,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import TextIOBase
+from io import StringIO, TextIOBase
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,8 @@ class Reporter:
         summary = f"loss {metrics['loss']:.4f}  lr {metrics['learning_rate']:.2e}"
         summary += f"  {speed:,.0f} tokens/s" if speed else ""
         if self._bar is not None:
-            self._bar.set_postfix_str(summary, refresh=False)
-            self._bar.update(step - self._shown)
+            self._show(self._bar.set_postfix_str, summary, refresh=False)
+            self._show(self._bar.update, step - self._shown)
         elif record:
             self.say(f"step {step:>{len(str(self._steps))}}/{self._steps}  {summary}{self._left()}")
         self._shown = step
@@ -89,14 +89,20 @@ class Reporter:
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
         if self._bar is not None:
-            tqdm.write(text, file=self._stream)
+            self._show(tqdm.write, text, file=self._stream)
         else:
-            print(text, file=self._stream, flush=True)
+            self._show(print, text, file=self._stream, flush=True)
+
+    def _show(self, write: Callable, *what: Any, **how: Any) -> None:
+        try:
+            write(*what, **how)
+        except OSError:  # the terminal is closed, or the pipe; the run goes on without
+            self._bar, self._stream = None, StringIO()
 
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self._bar is not None:
-            self._bar.close()
+            self._show(self._bar.close)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

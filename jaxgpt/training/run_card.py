@@ -45,7 +45,9 @@ def write_run_card(
     (run / "README.md").write_text(
         f"# {run.name}\n\n```\n{command}\n```\n\n| | |\n|---|---|\n{table}\n\n"
         f"![loss](loss.png)\n\nA sample:\n\n```\n{sample}\n```\n\n"
-        f"The settings:\n\n```json\n{settings}\n```\n"
+        f"The settings:\n\n```json\n{settings}\n```\n",
+        encoding="utf-8",
+        errors="replace",
     )
 
 

@@ -18,6 +18,15 @@ from jaxgpt.training.checkpoint import checkpoints, read_config
 
 CONFIG = "config.json"
 TOKENS = "tokens"
+_DRAFT = f".{CONFIG}.tmp"
+# What a run shows and keeps, not what it computes: free to change when it goes on.
+_FREE = frozenset(
+    (
+        *("evaluate_every", "evaluation_stride", "evaluation_batches", "log_every"),
+        *("sample_every", "sample_prompt", "sample_tokens"),
+        *("checkpoint_every", "keep_checkpoints"),
+    )
+)
 _LOCK = ".lock"
 _ASIDE = ".replaced"
 
@@ -74,7 +83,14 @@ def _check_place(run: Path) -> None:
         raise ConfigError(f"--out {run}: there is no folder {run.parent}; make it first")
     if not os.access(run if os.path.exists(run) else run.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"--out {run} cannot be written; name a folder that you may write to")
-    others = set(os.listdir(run)) - {_LOCK} if os.path.exists(run) else set()
+    others = set(os.listdir(run)) - {_LOCK, _DRAFT} if os.path.exists(run) else set()
+    if _ASIDE in others and not os.listdir(run / _ASIDE):
+        others.remove(_ASIDE)  # left by a process that was killed before it began
+    if _ASIDE in others and CONFIG not in others:
+        raise ConfigError(
+            f"--out {run} was being replaced when its process was killed; move what {run / _ASIDE} "
+            "holds back up, or name another folder"
+        )
     if others and CONFIG not in others:
         raise ConfigError(
             f"--out {run} holds {min(others)} but no run; name a new or an empty folder"
@@ -86,7 +102,11 @@ def _check_run(run: Path, config: TrainConfig, options: RunOptions) -> None:
         return
     if options.resume == "never":
         raise ConfigError(f"{run} holds a run; name another --out, or remove it with --overwrite")
-    changed = differences(read_config(run / CONFIG), config)
+    changed = [
+        line
+        for line in differences(read_config(run / CONFIG), config)
+        if line.split(":")[0] not in _FREE
+    ]
     if changed and not options.allow_config_change:
         raise CheckpointError(
             f"{run} holds a run with other settings ({'; '.join(changed)}); name another --out, "
@@ -112,8 +132,19 @@ def _take(lock: TextIO, run: Path) -> None:
 def _set_aside(run: Path, config: TrainConfig, *, everything: bool) -> None:
     """Keep what may be replaced: all of the old run, or its config and its tokens of other data."""
     aside = run / _ASIDE
-    shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
+    if aside.exists():  # left by a process that was killed
+        if checkpoints(aside) and not checkpoints(run):
+            if not everything:
+                raise CheckpointError(
+                    f"{aside} holds the run that --overwrite was replacing when it was killed; "
+                    "set --overwrite again, or move it back"
+                )
+            _put_back(run, everything=True)
+        else:
+            shutil.rmtree(aside)
     aside.mkdir()
+    for partial in [*run.glob(f".{TOKENS}.*.partial"), *run.glob(f".{TOKENS}.*.old")]:
+        shutil.rmtree(partial)
     if everything:
         for path in _contents(run):
             path.rename(aside / path.name)
@@ -139,6 +170,6 @@ def _contents(run: Path) -> list[Path]:
 
 
 def _write_config(run: Path, config: TrainConfig) -> None:
-    draft = run / f".{CONFIG}.tmp"
+    draft = run / _DRAFT
     draft.write_text(json.dumps(to_dict(config), indent=2) + "\n")
     draft.replace(run / CONFIG)

@@ -40,11 +40,7 @@ def gradients(
     after another. Sums are divided once, at the end, so that a micro-batch with fewer targets
     weighs less and every cut gives the gradient of the whole. A batch without targets gives zeros.
     """
-
-    def total(params: Params, micro: Any, rng: PRNGKeyArray) -> Loss:
-        return loss_fn(params, micro, rng)
-
-    grad = jax.value_and_grad(total, has_aux=True)
+    grad = jax.value_and_grad(loss_fn, has_aux=True)
 
     def add(carry: Any, turn: tuple[Any, PRNGKeyArray]) -> tuple[Any, None]:
         (nats, count), grads = grad(params, *turn)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 
 
@@ -34,4 +35,5 @@ class StopSignal:
             os._exit(128 + number)
         self.number = number
         name = signal.Signals(number).name
-        print(f"\n{name}: finishing this step, then saving", file=sys.stderr, flush=True)
+        with suppress(OSError):  # the terminal may be closed
+            print(f"\n{name}: finishing this step, then saving", file=sys.stderr, flush=True)

@@ -78,3 +78,17 @@ def test_the_plot_is_a_picture(tmp_path):
     ]
     plot_losses(records, tmp_path / "loss.png", floor=1.0)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+class ClosedTerminal(Terminal):
+    def write(self, text):
+        raise OSError(5, "Input/output error")
+
+
+def test_a_closed_terminal_does_not_end_the_run(tmp_path):
+    reporter = Reporter(tmp_path, 2, 0, io.StringIO())
+    reporter._stream = ClosedTerminal()
+    reporter.say("nobody reads this")
+    reporter.train(1, STEP, 100, record=True)
+    reporter.close()
+    assert [item["step"] for item in read_metrics(tmp_path)] == [1]

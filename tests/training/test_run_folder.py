@@ -1,5 +1,6 @@
 """A run's folder is left as it was by whatever fails in it before it has a checkpoint."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -107,7 +108,34 @@ def test_what_a_killed_overwrite_left_is_not_taken_for_a_new_folder(run):
     (run / ".replaced").mkdir()
     (run / "config.json").rename(run / ".replaced" / "config.json")
     with (
-        pytest.raises(ConfigError, match=r"holds \.replaced but no run"),
+        pytest.raises(ConfigError, match=r"was being replaced when its process was killed"),
         claim(run, CONFIG, RunOptions()),
     ):
+        pass
+
+
+def test_a_kill_before_the_first_write_leaves_a_folder_that_can_begin(tmp_path):
+    run = tmp_path / "run"
+    (run / ".replaced").mkdir(parents=True)
+    (run / ".config.json.tmp").write_text("{")
+    with claim(run, CONFIG, RunOptions()):
+        assert (run / "config.json").exists()
+
+
+def test_the_run_that_a_killed_overwrite_replaced_is_not_lost(run):
+    (run / ".replaced").mkdir()
+    (run / "checkpoints").rename(run / ".replaced" / "checkpoints")
+    shutil.copy(run / "config.json", run / ".replaced")
+    with (
+        pytest.raises(CheckpointError, match="--overwrite again"),
+        claim(run, CONFIG, RunOptions()),
+    ):
+        pass
+    with pytest.raises(ZeroDivisionError), claim(run, CONFIG, RunOptions(overwrite=True)):
+        raise ZeroDivisionError
+    assert (run / "checkpoints" / "00000001").is_dir()
+
+
+def test_what_a_run_shows_may_change_when_it_goes_on(run):
+    with claim(run, replace(CONFIG, log_every=77), RunOptions()):
         pass
