@@ -307,8 +307,15 @@ PRESETS: dict[str, TrainConfig] = {
         sample_tokens=64,
     ),
     "small": TrainConfig(
+        # A tied table pulls words of one kind, such as names, together: a model this small then
+        # cannot tell which name it read, and takes far longer to learn to repeat it.
         model=ModelConfig(
-            vocab_size=0, context_length=256, num_layers=3, num_heads=2, embed_dim=128
+            vocab_size=0,
+            context_length=256,
+            num_layers=3,
+            num_heads=2,
+            embed_dim=128,
+            tie_head=False,
         ),
         data=DataConfig(tokenizer="bpe:2048", validation_fraction=0.05),
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=50, beta2=0.99),
