@@ -13,7 +13,10 @@ from jaxgpt.training.report import Reporter
 from jaxgpt.training.step import TrainState
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
-"""A jitted step: state, batch, step number -> state, metrics that may not be there yet."""
+"""A jitted step: state, batch, step number -> state, and metrics that may not be there yet.
+
+The metrics are `loss` (nats per target), `grad_norm`, `targets` and `learning_rate`.
+"""
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,13 @@ def fit(
     *,
     step_fn: Step,
     batch_at: Callable[[int], Any],
-    learning_rate: Callable[[int], Any],
     hooks: Hooks,
     reporter: Reporter,
 ) -> TrainState:
     """Step from `state.step` to `config.steps`, or until `hooks.stopped()`, and return the state.
 
-    `batch_at(step)` gives the batch of a step, so a resumed run sees what it would have seen.
+    `batch_at(step)` gives the batch of a step, counted from 0, so a resumed run sees what it would
+    have seen.
     Metrics are fetched one step late: the device never waits for them. Raises NonFiniteError when
     a loss or gradient is not finite; the parameters are then those before that step.
     """
@@ -48,12 +51,12 @@ def fit(
     for step in range(first, config.steps):
         state, metrics = step_fn(state, batch_at(step), np.int32(step))
         if pending is not None:
-            _report(*pending, config, learning_rate, reporter)
+            _report(*pending, config, reporter)
         pending = (step + 1, metrics)
         last, stopped = step + 1 == config.steps, hooks.stopped()
         due = [last or (step + 1) % every == 0 for every in _intervals(config)]
         if stopped or any(due):
-            _report(*pending, config, learning_rate, reporter)
+            _report(*pending, config, reporter)
             pending = None
             with reporter.pause():
                 _visit(state, config, due, stopped, hooks, reporter)
@@ -103,7 +106,6 @@ def _report(
     step: int,
     metrics: dict[str, Any],
     config: TrainConfig,
-    learning_rate: Callable[[int], Any],
     reporter: Reporter,
 ) -> None:
     """Fetch a step's metrics, refuse what is not finite, and show the rest."""
@@ -115,7 +117,6 @@ def _report(
             "--learning-rate or set --gradient-clip, and go on from the last checkpoint with "
             "--allow-config-change"
         )
-    values["learning_rate"] = float(learning_rate(step - 1))
     targets = int(values.pop("targets"))
     record = step % config.log_every == 0 or step in (1, config.steps)
     reporter.train(step, values, targets, record=record)

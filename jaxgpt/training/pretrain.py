@@ -23,7 +23,7 @@ from jaxgpt.model.gpt import count_parameters, init_params
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import restore_latest, save
 from jaxgpt.training.evaluation import total_loss
-from jaxgpt.training.loop import Hooks, fit
+from jaxgpt.training.loop import Hooks, Step, fit
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.mesh import batch_sharding, make_mesh, state_shardings
@@ -96,7 +96,6 @@ def pretrain(
                 config,
                 step_fn=_step(config, mesh),
                 batch_at=_batches(windows, config, mesh),
-                learning_rate=learning_rate(config.optimizer, config.steps),
                 hooks=Hooks(
                     evaluate=_evaluation(config, dataset, held_out, mesh),
                     save=lambda state: save(run, state, config, tokenizer, dataset.fingerprint),
@@ -170,8 +169,9 @@ def _begin_or_resume(
     return state
 
 
-def _step(config: TrainConfig, mesh: Mesh) -> Any:
+def _step(config: TrainConfig, mesh: Mesh) -> Step:
     _, dropout_key = jax.random.split(jax.random.key(config.seed))
+    rate = learning_rate(config.optimizer, config.steps)
     step = partial(
         train_step,
         key=dropout_key,
@@ -179,8 +179,14 @@ def _step(config: TrainConfig, mesh: Mesh) -> Any:
         optimizer=make_optimizer(config.optimizer, config.steps),
         micro_batches=config.gradient_accumulation,
     )
+
+    def step_and_rate(state: TrainState, batch: Any, number: Any) -> tuple[TrainState, dict]:
+        # Computed with the step: outside it, the host would wait for the device to report it.
+        state, metrics = step(state, batch, number)
+        return state, metrics | {"learning_rate": rate(number)}
+
     shardings = state_shardings(jax.eval_shape(partial(_initial_state, config)), mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return jax.jit(step_and_rate, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _batches(windows: SlidingWindows, config: TrainConfig, mesh: Mesh) -> Callable[[int], Any]:
