@@ -108,10 +108,11 @@ def multi_head_attention(
     num_heads: int,
     dropout_rate: float = 0.0,
     rng: PRNGKeyArray | None = None,
-) -> Float[Array, "B T D"]:
+) -> Float[Array, "B T E"]:
     """Variant 4b: all heads at once, with their queries, keys and values from one product.
 
-    The columns of `qkv` are queries, keys, values, each with the heads in order, as in GPT-2.
+    The columns of `qkv` are queries, keys, values, each with the heads in order, as in GPT-2. E is
+    the width of `out`, in a block that of `x`.
     """
     queries, keys, values = _split_heads(linear(x, **qkv), num_heads)
     attend = recomputed(partial(attend_causally, dropout_rate=dropout_rate))

@@ -1,0 +1,51 @@
+"""The command line that holds the worked examples against what the notebooks print."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxgpt.parity.worked import examples
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "verify.py"
+
+
+@pytest.fixture
+def verify(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    return importlib.import_module("verify")
+
+
+def test_it_does_without_torch(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('there is no torch')")
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--only", "ch03", "appA", "appD", "ch07"],
+        env={"PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "chapter 3, attention" in done.stdout
+    assert "  ok    appA.params                              2213" in done.stdout
+    assert "not yet built: ch07.ce" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith(" ok, 5 not yet built")
+
+
+def test_a_miss_is_shown_and_exits_with_1(verify, monkeypatch, capsys):
+    wrong = {"id": "appA.params", "expected": 2214, "source": ""}
+    monkeypatch.setattr(examples, "load_facts", lambda: [wrong])
+    with pytest.raises(SystemExit) as stop:
+        verify.main([])
+    assert stop.value.code == 1
+    out = capsys.readouterr().out
+    assert "  miss  appA.params" in out
+    assert "2213 in place of 2214" in out
+
+
+def test_without_the_story_it_says_what_needs_it(verify, capsys):
+    verify.main(["--only", "ch02.n_chars", "ch02.regex_split_hello"])
+    out = capsys.readouterr().out
+    assert "needs the story: ch02.n_chars" in out
+    assert "--text FILE" in out
