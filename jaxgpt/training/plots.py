@@ -1,7 +1,15 @@
-"""Curves of a run as a picture."""
+"""Curves as pictures: of a run, and of runs and models beside each other."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+Curves = Mapping[str, Float[np.ndarray, " steps"]]
+"""Values by step, by name."""
 
 
 def plot_losses(records: list[dict[str, Any]], path: Path, floor: float | None = None) -> None:
@@ -9,26 +17,78 @@ def plot_losses(records: list[dict[str, Any]], path: Path, floor: float | None =
 
     `floor`, in nats per token, is the entropy of the text where it is known.
     """
+    with _picture(path, heights=[4.5]) as (axes,):
+        axes.set(xlabel="step", ylabel="loss (nats per token)")
+        for name, label, style in (
+            ("loss", "training", {"color": "#9db8d2", "linewidth": 1}),
+            ("validation_loss", "validation", {"color": "#d1495b", "marker": "o", "markersize": 4}),
+        ):
+            points = [(item["step"], item[name]) for item in records if name in item]
+            if points:
+                last = f"{label}, last {points[-1][1]:.3f}"
+                axes.plot(*zip(*points, strict=True), label=last, **style)
+        if floor is not None:
+            axes.axhline(
+                floor, color="#3c6e47", linestyle="--", label=f"entropy of the text {floor:.3f}"
+            )
+        axes.set_ylim(bottom=0)
+
+
+def plot_trajectories(losses: Curves, differences: Curves, path: Path) -> None:
+    """Draw losses (nats per token) over the steps above, and differences of losses below, as a PNG.
+
+    Two or three losses, the first drawn broad below the others, and up to four differences.
+    """
+    with _picture(path, heights=[4, 2.5]) as (above, below):
+        above.set(ylabel="loss (nats per token)")
+        for (name, values), width in zip(losses.items(), (6, 2, 1), strict=False):
+            color = "#9db8d2" if width == 6 else "#d1495b"
+            above.plot(range(1, len(values) + 1), values, label=name, color=color, linewidth=width)
+        below.set(xlabel="step", ylabel="difference")
+        below.ticklabel_format(axis="y", scilimits=(0, 0))
+        colors = ("#d1495b", "#20303c", "#e8a33d", "#6a9ac4")
+        for (name, values), color in zip(differences.items(), colors, strict=False):
+            steps = range(1, len(values) + 1)
+            below.plot(steps, values, ".", label=name, color=color, markersize=4)
+        below.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def plot_differences(
+    names: Sequence[str], relative: Sequence[float], bounds: Sequence[float], path: Path
+) -> None:
+    """Draw how far two models' activations are apart, first to last, as a PNG at `path`.
+
+    `relative` are shares of each activation's largest element and `bounds` those that rounding
+    explains; the first beyond its bound is marked.
+    """
+    places = np.arange(len(names))
+    least = min(bounds) / 100  # where no difference, which has no logarithm, is drawn
+    heights = np.clip(relative, least, 1e3)
+    with _picture(path, heights=[5]) as (axes,):
+        axes.set(ylabel="difference, as a share of the largest element", yscale="log")
+        axes.plot(places, bounds, color="#3c6e47", linestyle="--", label="explained by rounding")
+        axes.plot(places, heights, color="#9db8d2", marker="o", markersize=4, label="difference")
+        beyond = [i for i in places if not relative[i] <= bounds[i]][:1]
+        if beyond:
+            label = f"first beyond: {names[beyond[0]]}"
+            axes.plot(beyond, heights[beyond], "o", color="#d1495b", label=label)
+        shown = places[:: -(-len(names) // _MOST_NAMES)]
+        axes.set_xticks(shown, [names[i] for i in shown], rotation=90, fontsize=7)
+
+
+@contextmanager
+def _picture(path: Path, heights: list[float]) -> Iterator[Any]:
+    """Axes one above the other, of these heights in inches, drawn to `path` when all is in."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, rarely needed
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats per token)")
-    for name, label, style in (
-        ("loss", "training", {"color": "#9db8d2", "linewidth": 1}),
-        ("validation_loss", "validation", {"color": "#d1495b", "marker": "o", "markersize": 4}),
-    ):
-        points = [(item["step"], item[name]) for item in records if name in item]
-        if points:
-            last = f"{label}, last {points[-1][1]:.3f}"
-            axes.plot(*zip(*points, strict=True), label=last, **style)
-    if floor is not None:
-        axes.axhline(
-            floor, color="#3c6e47", linestyle="--", label=f"entropy of the text {floor:.3f}"
-        )
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    rows = figure.subplots(len(heights), height_ratios=heights, squeeze=False)[:, 0]
+    yield rows
+    for axes in rows:
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend() is None:
+            axes.legend(frameon=False)
     figure.savefig(path, dpi=120)

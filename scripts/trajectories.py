@@ -1,0 +1,98 @@
+"""Train a small GPT here and in PyTorch, from the same start, and compare the loss at every step.
+
+PyTorch runs with one thread, with two, and in float64: what parts the float32 runs is rounding.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cli
+
+from jaxgpt.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from jaxgpt.data.corpus import local_paths
+from jaxgpt.data.sources import read_documents
+from jaxgpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxgpt.parity.trajectories import Losses, Trajectories
+
+CONFIG = TrainConfig(
+    model=ModelConfig(
+        vocab_size=256,
+        context_length=64,
+        num_layers=4,
+        num_heads=4,
+        embed_dim=128,
+        tie_head=False,  # PyTorch's start has unit vectors in the token table: too much for a head
+    ),
+    data=DataConfig(tokenizer="bytes"),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=20, final_learning_rate=1e-4),
+    steps=200,
+    batch_size=12,
+)
+_SHOWN = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The text, and for how long."""
+
+    data: tuple[str, ...]
+    """Files, folders or globs of .txt, .jsonl or .parquet, or tinyshakespeare, which is fetched;
+    read as bytes."""
+    steps: int = CONFIG.steps
+    """Optimizer steps of each run, more than the 20 of the warm-up."""
+    seed: int = 0
+    """Decides the start and the order of the windows."""
+    plot: str = ""
+    """Where to draw the curves as a .png."""
+
+
+def main(argv: list[str]) -> None:
+    """Train, print the table, draw."""
+    cli.need_arguments(argv, "trajectories.py --data FILE [--plot FILE.png]")
+    arguments = cli.parse(Arguments, argv, description=__doc__)
+    config = replace(CONFIG, steps=arguments.steps, seed=arguments.seed)
+    if arguments.plot and not Path(arguments.plot).absolute().parent.is_dir():
+        raise ConfigError(f"--plot {arguments.plot}: there is no such folder; make it first")
+    documents = read_documents(local_paths(arguments.data, progress=cli.Progress()))
+    text = "".join(document.text for document in documents)
+
+    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
+    import numpy as np
+
+    from jaxgpt.parity.trajectories import compare_training
+    from jaxgpt.training.plots import plot_trajectories
+
+    tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    runs = compare_training(config, tokens)
+    print(table(runs))
+    if arguments.plot:
+        losses = {"PyTorch": runs.torch, "jaxgpt": runs.jaxgpt}
+        plot_trajectories(losses, differences(runs), Path(arguments.plot))
+
+
+def differences(runs: "Trajectories") -> "dict[str, Losses]":
+    """The differences between runs, by name."""
+    return {
+        "jaxgpt - PyTorch": runs.jaxgpt - runs.torch,
+        "PyTorch, 2 threads - 1": runs.torch_two_threads - runs.torch,
+        "jaxgpt - float64": runs.jaxgpt - runs.float64,
+        "PyTorch - float64": runs.torch - runs.float64,
+    }
+
+
+def table(runs: "Trajectories") -> str:
+    """The losses of some steps, and the differences of the runs, as a Markdown table."""
+    apart, last = differences(runs), len(runs.torch)
+    lines = [["step", "loss", *apart], ["---"] * (2 + len(apart))]
+    for step in sorted({step for step in _SHOWN if step < last} | {last}):
+        figures = [f"{values[step - 1]:+.1e}" for values in apart.values()]
+        lines.append([str(step), f"{runs.jaxgpt[step - 1]:.6f}", *figures])
+    lines.append(["largest", "", *(f"{abs(values).max():.1e}" for values in apart.values())])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)
