@@ -195,6 +195,10 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    init_from: str = ""
+    """Begin with the weights in this folder, a GPT-2 of Hugging Face or a run or checkpoint of
+    jaxgpt, in float32. Its shape and tokenizer are then the defaults; dropout may be another, and
+    context_length smaller. In a config file, the model section must be the folder's."""
     seed: int = 0
     """Decides the initial parameters, the order of the windows and every dropout mask."""
     steps: int = 1000

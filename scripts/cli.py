@@ -8,14 +8,16 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from typing import NoReturn, TypeVar
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 from tqdm import tqdm
 
-from jaxgpt.errors import JaxgptError
+from jaxgpt.errors import ConfigError, JaxgptError
 
 Arguments = TypeVar("Arguments")
+Positional = tyro.conf.Positional  # Positional[str] is given by its place, without a flag
 # Tyro indents its text by 2, the flags in it by 6, and their help by 10.
 _TEXT, _FLAG = 2, 6
 _ASIDES = (" For full helptext", " Argument helptext", " Got errors")
@@ -38,6 +40,41 @@ def parse(kind: type[Arguments], argv: Sequence[str], **options) -> Arguments:
         return tyro.cli(kind, **options)  # --help, which has earned its colours
     print(complaint.getvalue(), end="", file=sys.stderr)  # warnings about the values
     return arguments
+
+
+def named(flag: str) -> Any:
+    """An annotation that calls a field's flag otherwise, such as by a word Python has taken."""
+    return tyro.conf.arg(name=flag)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which model; one of checkpoint and init_from."""
+
+    checkpoint: str = ""
+    """A run's folder, whose newest checkpoint is taken, or the folder of one checkpoint."""
+    init_from: str = ""
+    """Instead of checkpoint: also the folder of a GPT-2 of Hugging Face."""
+    tokenizer: str = ""
+    """With init_from: the tokenizer, where the folder has none; gpt2, bytes, or a folder."""
+
+    def __post_init__(self):
+        """Refuse none and both."""
+        if bool(self.checkpoint) == bool(self.init_from):
+            raise ConfigError("name the model by one of --checkpoint and --init-from")
+        if self.tokenizer and self.checkpoint:
+            raise ConfigError("--tokenizer goes with --init-from; a checkpoint has its own")
+
+    def load(self) -> Any:
+        """The LoadedModel."""
+        # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
+        if self.checkpoint:
+            from jaxgpt.training.checkpoint import load_model
+
+            return load_model(self.checkpoint)
+        from jaxgpt.parity.pretrained import load_pretrained
+
+        return load_pretrained(self.init_from, self.tokenizer or None)
 
 
 def _one_line(complaint: str) -> str:

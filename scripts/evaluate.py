@@ -1,7 +1,6 @@
 """Measure how well a trained model predicts a text: loss, perplexity, bits per byte."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import cli
 
@@ -12,8 +11,7 @@ from jaxgpt.data.sources import read_documents
 class Arguments:
     """The model and the text."""
 
-    checkpoint: Path
-    """A run's folder, whose newest checkpoint is taken, or the folder of one checkpoint."""
+    model: cli.ModelSource
     data: tuple[str, ...]
     """Files, folders or globs of .txt, .jsonl or .parquet, read as one text."""
     stride: int = 0
@@ -30,11 +28,10 @@ def main(argv: list[str]) -> None:
     documents = read_documents(arguments.data)
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
-    from jaxgpt.training.checkpoint import load_model
     from jaxgpt.training.evaluation import evaluate_documents
 
     result = evaluate_documents(
-        load_model(arguments.checkpoint),
+        arguments.model.load(),
         documents,
         stride=arguments.stride or None,
         batch_size=arguments.batch_size,

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import cli
@@ -19,8 +18,7 @@ MAX_SAMPLES = 256
 class Arguments:
     """The model, the text to continue, and how."""
 
-    checkpoint: Path
-    """A run's folder, whose newest checkpoint is taken, or the folder of one checkpoint."""
+    model: cli.ModelSource
     prompt: str
     """The text to continue; - reads standard input; an empty one begins with end-of-text."""
     max_new_tokens: int = 200
@@ -57,10 +55,9 @@ def main(argv: list[str]) -> None:
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.generation.text import stream_texts, strip_controls
-    from jaxgpt.training.checkpoint import load_model
 
     pieces = stream_texts(
-        load_model(arguments.checkpoint),
+        arguments.model.load(),
         [prompt] * arguments.num_samples,
         max_new_tokens=arguments.max_new_tokens,
         sampling=arguments.sampling,

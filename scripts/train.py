@@ -1,14 +1,17 @@
 """Train a GPT: `train.py [PRESET] [--data PATH ...] [--out DIR]`.
 
 PRESET is tiny, small (the default), shakespeare, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a .json
-or .toml file of settings. Every setting of the preset can be changed by its flag. The same command
-on the same folder goes on where it was stopped.
+or .toml file of settings. Every setting of the preset can be changed by its flag; with --init-from,
+the model and the tokenizer are those of the folder. The same command on the same folder goes on
+where it was stopped.
 """
 
+import argparse
 import shlex
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,16 +40,34 @@ def main(argv: list[str]) -> None:
     cli.need_arguments(argv, "train.py small [--data PATH ...] [--steps N] [--out DIR]")
     name = argv.pop(0) if not argv[0].startswith("-") else "small"
     is_file = any(mark in name for mark in "./")
-    default = Arguments(load_config(name) if is_file else get_preset(name))
-    arguments = cli.parse(Arguments, argv, default=default, description=__doc__)
+    default = begin_from(load_config(name) if is_file else get_preset(name), argv)
+    arguments = cli.parse(Arguments, argv, default=Arguments(default), description=__doc__)
+    if arguments.config.init_from:
+        from jaxgpt.parity.pretrained import check_fits
+
+        check_fits(arguments.config)
     check_range("sample_tokens", arguments.config.sample_tokens, 1, MAX_NEW_TOKENS)
     out = Path(arguments.out or Path("runs") / Path(name).stem)
     train(arguments, out)
 
 
+def begin_from(default: TrainConfig, argv: list[str]) -> TrainConfig:
+    """`default` with the shape and the tokenizer of the folder that `argv` begins with, if any."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--init-from", "--init_from", nargs="?")
+    parser.add_argument("--tokenizer", nargs="?")
+    flags, _ = parser.parse_known_args(argv)
+    if not flags.init_from:
+        return default
+    from jaxgpt.parity import pretrained  # imports jax, which --help must not
+
+    return pretrained.begin_from(default, flags.init_from, flags.tokenizer)
+
+
 def train(arguments: Arguments, out: Path) -> None:
     """Run the training and report how it ended."""
-    from jaxgpt.training.mesh import select_platform  # these import jax, which --help must not
+    from jaxgpt.parity.pretrained import initial_params  # these import jax, which --help must not
+    from jaxgpt.training.mesh import select_platform
     from jaxgpt.training.pretrain import pretrain
 
     select_platform(arguments.platform)
@@ -65,6 +86,7 @@ def train(arguments: Arguments, out: Path) -> None:
             arguments.options,
             command=command,
             sampler=write_sample,
+            initial_params=partial(initial_params, arguments.config.init_from),
             progress=cli.Progress(),
         )
     except BaseException:

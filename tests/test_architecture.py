@@ -23,6 +23,8 @@ DOORS = {
     "orbax": "jaxgpt/training/checkpoint.py",
     "tiktoken": "jaxgpt/data/bpe_tokenizer.py",
     "torch": "jaxgpt/parity/",
+    "safetensors": "jaxgpt/parity/hf_",
+    "transformers": "tests/",
     "tyro": "scripts/cli.py",
     "pyarrow": "jaxgpt/data/parquet.py",
     "matplotlib": "jaxgpt/training/plots.py",

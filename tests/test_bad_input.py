@@ -21,7 +21,7 @@ import jax
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-NAMES = ("train", "prepare_data", "train_tokenizer", "generate", "evaluate")
+NAMES = ("train", "prepare_data", "train_tokenizer", "generate", "evaluate", "convert")
 TEXT = "Once upon a time a king of 7 isles set sail. <|endoftext|> is how he spoke.\n" * 200
 SHARD = "train-00000.bin"
 SECONDS = 60  # after which a command line counts as hanging
@@ -181,6 +181,29 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("train.py run.json --out run --data none.txt --overwrite", 3, "none.txt"),
     ("train.py run.json --out newer", 4, "was written by jaxgpt 9.0, which is newer"),
     ("train.py run.json --out unreadable", 4, "unreadable/config.json: Expecting"),
+    # beginning with a model
+    ("train.py tiny --out out --init-from", 2, "--init-from"),
+    ("train.py tiny --out out --init-from none", 4, "none: no such folder"),
+    (f"train.py tiny --out out --init-from {'a' * 300}", 4, "no such folder"),
+    ("train.py tiny --out out --init-from text.txt", 4, "text.txt is a file; name the folder"),
+    ("train.py tiny --out out --init-from llama", 4, "model_type is 'llama'; only gpt2"),
+    ("train.py tiny --out out --init-from wordless", 3, "wordless has no tokenizer; name one by"),
+    ("train.py tiny --out out --init-from pickled", 4, "pickle refused; convert to safetensors"),
+    ("train.py tiny --out out --init-from torn", 4, "2 missing: h.0.ln_1.bias, h.0.mlp.c_fc.bias"),
+    ("train.py tiny --out out --init-from not_finite", 4, "h.0.mlp.c_fc.weight has numbers that"),
+    ("train.py tiny --out out --init-from no_manifest", 4, "has no readable manifest.json"),
+    ("train.py tiny --out out --init-from gpt --num-layers 3", 2, "num_layers: 1 -> 3"),
+    ("train.py tiny --out out --init-from gpt --num-heads 4", 2, "num_heads: 2 -> 4"),
+    ("train.py tiny --out out --init-from gpt --embed-dim 16", 2, "embed_dim: 8 -> 16"),
+    ("train.py tiny --out out --init-from gpt --vocab-size 256", 2, "vocab_size: 300 -> 256"),
+    (
+        "train.py tiny --out out --init-from gpt --context-length 17",
+        2,
+        "decides the model, but for",
+    ),
+    ("train.py tiny --out out --init-from run --gelu erf", 2, "gelu: tanh -> erf"),
+    ("train.py tiny --out out --init-from gpt --dropout 1", 2, "dropout is 1.0"),
+    ("train.py init_from.json --out out", 2, "--init-from gpt decides the model"),
     # preparing data
     ("prepare_data.py --data text.txt", 2, "Missing from prepare_data.py: --out"),
     ("prepare_data.py --data text.txt --out out --tokeniser bytes", 2, "meant: --tokenizer"),
@@ -225,7 +248,24 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("generate.py --checkpoint run --prompt a --max-new-tokens 1000001", 2, "from 1 to 1000000"),
     ("generate.py --checkpoint run --prompt a --seed -1", 2, "seed is -1"),
     ("generate.py --checkpoint run --prompt a --tempreature 1", 2, "meant: --temperature"),
+    ("generate.py --prompt a", 2, "name the model by one of --checkpoint and --init-from"),
+    ("generate.py --prompt a --checkpoint run --init-from gpt", 2, "by one of --checkpoint and"),
+    ("generate.py --prompt a --checkpoint run --tokenizer bytes", 2, "goes with --init-from"),
+    ("generate.py --prompt a --init-from none", 4, "none: no such folder"),
+    ("generate.py --prompt a --init-from pickled", 4, "pytorch_model.bin: pickle refused"),
+    ("generate.py --prompt a --init-from wordless", 3, "name one by --tokenizer, such as bytes"),
+    ("generate.py --prompt a --init-from wordless --tokenizer vocabulary/x", 3, "no tokenizer"),
+    (
+        "generate.py --prompt a --init-from narrow",
+        2,
+        "has 256 ids, but the model in narrow only",
+    ),
+    ("generate.py --prompt a --init-from outwards", 4, "names ../text.txt, which lies outside"),
     # evaluating
+    ("evaluate.py --data text.txt", 2, "name the model by one of --checkpoint and --init-from"),
+    ("evaluate.py --data text.txt --init-from gpt --checkpoint run", 2, "by one of --checkpoint"),
+    ("evaluate.py --data text.txt --init-from not_finite", 4, "numbers that are not finite"),
+    ("evaluate.py --data text.txt --init-from wordless", 3, "wordless has no tokenizer"),
     ("evaluate.py --checkpoint run", 2, "Missing from evaluate.py: --data"),
     ("evaluate.py --data text.txt --checkpoint none", 4, "none holds no checkpoint"),
     ("evaluate.py --data text.txt --checkpoint newer", 4, "was written by jaxgpt 9.0"),
@@ -235,6 +275,29 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("evaluate.py --data text.txt --checkpoint run --batch-size 0", 2, "batch_size"),
     ("evaluate.py --data text.txt --checkpoint run --stride -1", 2, "stride"),
     ("evaluate.py --data text.txt --checkpoint run --strid 1", 2, "meant: --stride"),
+    # converting
+    ("convert.py --model gpt --out out", 2, "Missing from convert.py: --from"),
+    ("convert.py --from bert --model gpt --out out", 2, "Expected one of ('gpt2', 'jaxgpt')"),
+    ("convert.py --from gpt2 --model gpt --out out --dtype int8", 2, "--dtype"),
+    ("convert.py --from gpt2 --model gpt --out full", 2, "full: the folder is not empty"),
+    ("convert.py --from gpt2 --model gpt --out text.txt", 2, "a file has this name"),
+    ("convert.py --from gpt2 --model gpt --out none/out", 2, "does not exist"),
+    (f"convert.py --from gpt2 --model gpt --out {'a' * 300}", 2, "too long"),
+    ("convert.py --from gpt2 --model none --out out", 4, "none: no such folder"),
+    (f"convert.py --from gpt2 --model {'a' * 300} --out out", 4, "no such folder"),
+    ("convert.py --from gpt2 --model fifo.txt --out out", 4, "fifo.txt: no such folder"),
+    ("convert.py --from gpt2 --model full --out out", 4, "full has no config.json"),
+    ("convert.py --from gpt2 --model run --out out", 4, "set --from jaxgpt"),
+    ("convert.py --from jaxgpt --model gpt --out out", 4, "gpt holds no checkpoint"),
+    ("convert.py --from jaxgpt --model changed --out out", 4, "has changed since it was written"),
+    ("convert.py --from gpt2 --model pickled --out out", 4, "pickle refused; convert to safet"),
+    ("convert.py --from gpt2 --model weights.pt --out out", 4, "weights.pt: pickle refused"),
+    ("convert.py --from gpt2 --model torn --out out", 4, "1 unexpected: h.0.ln_0.bias; 1 of anoth"),
+    ("convert.py --from gpt2 --model cut --out out", 4, "cut/model.safetensors is damaged"),
+    ("convert.py --from gpt2 --model not_finite --out out", 4, "numbers that are not finite"),
+    ("convert.py --from gpt2 --model index_up --out out", 4, "'../x.safetensors', which lies"),
+    ("convert.py --from gpt2 --model index_root --out out", 4, "'/x.safetensors', which lies"),
+    ("convert.py --from gpt2 --model index_link --out out", 4, "a link that leads outside"),
 ]
 
 
@@ -248,6 +311,7 @@ def folder(tmp_path_factory):
         _write_tokens()
         _write_vocabularies()
         _write_runs()
+        _write_models()
     return folder
 
 
@@ -287,6 +351,7 @@ def _write_configs():
     Path("list.json").write_text("[]")
     Path("key.json").write_text('{"optimizer": {"lerning_rate": 1}}')
     Path("type.json").write_text('{"steps": "ten"}')
+    Path("init_from.json").write_text('{"preset": "tiny", "init_from": "gpt"}')
     Path("latin1.json").write_bytes('{"sample_prompt": "é"}'.encode("latin-1"))
 
 
@@ -349,6 +414,43 @@ def _write_runs():
         Path(name, "checkpoints/00000002/manifest.json").write_text(json.dumps(content))
     Path("changed/checkpoints/00000002/config.json").write_text("{}")
     Path("unreadable/config.json").write_text("{")
+
+
+def _write_models():
+    from safetensors.numpy import load_file, save_file
+
+    from jaxgpt.config import ModelConfig
+    from jaxgpt.data.tokenizer import ByteTokenizer
+    from jaxgpt.model.gpt import init_params
+    from jaxgpt.parity.hf_weights import save_gpt2
+
+    sizes = {"context_length": 16, "num_layers": 1, "num_heads": 2, "embed_dim": 8}
+    for name, vocab_size in {"gpt": 300, "narrow": 99}.items():
+        model = ModelConfig(vocab_size=vocab_size, **sizes)
+        save_gpt2(name, model, init_params(model, jax.random.key(0)), tokenizer=ByteTokenizer())
+    copies = ("llama", "wordless", "torn", "not_finite", "cut")
+    for name in (*copies, "pickled", "index_up", "index_root", "index_link"):
+        shutil.copytree("gpt", name)
+    config = json.loads(Path("gpt/config.json").read_text())
+    Path("llama/config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    shutil.rmtree("wordless/tokenizer")
+    tensors = load_file("gpt/model.safetensors")
+    block = "transformer.h.0."
+    torn = {name: tensor for name, tensor in tensors.items() if "mlp.c_fc.bias" not in name}
+    torn[f"{block}ln_0.bias"] = torn.pop(f"{block}ln_1.bias")
+    torn["transformer.wpe.weight"] = torn["transformer.wpe.weight"][:9]
+    save_file(torn, "torn/model.safetensors")
+    tensors[f"{block}mlp.c_fc.weight"][2, 3] = float("nan")
+    save_file(tensors, "not_finite/model.safetensors")
+    Path("cut/model.safetensors").write_bytes(Path("gpt/model.safetensors").read_bytes()[:-1])
+    Path("pickled/model.safetensors").rename("pickled/pytorch_model.bin")
+    Path("weights.pt").write_bytes(b"\x80\4")
+    targets = {"index_up": "../x.safetensors", "index_root": "/x.safetensors"}
+    for name, target in (targets | {"index_link": "link.safetensors"}).items():
+        index = {"weight_map": {"wte.weight": target}}
+        Path(name, "model.safetensors.index.json").write_text(json.dumps(index))
+        Path(name, "model.safetensors").unlink()
+    Path("index_link/link.safetensors").symlink_to("../gpt/model.safetensors")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Data sets by name: fetched once, checked by their sha256 sums, and kept in a cache folder."""
+"""Files from the network: fetched once, checked by their sums, kept; and data sets by name."""
 
 import errno
 import hashlib
@@ -13,6 +13,11 @@ from email.message import Message
 from pathlib import Path
 
 from jaxgpt.errors import ConfigError, DataError, ResourceError
+
+
+class NotThereError(DataError):
+    """A file that the server says it does not have."""
+
 
 Progress = Callable[[str, int, int | None], object]
 
@@ -93,17 +98,30 @@ def fetch(
         ) from None
     sums = source.sha256 or (None,) * len(source.urls)
     return [
-        _fetch_file(url, folder / url.rsplit("/", 1)[1], known, timeout, progress)
+        fetch_file(
+            url, folder / url.rsplit("/", 1)[1], sha256=known, timeout=timeout, progress=progress
+        )
         for url, known, _ in zip(source.urls, sums, range(shards), strict=False)
     ]
 
 
-def _fetch_file(
-    url: str, path: Path, known: str | None, timeout: float, progress: Progress | None
+def fetch_file(
+    url: str,
+    path: Path,
+    *,
+    sha256: str | None = None,
+    timeout: float = 30.0,
+    progress: Progress | None = None,
+    instead: str = "use text of your own",
 ) -> Path:
+    """Download one file to `path`, unless it is there with the sum it should have.
+
+    That is `sha256`, or the sum that the server publishes. Raises NotThereError or another
+    DataError, which end in what to do `instead`, and ResourceError if the disk is full.
+    """
     record = path.with_name(path.name + ".sha256")
     if path.is_file():
-        expected = known or (record.read_text("utf-8").split()[0] if record.is_file() else None)
+        expected = sha256 or (record.read_text("utf-8").split()[0] if record.is_file() else None)
         if expected in (None, _sha256(path)):
             return path
     partial = path.with_name(path.name + ".part")
@@ -112,17 +130,17 @@ def _fetch_file(
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise ResourceError(f"{partial}: the disk is full; make room and run again") from None
-        raise DataError(
+        missing = getattr(error, "code", None) == http.HTTPStatus.NOT_FOUND
+        raise (NotThereError if missing else DataError)(
             f"{url}: the download failed ({getattr(error, 'reason', error)}); run again to go on "
-            f"with it, or without a network bring the file to {path} yourself, or use text of your "
-            "own"
+            f"with it, or without a network bring the file to {path} yourself, or {instead}"
         ) from None
-    found, expected = _sha256(partial), known or published
+    found, expected = _sha256(partial), sha256 or published
     if expected not in (None, found):
         partial.unlink()
         raise DataError(
             f"{url}: the file has the sha256 sum {found} instead of {expected}; it was damaged on "
-            "the way or is another one by now; run again, or use text of your own"
+            f"the way or is another one by now; run again, or {instead}"
         )
     record.write_text(f"{found}  {path.name}\n", "utf-8")
     partial.replace(path)

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxgpt import __version__
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.config_file import from_dict, read_mapping, to_dict
+from jaxgpt.data.atomic import new_folder
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.model.gpt import parameter_shapes
@@ -29,6 +31,7 @@ from jaxgpt.training.step import TrainState
 FORMAT = 1
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
+_DTYPES = ("float32", "float16", "bfloat16")
 
 
 class DamagedError(CheckpointError):
@@ -63,11 +66,8 @@ def save(
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        _write_arrays(draft / "params", state.params)
         _write_arrays(draft / "optimizer", {"opt_state": state.opt_state, "step": state.step})
-        (draft / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
-        tokenizer.save(draft / "tokenizer")
-        _write_manifest(draft, step, data)
+        _write_model(draft, LoadedModel(config.model, state.params, tokenizer, step, config), data)
         draft.rename(folder)
     except (OSError, ValueError) as error:
         shutil.rmtree(draft, ignore_errors=True)
@@ -76,18 +76,38 @@ def save(
     return folder
 
 
+def save_model(folder: str | Path, model: LoadedModel, *, overwrite: bool = False) -> None:
+    """Write a model alone as one checkpoint's folder, which `load_model` reads in the same dtype.
+
+    There is no optimizer's state in it, so no run goes on from it. Raises ConfigError if the folder
+    cannot be written, or holds something and `overwrite` is false; ResourceError if the disk is
+    full.
+    """
+    with new_folder(folder, overwrite=overwrite) as draft:
+        _write_model(draft, model, data="")
+
+
+def _write_model(draft: Path, model: LoadedModel, data: str) -> None:
+    """The model into the folder, and then, as all other files are there, the manifest."""
+    _write_arrays(draft / "params", model.params)
+    (draft / "config.json").write_text(json.dumps(to_dict(model.train_config), indent=2) + "\n")
+    model.tokenizer.save(draft / "tokenizer")
+    _write_manifest(draft, model.step, data, str(jax.tree.leaves(model.params)[0].dtype))
+
+
 def _write_arrays(folder: Path, tree: Any) -> None:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.absolute(), tree)
 
 
-def _write_manifest(folder: Path, step: int, data: str) -> None:
+def _write_manifest(folder: Path, step: int, data: str, dtype: str) -> None:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {
         "format": FORMAT,
         "written_by": f"jaxgpt {__version__}",
         "step": step,
         "data": data,
+        "dtype": dtype,
         "files": {str(path.relative_to(folder)): _sha256(path) for path in paths},
     }
     with open(folder / MANIFEST, "w") as file:
@@ -209,18 +229,32 @@ def load_model(path: str | Path) -> LoadedModel:
 
     Raises CheckpointError if there is none, or if its files are not the ones that were written.
     """
-    path = Path(path)
-    if os.path.isfile(path / MANIFEST):  # pathlib's would raise on a name that is too long
-        folder = path
-    else:
-        folder = checkpoints(path)[-1] if os.path.isdir(path) and checkpoints(path) else None
-    if folder is None:
-        raise CheckpointError(f"{path} holds no checkpoint; name a run's folder or a checkpoint's")
+    folder = find_checkpoint(path)
     manifest = verify(folder)
     config = read_config(folder / "config.json")
-    params = _read_arrays(folder / "params", parameter_shapes(config.model))
+    dtype = manifest.get("dtype", "float32")  # the first checkpoints did not name it
+    if dtype not in _DTYPES:
+        raise DamagedError(f"{folder}/{MANIFEST} has dtype {dtype!r}, none of {', '.join(_DTYPES)}")
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)),
+        parameter_shapes(config.model),
+    )
+    params = _read_arrays(folder / "params", shapes)
     tokenizer = load_tokenizer(folder / "tokenizer")
     return LoadedModel(config.model, params, tokenizer, manifest["step"], config)
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The folder itself if it is one checkpoint's, or the newest checkpoint of a run's folder.
+
+    Raises CheckpointError if there is none.
+    """
+    path = Path(path)
+    if os.path.isfile(path / MANIFEST):  # pathlib's would raise on a name that is too long
+        return path
+    if os.path.isdir(path) and checkpoints(path):
+        return checkpoints(path)[-1]
+    raise CheckpointError(f"{path} holds no checkpoint; name a run's folder or a checkpoint's")
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxgpt.config import RunOptions, TrainConfig
+from jaxgpt.config import ModelConfig, RunOptions, TrainConfig
 from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.data.corpus import Progress, open_corpus
 from jaxgpt.data.tokenizer import Tokenizer
@@ -38,6 +38,9 @@ from jaxgpt.training.stop import StopSignal
 Sampler = Callable[[TrainConfig, Params, Tokenizer], str]
 """What a model writes: a sample of text from a config, its parameters and the tokenizer."""
 
+InitialParams = Callable[[ModelConfig], Params]
+"""What a run begins with where `init_from` names a folder: float32 parameters of that shape."""
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -56,13 +59,15 @@ def pretrain(
     *,
     command: str = "",
     sampler: Sampler | None = None,
+    initial_params: InitialParams | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> RunResult:
     """Train a GPT as `config` says and leave the checkpoints, curves and numbers in folder `run`.
 
     The same call on the same folder goes on from the newest checkpoint and ends with the same
-    parameters, bit for bit, as a call that was never interrupted. Raises a JaxgptError before
-    anything is written if the config, the data or the folder will not do.
+    parameters, bit for bit, as a call that was never interrupted. `initial_params` is called only
+    where `config.init_from` is set and the run begins. Raises a JaxgptError before anything is
+    written if the config, the data or the folder will not do.
     """
     run, options = Path(run), options or RunOptions()
     mesh = make_mesh(config)
@@ -84,7 +89,7 @@ def pretrain(
             held_out = SlidingWindows(
                 dataset.split("validation"), length, config.evaluation_stride or None
             )
-        state = _begin_or_resume(config, run, options, dataset, mesh)
+        state = _begin_or_resume(config, run, options, dataset, mesh, initial_params)
         if int(state.step) >= config.steps:
             print(f"{run} is already finished at step {int(state.step)}", file=sys.stderr)
             return RunResult(state, config, read_metrics(run))
@@ -147,7 +152,12 @@ def _initial_state(config: TrainConfig) -> TrainState:
 
 
 def _begin_or_resume(
-    config: TrainConfig, run: Path, options: RunOptions, dataset: TokenDataset, mesh: Mesh
+    config: TrainConfig,
+    run: Path,
+    options: RunOptions,
+    dataset: TokenDataset,
+    mesh: Mesh,
+    initial_params: InitialParams | None,
 ) -> TrainState:
     shapes = jax.eval_shape(partial(_initial_state, config))
     shardings = state_shardings(shapes, mesh)
@@ -157,6 +167,8 @@ def _begin_or_resume(
         shardings,
     )
     restored = restore_latest(run, template)
+    if restored is None and config.init_from:
+        return _begin_from(config, template, initial_params)
     if restored is None:
         return jax.jit(partial(_initial_state, config), out_shardings=shardings)()
     state, manifest = restored
@@ -167,6 +179,25 @@ def _begin_or_resume(
         )
     print(f"resuming {run} at step {manifest['step']}", file=sys.stderr)
     return state
+
+
+def _begin_from(
+    config: TrainConfig, template: TrainState, initial_params: InitialParams | None
+) -> TrainState:
+    if initial_params is None:
+        raise ConfigError(
+            f"init_from is {config.init_from}, but nothing reads it; pass pretrain initial_params"
+        )
+    params = initial_params(config.model)
+    found, wanted = (
+        jax.tree.map(lambda leaf: f"{leaf.dtype} {leaf.shape}", tree)
+        for tree in (params, template.params)
+    )
+    if found != wanted:
+        raise CheckpointError(f"{config.init_from} holds other arrays than the model has")
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+    begin = partial(init_state, optimizer=make_optimizer(config.optimizer, config.steps))
+    return jax.jit(begin, out_shardings=shardings)(jax.device_put(params, shardings.params))
 
 
 def _step(config: TrainConfig, mesh: Mesh) -> Step:

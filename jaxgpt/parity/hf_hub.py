@@ -1,0 +1,80 @@
+"""A GPT-2 by its name on the Hugging Face hub: fetched once, into a folder as they lie there."""
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from jaxgpt.data.downloads import NotThereError, Progress, default_cache, fetch_file
+from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.parity.hf_config import read_gpt2_config
+from jaxgpt.parity.hf_files import INDEX, WEIGHTS, read_index
+
+SITE = "https://huggingface.co"
+_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether `name` is formed like OWNER/NAME on the hub."""
+    return _NAME.fullmatch(name) is not None
+
+
+def fetch_gpt2(
+    name: str,
+    cache_folder: str | Path | None = None,
+    *,
+    timeout: float = 30.0,
+    progress: Progress | None = None,
+) -> Path:
+    """The folder of the model OWNER/NAME, downloaded from the hub unless the cache has it.
+
+    It gets `config.json`, GPT-2's vocabulary files where the model has them, and the weights in
+    safetensors, whole or in shards. `HF_ENDPOINT` names another server.
+
+    Raises:
+        ConfigError: the name is not formed like one, or the cache folder cannot be made.
+        DataError: a download that failed, with what to do without a network.
+        CheckpointError: not a GPT-2, or not in safetensors.
+    """
+    if not is_hub_name(name):
+        raise ConfigError(f"{name!r} is no OWNER/NAME of the hub, such as openai-community/gpt2")
+    site = (os.environ.get("HF_ENDPOINT") or SITE).rstrip("/")
+    folder = Path(cache_folder or default_cache()) / "models" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be created ({error.strerror}); set JAXGPT_CACHE to another folder"
+        ) from None
+
+    def get(file: str) -> None:
+        fetch_file(
+            f"{site}/{name}/resolve/main/{file}",
+            folder / file,
+            timeout=timeout,
+            progress=progress,
+            instead="name a folder that has the model",
+        )
+
+    get("config.json")
+    read_gpt2_config(folder)
+    if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
+        for vocabulary in ("merges.txt", "vocab.json"):  # before the weights, so never left out
+            with suppress(NotThereError):
+                get(vocabulary)
+    try:
+        if not (folder / INDEX).is_file():
+            get(WEIGHTS)
+            return folder
+    except NotThereError:
+        pass
+    try:
+        get(INDEX)
+    except NotThereError:
+        raise CheckpointError(
+            f"{site}/{name} has neither {WEIGHTS} nor {INDEX}; jaxgpt reads no pickle, so name "
+            "a model that has safetensors"
+        ) from None
+    for shard in read_index(folder / INDEX):
+        get(shard)
+    return folder

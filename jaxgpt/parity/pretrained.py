@@ -1,0 +1,147 @@
+"""A model to begin with: a GPT-2 of Hugging Face, or what jaxgpt trained, from a folder."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
+from jaxgpt.config_file import differences
+from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
+from jaxgpt.errors import CheckpointError, ConfigError, DataError
+from jaxgpt.model.layers import Params
+from jaxgpt.parity.hf_config import read_gpt2_config
+from jaxgpt.parity.hf_weights import Dtype, load_gpt2
+from jaxgpt.training.checkpoint import (
+    FOLDER,
+    MANIFEST,
+    LoadedModel,
+    find_checkpoint,
+    load_model,
+    read_config,
+)
+
+GPT2_IDS = 50257
+_VOCABULARIES = ("merges.txt", "vocab.json")
+
+
+def load_pretrained(
+    path: str | Path, tokenizer: str | None = None, dtype: Dtype | None = None
+) -> LoadedModel:
+    """The model in a Hugging Face folder of a GPT-2, or in a run's or a checkpoint's folder.
+
+    The tokenizer is the one named, or the folder's (`find_tokenizer`). The dtype is the file's
+    unless `dtype` asks for another. Raises CheckpointError as `load_gpt2` and `load_model` do,
+    DataError if there is no tokenizer, ConfigError if it has more ids than the model.
+    """
+    path = Path(path)
+    if is_own(path):
+        model = load_model(path)
+        own = model.tokenizer if not tokenizer else load_tokenizer(tokenizer)
+        _check_vocabulary(path, model.config, own)
+        return replace(model, params=_cast(path, model.params, dtype), tokenizer=own)
+    config = read_gpt2_config(path)  # and its tokenizer, before the weights, which take longer
+    spec = tokenizer or find_tokenizer(path, config)
+    own = load_tokenizer(spec)
+    _check_vocabulary(path, config, own)
+    config, params = load_gpt2(path, dtype)
+    return LoadedModel(
+        config, params, own, 0, TrainConfig(model=config, data=DataConfig(tokenizer=spec))
+    )
+
+
+def is_own(path: str | Path) -> bool:
+    """Whether a folder is a run's or a checkpoint's of jaxgpt."""
+    return os.path.isfile(Path(path) / MANIFEST) or os.path.isdir(Path(path) / FOLDER)
+
+
+def begin_from(config: TrainConfig, path: str, tokenizer: str | None = None) -> TrainConfig:
+    """`config` with the shape of the model in `path`, and with its tokenizer or the one named."""
+    model, spec = _read_shape(Path(path), tokenizer)
+    return replace(config, init_from=path, model=model, data=replace(config.data, tokenizer=spec))
+
+
+def check_fits(config: TrainConfig) -> None:
+    """Raise ConfigError unless the model of `config` can begin with `config.init_from`.
+
+    It must be the folder's but for dropout, which is free, and the context, which may be shorter.
+    """
+    model, _ = _read_shape(Path(config.init_from), config.data.tokenizer)
+    length = min(model.context_length, config.model.context_length)
+    wanted = replace(model, dropout=config.model.dropout, context_length=length)
+    changed = differences(wanted, config.model)
+    if changed:
+        raise ConfigError(
+            f"--init-from {config.init_from} decides the model, but for dropout and a shorter "
+            f"context; leave out what changes it ({'; '.join(changed)})"
+        )
+
+
+def initial_params(path: str, config: ModelConfig) -> Params:
+    """The parameters in `path` to train on: in float32, and of positions only those in context.
+
+    Raises CheckpointError as `load_gpt2` and `load_model` do.
+    """
+    folder = Path(path)
+    if is_own(folder):
+        params = _cast(folder, load_model(folder).params, "float32")
+    else:
+        _, params = load_gpt2(folder, "float32")
+    if "positions" in params["embed"]:
+        positions = params["embed"]["positions"][: config.context_length]
+        params["embed"] = params["embed"] | {"positions": positions}
+    return params
+
+
+def find_tokenizer(folder: Path, config: ModelConfig) -> str:
+    """What `load_tokenizer` reads for a Hugging Face folder: its own, or GPT-2's.
+
+    `tokenizer/` in jaxgpt's format comes first, then a vocabulary file that is GPT-2's, and then
+    gpt2 where the model has as many ids and no vocabulary file says otherwise. Raises DataError if
+    it is none of these.
+    """
+    if os.path.isdir(folder / "tokenizer"):
+        return str(folder / "tokenizer")
+    found = [folder / name for name in _VOCABULARIES if os.path.isfile(folder / name)]
+    for file in found:
+        try:
+            load_tokenizer(file)
+        except DataError:
+            continue
+        return str(file)
+    if found:
+        raise DataError(
+            f"{found[0]} is not GPT-2's; name the tokenizer by --tokenizer, such as bytes"
+        )
+    if config.vocab_size >= GPT2_IDS:
+        return "gpt2"
+    raise DataError(f"{folder} has no tokenizer; name one by --tokenizer, such as bytes")
+
+
+def _read_shape(path: Path, tokenizer: str | None) -> tuple[ModelConfig, str]:
+    """The model's shape and its tokenizer, from small files alone."""
+    if is_own(path):
+        folder = find_checkpoint(path)
+        model = read_config(folder / "config.json").model
+        return model, tokenizer or str(folder / "tokenizer")
+    model = read_gpt2_config(path)
+    return model, tokenizer or find_tokenizer(path, model)
+
+
+def _check_vocabulary(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ConfigError(
+            f"tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, but the model in {path} "
+            f"only {config.vocab_size}; name another by --tokenizer"
+        )
+
+
+def _cast(path: Path, params: Params, dtype: Dtype | None) -> Params:
+    if dtype is None:
+        return params
+    cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(cast)):
+        raise CheckpointError(f"{path} has numbers that are not finite in {dtype}; keep its dtype")
+    return cast

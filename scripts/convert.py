@@ -1,0 +1,95 @@
+"""Turn a GPT-2 of Hugging Face into a checkpoint of jaxgpt, or the other way round.
+
+A checkpoint made from one goes into `generate.py --checkpoint`, `evaluate.py --checkpoint` and
+`train.py --init-from`. A folder made from a checkpoint goes into `AutoModelForCausalLM` of the
+library transformers, and back into this script.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import cli
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.data.atomic import check_new_folder
+from jaxgpt.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Which model, from what, to where."""
+
+    source: Annotated[Literal["gpt2", "jaxgpt"], cli.named("from")]
+    """gpt2 is a GPT-2 of Hugging Face, which becomes a checkpoint; jaxgpt is a run's or a
+    checkpoint's folder, which becomes a folder as Hugging Face's."""
+    model: str
+    """The folder; for gpt2 also OWNER/NAME, such as openai-community/gpt2, which is downloaded."""
+    out: str
+    """Folder to write, new or empty."""
+    dtype: Literal["same", "float32", "float16", "bfloat16"] = "same"
+    """Type of the numbers in it."""
+    tokenizer: str = ""
+    """The tokenizer, where the folder has none; gpt2, bytes, or a folder."""
+    overwrite: bool = False
+    """Replace what is at `out`."""
+
+
+def main(argv: list[str]) -> None:
+    """Load, write, say where."""
+    cli.need_arguments(argv, "convert.py --from gpt2 --model FOLDER --out DIR")
+    arguments = cli.parse(Arguments, argv, description=__doc__)
+    check_new_folder(arguments.out, overwrite=arguments.overwrite)
+
+    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
+    from jaxgpt.model.gpt import count_parameters
+    from jaxgpt.parity.hf_weights import save_gpt2
+    from jaxgpt.parity.pretrained import load_pretrained
+    from jaxgpt.training.checkpoint import save_model
+
+    dtype = None if arguments.dtype == "same" else arguments.dtype
+    model = load_pretrained(find_model(arguments), arguments.tokenizer or None, dtype)
+    if arguments.source == "gpt2":
+        save_model(arguments.out, model, overwrite=arguments.overwrite)
+    else:
+        save_gpt2(
+            arguments.out,
+            model.config,
+            model.params,
+            tokenizer=model.tokenizer,
+            overwrite=arguments.overwrite,
+        )
+    print(f"model      {count_parameters(model.config):,} parameters, {shape(model.config)}")
+    print(f"tokenizer  {model.tokenizer.name}, {model.tokenizer.vocab_size:,} ids")
+    print(f"saved      {os.path.realpath(arguments.out)}")
+
+
+def find_model(arguments: Arguments) -> str:
+    """The model's folder, downloaded where its name is one of the hub and no folder here.
+
+    Raises CheckpointError if the folder holds a model of the other kind than `--from` says.
+    """
+    from jaxgpt.parity.hf_hub import fetch_gpt2, is_hub_name
+    from jaxgpt.parity.pretrained import is_own
+    from jaxgpt.training.checkpoint import find_checkpoint
+
+    name = arguments.model
+    if arguments.source == "jaxgpt":
+        return str(find_checkpoint(name))
+    if is_own(name):
+        raise CheckpointError(f"{name} is a checkpoint of jaxgpt; set --from jaxgpt")
+    if not os.path.lexists(name) and is_hub_name(name):
+        return str(fetch_gpt2(name, progress=cli.Progress()))
+    return name
+
+
+def shape(config: ModelConfig) -> str:
+    """A model's shape in a few words."""
+    return (
+        f"{config.num_layers} layers of {config.num_heads} heads, width {config.embed_dim}, "
+        f"context {config.context_length}"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
