@@ -37,7 +37,12 @@ Read it in the order in which data passes through it; each name is documented wh
       decoding             generate, stream: cached, ragged, sliding
       text                 generate_text
 
-    jaxgpt.parity        the same model in PyTorch (imported only when asked for)
+    jaxgpt.parity        the same model in PyTorch, which most of this does without
+      hf_weights           load_gpt2, save_gpt2: Hugging Face folders
+      pretrained           load_pretrained: those, or what was trained here
+      torch_random         TorchGenerator, init_like_torch: PyTorch's random numbers
+      walk                 walk: every activation, by name
+      compare              compare: where two models part, and why
 
 In array shapes, B is batch, T time (tokens in), S time (tokens attended to), D model width,
 H heads, K head width, F hidden width, V vocabulary, L layers, C classes.
@@ -74,6 +79,11 @@ _HOME = {
     "generation.sampling": "sample",
     "generation.decoding": "generate",
     "generation.text": "generate_text",
+    "parity.hf_weights": "load_gpt2 save_gpt2",
+    "parity.pretrained": "load_pretrained",
+    "parity.torch_random": "TorchGenerator init_like_torch",
+    "parity.walk": "walk",
+    "parity.compare": "compare",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 

@@ -7,6 +7,7 @@ there and stacked here, and that an untied head lies there as (V, D).
 import json
 import math
 import mmap
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -182,8 +183,9 @@ def save_gpt2(
         config, str(dtype), None if tokenizer is None else tokenizer.end_of_text
     )
     with new_folder(folder, overwrite=overwrite) as partial:
-        save_file(named, partial / WEIGHTS, metadata={"format": "pt"})
         (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+        save_file(named, partial / WEIGHTS, metadata={"format": "pt"})
+        shutil.copymode(partial / "config.json", partial / WEIGHTS)  # for others to read, too
         if tokenizer is not None:
             tokenizer.save(partial / "tokenizer")
 

@@ -5,8 +5,8 @@ foreign implementation may do differently with the same weights is a `Habits`.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -17,11 +17,13 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.model.attention import attention_weights
 from jaxgpt.model.embedding import embed, sinusoidal_positions, unembed
 from jaxgpt.model.layers import Params, gelu, layer_norm, linear
-from jaxgpt.model.transformer import unstack
 from jaxgpt.training.loss import cross_entropy
 
 Activations = dict[str, Float[Array, "B T _"]]
 """Activations by name, in the order in which they are computed; see `activation_names`."""
+
+Steps = Iterator[tuple[str, Float[Array, "B T _"]]]
+"""The same, one at a time."""
 
 _INNER = (
     *(".norm1", ".attn.qkv", ".attn.context", ".attn.out", ".middle"),
@@ -39,6 +41,8 @@ class Habits:
 
     operand: Callable[[Array], Array] = _unchanged
     """Applied to both factors of every matrix product, such as a rounding to bfloat16."""
+    product: Callable[[Array], Array] = _unchanged
+    """Applied to what comes out of every linear map but the head."""
     dropout: Callable[[Array], Array] = _unchanged
     """Applied wherever a model in training drops: to the embedding, each layer's attention weights,
     its attention's output and its feed-forward's, in this order."""
@@ -48,8 +52,19 @@ class Habits:
     """The factor of the scores, of the head's width."""
     unbiased_variance: bool = False
     """Whether a layer norm's variance divides by D - 1."""
+    epsilons: Mapping[str, float] = field(default_factory=dict)
+    """What is added to the variance in `norm1`, `norm2` or `norm`, where it is not the config's."""
     position_offset: int = 0
     """The position of the first token."""
+    qkv: Callable[[Array], Array] = _unchanged
+    """Applied to the joint queries, keys and values before they are told apart, such as to put
+    their columns into another order."""
+    activation: Callable[[Array], Array] | None = None
+    """What stands in GELU's place."""
+    order: tuple[int, ...] | None = None
+    """The layers in the order in which they stand, if it is another."""
+    layers: Mapping[int, tuple[ModelConfig, "Habits"]] = field(default_factory=dict)
+    """Config and habits of the layers that have their own."""
 
 
 def activation_names(num_layers: int) -> list[str]:
@@ -73,44 +88,60 @@ def walk(
 
     The parameters' dtype is the one computed in. T is at most the context length.
     """
-    seen: Activations = {}
-
-    def note(name: str, x: Array) -> Array:
-        seen[name] = x
-        return x
-
-    table = params["embed"]["tokens"]
-    vectors = embed(tokens, tokens_table=table, positions_table=_positions(config, params, habits))
-    x = note("embed", habits.dropout(vectors))
-    for i, layer in enumerate(unstack(params["blocks"])):
-        x = note(f"blocks.{i}", _walk_block(x, layer, config, habits, note, f"blocks.{i}."))
-    x = note("norm", _norm(x, params["norm"], config, habits))
-    head = None if config.tie_head else {"weight": habits.operand(params["head"]["weight"])}
-    note("logits", unembed(habits.operand(x), tokens_table=habits.operand(table), head=head))
-    return seen
+    return dict(steps(config, params, tokens, habits))
 
 
-def _walk_block(
-    x: Array,
-    layer: Params,
+def steps(
     config: ModelConfig,
-    habits: Habits,
-    note: Callable[[str, Array], Array],
-    prefix: str,
-) -> Array:
-    def dense(name: str, x: Array, params: Params) -> Array:
-        weight = habits.operand(params["weight"])
-        rows = linear(habits.operand(x), weight=weight, bias=params.get("bias"))
-        return note(prefix + name, rows)
+    params: Params,
+    tokens: Int[Array, "B T"],
+    habits: Habits = Habits(),
+) -> Steps:
+    """Each name and activation of `walk`, computed when it is asked for."""
+    table, blocks = params["embed"]["tokens"], params["blocks"]
+    vectors = embed(tokens, tokens_table=table, positions_table=_positions(config, params, habits))
+    x = habits.dropout(vectors)
+    yield "embed", x
+    for i, place in enumerate(habits.order or range(config.num_layers)):
+        own = habits.layers.get(i, (config, habits))
+        layer = jax.tree.map(lambda leaf, place=place: leaf[place], blocks)
+        x = yield from _block_steps(x, layer, *own, f"blocks.{i}")
+    x = _norm("norm", x, params, config, habits)
+    yield "norm", x
+    head = None if config.tie_head else {"weight": habits.operand(params["head"]["weight"])}
+    yield "logits", unembed(habits.operand(x), tokens_table=habits.operand(table), head=head)
 
+
+def _block_steps(
+    x: Array, layer: Params, config: ModelConfig, habits: Habits, name: str
+) -> Generator[tuple[str, Array], None, Array]:
     attn, mlp = layer["attn"], layer["mlp"]
-    normed = note(f"{prefix}norm1", _norm(x, layer["norm1"], config, habits))
-    qkv = dense("attn.qkv", normed, attn["qkv"])
-    context = note(f"{prefix}attn.context", _attend(qkv, config.num_heads, habits))
-    x = note(f"{prefix}middle", x + habits.dropout(dense("attn.out", context, attn["out"])))
-    normed = note(f"{prefix}norm2", _norm(x, layer["norm2"], config, habits))
-    hidden = gelu(dense("mlp.up", normed, mlp["up"]), config.gelu)
-    return x + habits.dropout(dense("mlp.down", note(f"{prefix}mlp.gelu", hidden), mlp["down"]))
+    normed = _norm("norm1", x, layer, config, habits)
+    yield f"{name}.norm1", normed
+    qkv = _dense(normed, attn["qkv"], habits)
+    yield f"{name}.attn.qkv", qkv
+    context = _attend(habits.qkv(qkv), config.num_heads, habits)
+    yield f"{name}.attn.context", context
+    heard = _dense(context, attn["out"], habits)
+    yield f"{name}.attn.out", heard
+    x = x + habits.dropout(heard)
+    yield f"{name}.middle", x
+    normed = _norm("norm2", x, layer, config, habits)
+    yield f"{name}.norm2", normed
+    up = _dense(normed, mlp["up"], habits)
+    yield f"{name}.mlp.up", up
+    hidden = habits.activation(up) if habits.activation else gelu(up, config.gelu)
+    yield f"{name}.mlp.gelu", hidden
+    down = _dense(hidden, mlp["down"], habits)
+    yield f"{name}.mlp.down", down
+    x = x + habits.dropout(down)
+    yield name, x
+    return x
+
+
+def _dense(x: Array, params: Params, habits: Habits) -> Array:
+    weight = habits.operand(params["weight"])
+    return habits.product(linear(habits.operand(x), weight=weight, bias=params.get("bias")))
 
 
 def _attend(qkv: Float[Array, "B T E"], num_heads: int, habits: Habits) -> Float[Array, "B T D"]:
@@ -124,13 +155,14 @@ def _attend(qkv: Float[Array, "B T E"], num_heads: int, habits: Habits) -> Float
     return contexts.transpose(0, 2, 1, 3).reshape(rows, length, width // 3)
 
 
-def _norm(x: Array, params: Params, config: ModelConfig, habits: Habits) -> Array:
-    width, epsilon, bias = x.shape[-1], config.norm_epsilon, params["bias"]
+def _norm(name: str, x: Array, params: Params, config: ModelConfig, habits: Habits) -> Array:
+    scale, bias = params[name]["scale"], params[name]["bias"]
+    width, epsilon = x.shape[-1], habits.epsilons.get(name, config.norm_epsilon)
     if not habits.unbiased_variance:
-        return layer_norm(x, **params, epsilon=epsilon)
+        return layer_norm(x, scale=scale, bias=bias, epsilon=epsilon)
     # The root of (D / (D - 1)) v + e is the factor's root times that of v + e (D - 1) / D.
     share = (width - 1) / width
-    normed = layer_norm(x, scale=params["scale"], bias=0 * bias, epsilon=epsilon * share)
+    normed = layer_norm(x, scale=scale, bias=0 * bias, epsilon=epsilon * share)
     return normed * math.sqrt(share) + bias
 
 

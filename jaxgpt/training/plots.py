@@ -1,6 +1,6 @@
 """Curves as pictures: of a run, and of runs and models beside each other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from jaxtyping import Float
 
 Curves = Mapping[str, Float[np.ndarray, " steps"]]
 """Values by step, by name."""
+
+_MOST_NAMES = 48  # that can be read below an axis
 
 
 def plot_losses(records: list[dict[str, Any]], path: Path, floor: float | None = None) -> None:
@@ -44,12 +46,11 @@ def plot_trajectories(losses: Curves, differences: Curves, path: Path) -> None:
         for (name, values), width in zip(losses.items(), (6, 2, 1), strict=False):
             color = "#9db8d2" if width == 6 else "#d1495b"
             above.plot(range(1, len(values) + 1), values, label=name, color=color, linewidth=width)
-        below.set(xlabel="step", ylabel="difference")
-        below.ticklabel_format(axis="y", scilimits=(0, 0))
+        below.set(xlabel="step", ylabel="difference (millionths of a nat)")
         colors = ("#d1495b", "#20303c", "#e8a33d", "#6a9ac4")
         for (name, values), color in zip(differences.items(), colors, strict=False):
             steps = range(1, len(values) + 1)
-            below.plot(steps, values, ".", label=name, color=color, markersize=4)
+            below.plot(steps, 1e6 * values, ".", label=name, color=color, markersize=4)
         below.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
@@ -61,17 +62,17 @@ def plot_differences(
     `relative` are shares of each activation's largest element and `bounds` those that rounding
     explains; the first beyond its bound is marked.
     """
-    places = np.arange(len(names))
+    places = range(len(names))
     least = min(bounds) / 100  # where no difference, which has no logarithm, is drawn
-    heights = np.clip(relative, least, 1e3)
+    heights = [min(max(value, least), 1e3) for value in relative]
     with _picture(path, heights=[5]) as (axes,):
         axes.set(ylabel="difference, as a share of the largest element", yscale="log")
         axes.plot(places, bounds, color="#3c6e47", linestyle="--", label="explained by rounding")
         axes.plot(places, heights, color="#9db8d2", marker="o", markersize=4, label="difference")
-        beyond = [i for i in places if not relative[i] <= bounds[i]][:1]
-        if beyond:
-            label = f"first beyond: {names[beyond[0]]}"
-            axes.plot(beyond, heights[beyond], "o", color="#d1495b", label=label)
+        first = next((i for i in places if not relative[i] <= bounds[i]), None)
+        if first is not None:
+            label = f"first beyond: {names[first]}"
+            axes.plot([first], [heights[first]], "o", color="#d1495b", label=label)
         shown = places[:: -(-len(names) // _MOST_NAMES)]
         axes.set_xticks(shown, [names[i] for i in shown], rotation=90, fontsize=7)
 

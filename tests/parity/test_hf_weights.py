@@ -199,6 +199,10 @@ def test_what_is_saved_is_the_same_model_to_transformers(changes, tmp_path, rand
     save_gpt2(tmp_path / "out", config, params, tokenizer=ByteTokenizer())
     assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors", "tokenizer"]
     assert load_tokenizer(tmp_path / "out/tokenizer").name == "bytes"
+    modes = {
+        os.stat(tmp_path / "out" / name).st_mode for name in ("config.json", "model.safetensors")
+    }
+    assert len(modes) == 1  # safetensors alone would keep it from other users
     model = GPT2LMHeadModel.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
     tokens = TOKENS[:, :12] % config.vocab_size
     ours = our_logits(config, params, tokens)

@@ -1,0 +1,1 @@
+"""Why two recordings differ: the known causes, and trying them."""

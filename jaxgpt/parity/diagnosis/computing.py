@@ -1,0 +1,163 @@
+"""Causes in what is computed with the same weights: norms, GELU, attention, precision."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxgpt.parity.diagnosis.cause import Cause, Causes, State, with_config, with_habits
+from jaxgpt.parity.diagnosis.column_orders import column_orders
+from jaxgpt.parity.walk import Habits
+
+_EPSILONS = (1e-5, 1e-6, 1e-12, 1e-8, 1e-4, 1e-3)
+_COARSE = ("bfloat16", "float16")
+_ROOT = Habits().scale
+
+
+def epsilons(state: State) -> Iterator[Cause]:
+    """What a layer norm adds to the variance."""
+    old = state.config.norm_epsilon
+    for epsilon in _EPSILONS:
+        words = f"adds {epsilon:g} to the variance in a layer norm, not {old:g}"
+        yield Cause(words, with_config(state, norm_epsilon=epsilon))
+
+
+def epsilons_of(norm: str) -> Causes:
+    """The same of one norm of a block alone, or of the last."""
+    where = {"norm1": "the first norm of a block", "norm2": "the second norm of a block"}
+
+    def causes(state: State) -> Iterator[Cause]:
+        old = state.habits.epsilons.get(norm, state.config.norm_epsilon)
+        for epsilon in _EPSILONS:
+            place = where.get(norm, "the last norm")
+            words = f"adds {epsilon:g} to the variance in {place} alone, not {old:g}"
+            changed = {**state.habits.epsilons, norm: epsilon}
+            yield Cause(words, with_habits(state, epsilons=changed))
+
+    return causes
+
+
+def variances(state: State) -> Iterator[Cause]:
+    """Bessel's correction, PyTorch's default for `var`."""
+    unbiased = not state.habits.unbiased_variance
+    by, not_by = ("D - 1 (unbiased)", "D") if unbiased else ("D", "D - 1")
+    words = f"divides a layer norm's variance by {by}, not by {not_by}"
+    yield Cause(words, with_habits(state, unbiased_variance=unbiased))
+
+
+def activations(state: State) -> Iterator[Cause]:
+    """GELU's forms, and what is not GELU."""
+    tanh, erf = (
+        with_habits(with_config(state, gelu=form), activation=None) for form in ("tanh", "erf")
+    )
+    yield Cause("computes GELU by tanh, not by erf", tanh)
+    yield Cause("computes GELU by erf, not by tanh", erf)
+    yield Cause("has ReLU in GELU's place", with_habits(state, activation=jax.nn.relu))
+    yield Cause("has SiLU in GELU's place", with_habits(state, activation=jax.nn.silu))
+    quick = with_habits(state, activation=lambda x: x * jax.nn.sigmoid(1.702 * x))
+    yield Cause("computes GELU as x sigmoid(1.702 x)", quick)
+
+
+def read_orders(state: State) -> Iterator[Cause]:
+    """Queries, keys and values told apart in another order."""
+    before = state.habits.qkv
+    for words, change in column_orders(state.config.num_heads):
+        after = with_habits(state, qkv=lambda x, change=change: change(before(x)))
+        yield Cause(f"takes the columns of attn.qkv in another order: {words}", after)
+
+
+def heads(state: State) -> Iterator[Cause]:
+    """Another number of heads, which no shape shows."""
+    width, old = state.config.embed_dim, state.config.num_heads
+    for number in range(1, width + 1):
+        if width % number == 0 and number != old:
+            yield Cause(f"has {number} heads, not {old}", with_config(state, num_heads=number))
+
+
+def scales(state: State) -> Iterator[Cause]:
+    """What the scores are multiplied with."""
+    width = state.config.embed_dim
+    yield Cause(
+        "does not divide the scores by the root of a head's width",
+        with_habits(state, scale=lambda head_dim: 1.0),
+    )
+    yield Cause(
+        "divides the scores by the root of the model's width, not of a head's",
+        with_habits(state, scale=lambda head_dim: width**-0.5),
+    )
+    yield Cause(
+        "divides the scores by a head's width, not by its root",
+        with_habits(state, scale=lambda head_dim: 1 / head_dim),
+    )
+    yield Cause("divides the scores by the root of a head's width", with_habits(state, scale=_ROOT))
+
+
+def masks(state: State) -> Iterator[Cause]:
+    """How far a token may look."""
+    for ahead, words in (
+        (0, "lets each token see itself and those before it"),
+        (None, "has no causal mask"),
+        (1, "lets each token see the next one: its mask is shifted by one"),
+        (-1, "does not let a token see itself: its mask is shifted by one"),
+    ):
+        yield Cause(words, with_habits(state, looks_ahead=ahead))
+
+
+def offsets(state: State) -> Iterator[Cause]:
+    """Where positions begin."""
+    for offset in (0, 1, 2):
+        words = f"starts its positions at {offset}, not at {state.habits.position_offset}"
+        yield Cause(words, with_habits(state, position_offset=offset))
+
+
+def ties(state: State) -> Iterator[Cause]:
+    """The token table as the head; the other way its matrix would have to be known."""
+    if not state.config.tie_head:
+        tied = with_config(state, tie_head=True)
+        yield Cause("has the token table as its head, not a matrix of its own", tied)
+
+
+def layer_orders(state: State) -> Iterator[Cause]:
+    """All layers turned round, or two of them exchanged."""
+    before = state.habits.order or tuple(range(state.config.num_layers))
+    yield Cause("has its layers in reverse", with_habits(state, order=before[::-1]))
+    for i, j in itertools.combinations(range(len(before)), 2):
+        after = list(before)
+        after[i], after[j] = after[j], after[i]
+        words = f"has layers {i} and {j} exchanged"
+        yield Cause(words, with_habits(state, order=tuple(after)))
+
+
+def precisions(state: State) -> Iterator[Cause]:
+    """Fewer bits, in everything or only in what enters a matrix product."""
+    if state.params["embed"]["tokens"].dtype != jnp.float32:
+        return
+    for dtype in _COARSE:
+        cast = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), state.params)
+        words = f"computes in {dtype} throughout"
+        yield Cause(words, replace(state, params=cast), rounds_to=dtype)
+    for dtype in _COARSE:
+        both = {"operand": partial(_to, dtype), "product": partial(_to, dtype)}
+        words = f"computes matrix products in {dtype}, as autocast does"
+        yield Cause(words, with_habits(state, **both), rounds_to=dtype)
+    for name, dtype, change in (
+        ("TF32", "float16", _to_tf32),  # which have the same bits after the point
+        *((dtype, dtype, partial(_to, dtype)) for dtype in _COARSE),
+    ):
+        words = f"rounds what enters matrix products to {name}; set their precision to highest"
+        yield Cause(words, with_habits(state, operand=change), rounds_to=dtype)
+
+
+def _to(dtype: str, x: Array) -> Array:
+    return x.astype(dtype).astype(x.dtype)
+
+
+def _to_tf32(x: Array) -> Array:
+    """Rounded to 10 bits after the point, ties to even, as NVIDIA's tensor cores take float32."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    bits = bits + jnp.uint32(0xFFF) + (bits >> 13 & 1)
+    return jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFFE000), jnp.float32)

@@ -1,0 +1,165 @@
+"""Why two recordings differ: the known causes, tried one after another on the model that is known.
+
+To try one is to walk the known model with the change that the cause is, and to look whether the
+other's activations are met.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.parity.diagnosis.cause import Cause, Causes, State, in_layer
+from jaxgpt.parity.diagnosis.causes import ANYWHERE, OPERATIONS, operation_of
+from jaxgpt.parity.diagnosis.computing import epsilons, precisions
+from jaxgpt.parity.diagnosis.differences import Row, unit_of
+from jaxgpt.parity.diagnosis.trial import Attempt, GiveUp, Trial
+from jaxgpt.parity.recordings.recording import Recording
+from jaxgpt.parity.walk import activation_names
+
+_MOST = 6  # causes at once; a comparison that needs more is of two different models
+_SHRINKS = 4  # how many times smaller a rounding that is the cause must make a mean difference
+_INDISTINGUISHABLE = 2  # two causes whose worst remainders differ by less fit equally well
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The causes found, each said of the other model, and what they leave."""
+
+    causes: tuple[str, ...]
+    trial: Trial
+    """With all causes applied."""
+    rounds_to: str = ""
+    """The dtype of a coarser rounding that is one of the causes."""
+
+
+def diagnose(
+    state: State,
+    target: Recording,
+    unit: float,
+    *,
+    habits_only: bool = False,
+    most: int | None = None,
+) -> Diagnosis:
+    """Apply known causes to `state` until it meets the activations of `target`, or none helps.
+
+    One is accepted if with it the first activation that differed does no more, nor any before it;
+    of several the one that reaches furthest. `unit` is what one rounding may be off. With
+    `habits_only` the parameters are held fixed; `most` is how many causes are looked for.
+    """
+    attempt = Attempt(target, unit)
+    most = _MOST if most is None else most
+    trial, causes = attempt.walk(state), []
+    assert trial is not None  # the tokens fit where nothing is changed
+    while (first := trial.first) is not None and len(causes) < most:
+        here = (*operation_of(first.name).causes, *ANYWHERE)
+        found = _best(attempt, trial, here, first, habits_only) or _best(
+            attempt, trial, _earlier(trial, first, target), first, habits_only, whole=True
+        )
+        if found is None:
+            break
+        words, trial = found
+        causes.append(words)
+    if trial.first is not None and not habits_only:
+        coarser = _coarser(attempt, trial, trial.first)
+        if coarser is not None:
+            cause, trial = coarser
+            return Diagnosis((*causes, cause.words), trial, cause.rounds_to)
+    return Diagnosis(tuple(causes), trial)
+
+
+def _earlier(trial: Trial, first: Row, target: Recording) -> tuple[Causes, ...]:
+    """The causes that may stand before the first difference seen without having shown.
+
+    Any, where the target does not tell all that comes before; else only what is so small that it
+    comes out of what rounding explains over several layers.
+    """
+    names = activation_names(trial.state.config.num_layers)
+    if all(name in target.activations for name in names[: names.index(first.name)]):
+        return (epsilons,)
+    return tuple(kind for operation in OPERATIONS.values() for kind in operation.causes)
+
+
+def _best(
+    attempt: Attempt,
+    trial: Trial,
+    kinds: tuple[Causes, ...],
+    first: Row,
+    habits_only: bool,
+    *,
+    whole: bool = False,
+) -> tuple[str, Trial] | None:
+    """The cause that reaches furthest, in words; of the first kind with which everything agrees.
+
+    With `whole` only such a one counts.
+    """
+    accepted: list[tuple[Causes, str, Trial]] = []
+    for kind in kinds:
+        if any(tried.first is None for *_, tried in accepted):
+            break
+        for cause in kind(trial.state):
+            if habits_only and cause.state.params is not trial.state.params:
+                continue
+            for words, state in _places(cause, trial.state, first):
+                tried = attempt.walk(state, give_up=_no_help(trial, whole))
+                if tried is not None:
+                    accepted.append((kind, words, tried))
+                    break
+    if not accepted:
+        return None
+    best_kind, _, best = max(accepted, key=lambda item: (item[2].reach, -item[2].worst))
+    # Numbers of one setting, such as a very small epsilon, may not be told apart.
+    alike = [
+        words
+        for kind, words, tried in accepted
+        if kind is best_kind
+        and tried.reach == best.reach
+        and tried.worst <= _INDISTINGUISHABLE * best.worst
+        and (tried is best or _settings(tried.state) != _settings(best.state))
+    ]
+    return " or ".join(alike), best
+
+
+def _settings(state: State) -> list[Any]:
+    """The numbers in a state, of the model and of the layers that have their own."""
+    own = state.habits.layers.values()
+    pairs = [(state.config, state.habits), *own]
+    return [(config, habits.epsilons) for config, habits in pairs]
+
+
+def _places(cause: Cause, state: State, first: Row) -> Iterator[tuple[str, State]]:
+    """The cause in all layers, and in the one alone that shows the first difference."""
+    yield cause.words, cause.state
+    parts = first.name.split(".")
+    if parts[0] == "blocks" and state.config.num_layers > 1:
+        layer = int(parts[1])
+        yield f"{cause.words}, in layer {layer} alone", in_layer(layer, state, cause.state)
+
+
+def _no_help(trial: Trial, whole: bool) -> GiveUp:
+    """Whether a row of a cause's walk shows that it is not the one."""
+
+    def no_help(place: int, row: Row) -> bool:
+        if row.differs:
+            return whole or place <= trial.reach
+        # A difference just above what rounding explains may fall below it by chance.
+        return place == trial.reach and 2 * row.relative > trial.rows[place].relative
+
+    return no_help
+
+
+def _coarser(attempt: Attempt, trial: Trial, first: Row) -> tuple[Cause, Trial] | None:
+    """The coarser rounding that best explains the first difference, if it leaves what it may."""
+    wanted = attempt.target.activations[first.name]
+
+    def apart(tried: Trial) -> float:
+        return float(np.abs(tried.activations[first.name] - wanted).mean())
+
+    accepted = []
+    for cause in precisions(trial.state):
+        unit = unit_of(cause.rounds_to)
+        tried = attempt.walk(cause.state, unit, lambda _, row: row.differs)
+        if tried is not None and _SHRINKS * apart(tried) <= apart(trial):
+            accepted.append((apart(tried), cause, tried))
+    return min(accepted, key=lambda item: item[0])[1:] if accepted else None

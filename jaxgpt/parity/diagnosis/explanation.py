@@ -1,0 +1,141 @@
+"""The cause of a difference, in sentences about A and B."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from jaxgpt.model.layers import Params
+from jaxgpt.parity.diagnosis.cause import State
+from jaxgpt.parity.diagnosis.causes import operation_of
+from jaxgpt.parity.diagnosis.diagnose import Diagnosis, diagnose
+from jaxgpt.parity.diagnosis.differences import Row, differences, unit_of
+from jaxgpt.parity.diagnosis.leaf_differences import compare_leaves
+from jaxgpt.parity.recordings.recording import Recording, flatten
+from jaxgpt.parity.walk import loss_and_gradients
+
+Explanation = tuple[tuple[str, ...], str]
+"""The causes, and what they leave, or what it means that there is none."""
+
+
+def explain(a: Recording, b: Recording) -> Explanation:
+    """Why two recordings that differ do so.
+
+    First what can be read off: dropout, the dtype, parameters that are not the same. Then the
+    known causes, tried on the model whose walk meets its own recording.
+    """
+    sides = (("A", a), ("B", b))
+    causes = [
+        f"{letter} computes something else each time: dropout is left on; call its eval() first"
+        for letter, side in sides
+        if side.evaluated is not None
+    ]
+    a, b = a.evaluated or a, b.evaluated or b
+    rows = differences(a, b)
+    first = next((row for row in rows if row.differs), None)
+    if first is None:
+        return tuple(causes), _agreed(causes, "everything", rows)
+    start = _start(a, b)
+    if start is None:
+        return tuple(causes), _unknown(first) + (
+            "; causes can be tried only where the parameters of a model are known, and give what "
+            "it computes"
+        )
+    letter, base, other, state = start
+    found = compare_leaves(base, other) if other.params is not None else []
+    if found and other.params is not None and other.config is not None:
+        config = replace(
+            other.config,
+            num_heads=state.config.num_heads,
+            gelu=state.config.gelu,
+            norm_epsilon=state.config.norm_epsilon,
+        )
+        state = replace(state, config=config, params=_cast(other.params))
+    elif unit_of(other.dtype) < unit_of(base.dtype):
+        found.append(f"computes in {other.dtype}, not in {base.dtype}")
+        state = replace(state, params=_cast(state.params))
+    causes += [f"{letter} {words}" for words in found]
+    if first.kind != "activation":
+        return tuple(causes), _way_back(first, causes, state, other)
+    diagnosis = diagnose(state, other, max(2.0**-24, min(unit_of(a.dtype), unit_of(b.dtype))))
+    causes += [f"{letter} {words}" for words in diagnosis.causes]
+    return tuple(causes), _outcome(first, causes, diagnosis)
+
+
+def _start(a: Recording, b: Recording) -> tuple[str, Recording, Recording, State] | None:
+    """The other's letter, the model to walk, the other, and the state that walks as it computes.
+
+    A model that computes as jaxgpt does comes before one whose habits have to be found out.
+    """
+    for most in (0, None):
+        for letter, base, other in (("B", a, b), ("A", b, a)):
+            if base.params is None or base.config is None:
+                continue
+            state = State(base.config, base.params)
+            fit = diagnose(state, base, unit_of(base.dtype), habits_only=True, most=most)
+            if fit.trial.first is None:
+                return letter, base, other, fit.trial.state
+    return None
+
+
+def _cast(params: Params) -> Params:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+
+
+def _outcome(first: Row, causes: Sequence[str], diagnosis: Diagnosis) -> str:
+    remaining, rows = diagnosis.trial.first, diagnosis.trial.rows
+    if not causes:
+        return _unknown(first)
+    this = _this(causes)
+    if diagnosis.rounds_to:
+        left = max(rows, key=lambda row: row.relative)
+        return (
+            f"with {this}, {left.relative:.1e} is left at most, which rounding to "
+            f"{diagnosis.rounds_to} explains"
+        )
+    if remaining is None:
+        return _agreed(causes, "every activation", rows)
+    names = [row.name for row in rows]
+    if names.index(remaining.name) > names.index(first.name):
+        explained = (
+            f"{this} explain{'s' if len(causes) == 1 else ''} the difference at {first.name}, but"
+        )
+    else:
+        explained = f"{this} {'is' if len(causes) == 1 else 'are'} not all:"
+    return (
+        f"{explained} one of {remaining.relative:.1e} remains from {remaining.name} on, for which "
+        "no known cause fits"
+    )
+
+
+def _way_back(first: Row, causes: Sequence[str], state: State, other: Recording) -> str:
+    """What is left where all activations agree."""
+    if first.kind == "loss":
+        return "the logits agree: the loss is computed otherwise, such as over other targets"
+    if causes:
+        run = jax.jit(lambda x, p: loss_and_gradients(state.config, p, x, state.habits))
+        loss, gradients = run(jnp.asarray(other.tokens), state.params)
+        ours = replace(other, loss=float(loss), gradients=dict(flatten(gradients)))
+        rows = [row for row in differences(ours, other) if row.kind == "gradient"]
+        if not any(row.differs for row in rows):
+            return _agreed(causes, "every gradient", rows)
+    return (
+        "no known cause fits: the activations agree, so the way back differs, such as by a tensor "
+        "that is detached, or a parameter that is used twice"
+    )
+
+
+def _agreed(causes: Sequence[str], what: str, rows: Sequence[Row]) -> str:
+    return f"with {_this(causes)}, {what} agrees to {max(row.relative for row in rows):.1e}"
+
+
+def _this(causes: Sequence[str]) -> str:
+    return "this" if len(causes) == 1 else "these"
+
+
+def _unknown(first: Row) -> str:
+    if first.kind != "activation":
+        return f"no known cause fits {first.label}"
+    words = operation_of(first.name).words
+    return f"no known cause fits; what comes before agrees, so look at {words}"

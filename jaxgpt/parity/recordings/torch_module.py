@@ -1,0 +1,210 @@
+"""Record what a PyTorch module computes, by jaxgpt's names: forward hooks, and one gradient."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import CheckpointError
+from jaxgpt.parity.recordings.recording import Leaves, Recording, check_tokens, unflatten
+from jaxgpt.parity.recordings.torch_families import Layout, recognise, signs
+from jaxgpt.parity.recordings.torch_file import blaming
+from jaxgpt.parity.recordings.torch_parameters import config_of, read_leaves
+
+Note = Callable[[str, Tensor], None]
+
+# Role in the family, activation, and whether it is what enters the module or what leaves it.
+_INNER = (
+    ("norm1", "norm1", "leaves"),
+    ("out", "attn.context", "enters"),
+    ("out", "attn.out", "leaves"),
+    ("norm2", "middle", "enters"),
+    ("norm2", "norm2", "leaves"),
+    ("up", "mlp.up", "leaves"),
+    ("down", "mlp.gelu", "enters"),
+    ("down", "mlp.down", "leaves"),
+)
+_NORMS, _LINEARS = ("blocks.norm1", "blocks.norm2", "norm"), ("attn.out", "mlp.up", "mlp.down")
+
+
+def record_module(
+    module: nn.Module,
+    tokens: Int[np.ndarray, "B T"],
+    name: str = "PyTorch",
+    *,
+    num_heads: int | None = None,
+) -> Recording:
+    """Run a module that maps tokens (B, T) to logits (B, T, V), or to an output with `.logits`.
+
+    It is run as it is, in its own dtype, device and mode, and twice, to see whether it does the
+    same each time. A module of a family of `torch_families` gives every activation, its parameters
+    and its config, for which `num_heads` stands in where no attribute tells it; another gives its
+    logits and loss. No parameter and no gradient that it holds is changed.
+
+    Raises CheckpointError if it raises or gives something else, ConfigError or DataError if the
+    tokens do not fit.
+    """
+    layout = recognise(module)
+    run = partial(_run, module, layout, tokens, name, num_heads)
+    first = run()
+    if _repeats(first, run()):
+        return first
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        evaluated = run()
+        repeats = _repeats(evaluated, run())
+    finally:
+        for part, training in modes:
+            part.training = training
+    if repeats:
+        return replace(first, evaluated=evaluated)
+    note = "computes something else each time, in evaluation mode too"
+    return replace(first, notes=(*first.notes, note))
+
+
+def _repeats(first: Recording, again: Recording) -> bool:
+    """Whether two runs are one but for rounding, in which threads may differ from run to run.
+
+    Dropout is far beyond: it takes away all of an element.
+    """
+    share = min(0.1, 2**13 * torch.finfo(getattr(torch, first.dtype)).eps)
+
+    def alike(x: np.ndarray, y: np.ndarray) -> bool:
+        largest = float(np.abs(x[np.isfinite(x)]).max(initial=0))
+        return np.allclose(x, y, rtol=0, atol=share * largest, equal_nan=True)
+
+    return all(alike(x, again.activations[name]) for name, x in first.activations.items())
+
+
+def _run(
+    module: nn.Module,
+    layout: Layout | None,
+    tokens: Int[np.ndarray, "B T"],
+    name: str,
+    num_heads: int | None,
+) -> Recording:
+    config, params = None, None
+    notes = (f"is of no known family of names (of which {', '.join(signs())} would be a sign)",)
+    if layout is not None:
+        found = read_leaves(layout, lambda tensor: tensor)
+        config = config_of(layout, found, num_heads)
+        check_tokens(tokens, config, name)
+        biases = {path: zeros for path, zeros in _zero_biases(found) if path not in found}
+        params = unflatten(found | biases)
+        notes = (f"has no {', '.join(biases)}",) if biases else ()
+    seen: dict[str, Tensor] = {}
+    # In-place operations may come after, so each is copied as it stands.
+    with blaming(name), _hooked(layout, lambda key, x: seen.update({key: x.detach().clone()})):
+        device = next((p.device for p in module.parameters()), None)
+        ids = torch.tensor(tokens, dtype=torch.int64, device=device)
+        logits = _logits(module(ids), tokens, name, config)
+        loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+        gradients = _gradients(module, layout, loss)
+    seen["logits"] = logits.detach()
+    coarsest = max((x.dtype for x in seen.values()), key=lambda dtype: torch.finfo(dtype).eps)
+    return Recording(
+        name,
+        np.asarray(tokens),
+        {key: x.to("cpu", torch.float32).numpy() for key, x in seen.items()},
+        loss.item(),
+        gradients,
+        config,
+        params,
+        str(coarsest).removeprefix("torch."),
+        notes,
+    )
+
+
+def _logits(output: Any, tokens: np.ndarray, name: str, config: ModelConfig | None) -> Tensor:
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise CheckpointError(
+            f"{name} returns a {type(logits).__name__}; it must be a tensor of logits (B, T, V)"
+        )
+    want = (*tokens.shape, config.vocab_size if config else logits.shape[-1])
+    if logits.shape != want or not logits.is_floating_point():
+        raise CheckpointError(
+            f"{name} returns {logits.dtype} of shape {tuple(logits.shape)}; it must be logits of "
+            f"shape {want}, for every token"
+        )
+    return logits
+
+
+def _gradients(module: nn.Module, layout: Layout | None, loss: Tensor) -> Leaves | None:
+    if layout is None or not loss.requires_grad:
+        return None
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    values = torch.autograd.grad(loss, trained, allow_unused=True)
+    by_id = {id(p): value for p, value in zip(trained, values, strict=True)}
+
+    def read(parameter: Tensor) -> Tensor:
+        value = by_id.get(id(parameter))
+        return torch.zeros_like(parameter) if value is None else value
+
+    return read_leaves(layout, read)
+
+
+def _zero_biases(found: Leaves) -> Iterator[tuple[str, np.ndarray]]:
+    """A zero for each bias that jaxgpt always has."""
+    for path in _NORMS:
+        yield f"{path}.bias", np.zeros_like(found[f"{path}.scale"])
+    for path in _LINEARS:
+        yield f"blocks.{path}.bias", np.zeros_like(found[f"blocks.{path}.weight"][:, 0])
+
+
+@contextmanager
+def _hooked(layout: Layout | None, note: Note) -> Iterator[None]:
+    """Note the activations of a recognised module while it runs."""
+    handles = [] if layout is None else list(_hook_all(layout, note))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook_all(layout: Layout, note: Note) -> Iterator[Any]:
+    yield _hook(layout.block(0), partial(note, "embed"), "enters")
+    for i in range(layout.num_layers):
+        for role, activation, side in _INNER:
+            target = layout.get(role, i)[0]
+            yield _hook(target, partial(note, f"blocks.{i}.{activation}"), side)
+        joined = _Join(partial(note, f"blocks.{i}.attn.qkv"), len(layout.get("qkv", i)))
+        for place, target in enumerate(layout.get("qkv", i)):
+            yield _hook(target, partial(joined, place), "leaves")
+        yield _hook(layout.block(i), partial(note, f"blocks.{i}"), "leaves")
+    yield _hook(layout.get("norm")[0], partial(note, "norm"), "leaves")
+
+
+def _hook(module: nn.Module, note: Callable[[Tensor], None], side: str) -> Any:
+    def first(values: Any) -> Tensor:
+        values = values if isinstance(values, tuple) else (values,)
+        return next(value for value in values if isinstance(value, Tensor))
+
+    if side == "leaves":
+        return module.register_forward_hook(lambda _, args, output: note(first(output)))
+    return module.register_forward_pre_hook(
+        lambda _, args, kwargs: note(first((*args, *kwargs.values()))), with_kwargs=True
+    )
+
+
+class _Join:
+    """Notes tensors that come one by one as one, side by side."""
+
+    def __init__(self, note: Callable[[Tensor], None], count: int):
+        self._note, self._count, self._parts = note, count, {}
+
+    def __call__(self, place: int, part: Tensor) -> None:
+        self._parts[place] = part
+        if len(self._parts) == self._count:
+            self._note(torch.cat([self._parts[i] for i in range(self._count)], dim=-1))
+            self._parts = {}

@@ -1,0 +1,81 @@
+"""Find the layer at which two implementations of a GPT first differ, and why.
+
+A and B are each a run's or a checkpoint's folder, a Hugging Face folder of a GPT-2,
+file.py:make_model (a function that returns a torch.nn.Module from tokens to logits; the file is
+run, so it must be trusted), or a recording .npz made by --save. Exits with 0 if rounding explains
+all differences, with 1 if not.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cli
+
+from jaxgpt.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The two models, and the tokens that both run on."""
+
+    a: cli.Positional[str] = ""
+    """A folder, file.py:make_model, or a recording .npz."""
+    b: cli.Positional[str] = ""
+    """Another."""
+    text: str = ""
+    """The text to run on; a recording brings its own tokens."""
+    tokens: str = ""
+    """Instead of a text: ids, such as "15496 11 995"."""
+    tokenizer: str = ""
+    """gpt2, bytes, or a folder; the default is that of A, or else of B, or else gpt2."""
+    plot: Path | None = None
+    """Draw the differences by layer as this PNG."""
+    save: Path | None = None
+    """Write A's recording as this .npz, to be compared on another machine; what is in it stands at
+    the head of jaxgpt/parity/recordings/recording_file.py."""
+
+    def __post_init__(self):
+        """Refuse what would fail only after all the work."""
+        if not self.a or not self.b:
+            raise ConfigError("name two models: compare.py A B")
+        for name, path, suffix in (("plot", self.plot, ".png"), ("save", self.save, ".npz")):
+            if path is None:
+                continue
+            if path.suffix != suffix:
+                raise ConfigError(f"--{name} is {path}; its name must end with {suffix}")
+            if not path.absolute().parent.is_dir():
+                raise ConfigError(f"--{name} is {path}, in a folder that does not exist; make it")
+
+
+def main(argv: list[str]) -> None:
+    """Record both, compare, print; leave with 1 where they differ."""
+    cli.need_arguments(argv, 'compare.py A B --text "Once upon a time"')
+    arguments = cli.parse(Arguments, argv, description=__doc__)
+
+    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
+    from jaxgpt.parity.compare import compare, to_text
+    from jaxgpt.parity.recordings.recording_file import save_recording
+    from jaxgpt.parity.recordings.sides import choose_tokens, open_side, record_both
+
+    sides = open_side(arguments.a), open_side(arguments.b)
+    tokens = choose_tokens(sides, arguments.text, arguments.tokens, arguments.tokenizer)
+    a, b = record_both(*sides, tokens)
+    if arguments.save:
+        save_recording(a, arguments.save)
+    comparison = compare(a, b)
+    print(to_text(comparison, a, b))
+    if arguments.plot:
+        from jaxgpt.training.plots import plot_differences
+
+        rows = [row for row in comparison.rows if row.kind == "activation"]
+        plot_differences(
+            [row.name for row in rows],
+            [row.relative for row in rows],
+            [row.bound for row in rows],
+            arguments.plot,
+        )
+    raise SystemExit(0 if comparison.equal else 1)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,627 @@
+"""Every known cause, planted, is found where it stands and called by its name; no other is."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import CheckpointError, DataError
+from jaxgpt.parity import torch_attention
+from jaxgpt.parity.compare import compare, to_text
+from jaxgpt.parity.diagnosis.causes import OPERATIONS, operation_of
+from jaxgpt.parity.diagnosis.differences import rounding as bound_of
+from jaxgpt.parity.recordings.recording import Recording, record_model
+from jaxgpt.parity.recordings.recording_file import load_recording, save_recording
+from jaxgpt.parity.recordings.torch_module import record_module
+from jaxgpt.parity.torch_reference import from_params
+from jaxgpt.parity.walk import activation_names
+
+CONFIG = ModelConfig(vocab_size=40, context_length=16, num_layers=2, num_heads=4, embed_dim=32)
+TOKENS = np.random.default_rng(0).integers(40, size=(1, 12), dtype=np.int32)
+
+
+@pytest.fixture(scope="module")
+def params(random_params):
+    return random_params(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def ours(params):
+    return record_model(CONFIG, params, TOKENS, "ours")
+
+
+@pytest.fixture
+def planted(params):
+    """`planted(edit, **settings)`: the recording of the PyTorch reference, edited."""
+
+    def record(edit=None, leaves=None, **settings):
+        model = from_params(dataclasses.replace(CONFIG, **settings), leaves or params)
+        wrapped = edit(model) if edit else None
+        return record_module(wrapped or model, TOKENS, "theirs")
+
+    return record
+
+
+def alone(recording):
+    """As if from another program, which saved nothing but activations."""
+    return Recording("alone", recording.tokens, recording.activations)
+
+
+# ---------------------------------------------------------------------------- equal
+
+
+def test_equal_models_are_equal_with_the_figures_that_say_so(ours, planted):
+    theirs = planted()
+    comparison = compare(ours, theirs)
+    assert comparison.equal
+    names = [row.name for row in comparison.rows]
+    assert names[: len(ours.activations)] == activation_names(CONFIG.num_layers)
+    assert names[len(ours.activations)] == "loss"
+    assert set(names[len(ours.activations) + 1 :]) == set(ours.gradients)
+    assert max(row.relative for row in comparison.rows) > 0
+    text = to_text(comparison, ours, theirs).splitlines()[-1]
+    assert text.startswith("equal: the largest relative difference is ")
+    assert "rounding explains up to" in text
+
+
+def test_bounds_are_those_of_the_parity_tests(ours, planted, rounding):
+    rows = {row.name: row for row in compare(ours, planted()).rows}
+    D, F, K, T = CONFIG.embed_dim, CONFIG.hidden_dim, CONFIG.head_dim, TOKENS.size
+    forward = CONFIG.num_layers * (5 * D + K + 2 * T + F) + 2 * D
+    assert rows["logits"].bound == pytest.approx(rounding(forward), rel=0.05)
+    backward = 2 * forward + CONFIG.vocab_size + T
+    assert rows["embed.tokens"].bound == pytest.approx(rounding(backward), rel=0.05)
+    assert bound_of(100, 2.0**-24) == rounding(100)
+
+
+def test_a_gradient_that_is_zero_but_for_rounding_is_measured_by_its_siblings(ours):
+    leaves = dict(ours.gradients)
+    leaves["blocks.attn.qkv.bias"] = leaves["blocks.attn.qkv.bias"] * 0 + 1e-9
+    zeros = dict(ours.gradients) | {"blocks.attn.qkv.bias": 0 * leaves["blocks.attn.qkv.bias"]}
+    a, b = (dataclasses.replace(ours, gradients=x, params=None) for x in (leaves, zeros))
+    assert compare(a, b).equal
+
+
+# ---------------------------------------------------------------------------- planted causes
+
+
+class Attention(torch_attention.MultiHeadAttention):
+    """The reference's, with places to plant in."""
+
+    order, ahead, factor = (0, 1, 2), 0, 1.0
+
+    def split(self, qkv):
+        parts = qkv.chunk(3, dim=-1)
+        return [parts[i].unflatten(-1, (self.num_heads, -1)) for i in self.order]
+
+    def forward(self, x):
+        queries, keys, values = (part.transpose(1, 2) for part in self.split(self.qkv(x)))
+        scores = queries @ keys.mT / math.sqrt(keys.shape[-1]) * self.factor
+        length = x.shape[1]
+        if self.ahead is not None:
+            future = torch.ones(length, length, dtype=torch.bool).triu(diagonal=1 + self.ahead)
+            scores = scores.masked_fill(future, torch.finfo(torch.float32).min)
+        context = torch.softmax(scores, dim=-1) @ values
+        return self.out(context.transpose(1, 2).flatten(-2))
+
+
+class Interleaved(Attention):
+    def split(self, qkv):
+        return qkv.unflatten(-1, (self.num_heads, 3, -1)).unbind(-2)
+
+
+def attention(kind=Attention, **settings):
+    def edit(model):
+        for block in model.blocks:
+            block.attn.__class__ = kind
+            for name, value in settings.items():
+                setattr(block.attn, name, value)
+
+    return edit
+
+
+class UnbiasedNorm(nn.LayerNorm):
+    def forward(self, x):
+        root = torch.sqrt(x.var(-1, keepdim=True, unbiased=True) + self.eps)
+        return (x - x.mean(-1, keepdim=True)) / root * self.weight + self.bias
+
+
+def epsilon_of(norm):
+    def edit(model):
+        for name, module in model.named_modules():
+            if name.split(".")[-1] == norm:
+                module.eps = 1e-3
+
+    return edit
+
+
+def unbiased(model):
+    for module in model.modules():
+        if type(module) is nn.LayerNorm:
+            module.__class__ = UnbiasedNorm
+
+
+def gelu(kind, layers=(0, 1)):
+    def edit(model):
+        for layer in layers:
+            model.blocks[layer].mlp.gelu = kind()
+
+    return edit
+
+
+class OneOn(nn.Embedding):
+    def forward(self, positions):
+        return super().forward(positions + 1)
+
+
+def one_on(model):
+    model.embed.positions.__class__ = OneOn
+
+
+def rounded_products(change):
+    class Rounded(nn.Linear):
+        def forward(self, x):
+            return functional.linear(change(x), change(self.weight), self.bias)
+
+    def edit(model):
+        for module in model.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = Rounded
+
+    return edit
+
+
+def to_bfloat16(x):
+    return x.bfloat16().float()
+
+
+def to_tf32(x):
+    """By arithmetic: to 11 bits, ties to even."""
+    mantissa, exponent = torch.frexp(x)
+    return torch.ldexp(torch.round(mantissa * 2**11) / 2**11, exponent)
+
+
+class Autocast(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model(tokens)
+
+
+def in_dtype(dtype):
+    return lambda model: model.to(dtype)
+
+
+COMPUTING = {
+    "gelu erf": (
+        {"gelu": "erf"},
+        "blocks.0.mlp.gelu",
+        ["computes GELU by erf, not by tanh"],
+    ),
+    "gelu erf in a layer": (
+        {"edit": gelu(nn.GELU, [1])},
+        "blocks.1.mlp.gelu",
+        ["computes GELU by erf, not by tanh, in layer 1 alone"],
+    ),
+    "relu": ({"edit": gelu(nn.ReLU)}, "blocks.0.mlp.gelu", ["has ReLU in GELU's place"]),
+    **{
+        f"epsilon {epsilon:g}": (
+            {"norm_epsilon": epsilon},
+            "blocks.0.norm1",
+            [f"adds {epsilon:g} to the variance in a layer norm, not 1e-05"],
+        )
+        for epsilon in (1e-12, 1e-8, 1e-6, 1e-4, 1e-3)
+    },
+    **{
+        f"epsilon of {name}": ({"edit": epsilon_of(name)}, first, [f"adds 0.001 to {words}"])
+        for name, first, words in (
+            (
+                "norm1",
+                "blocks.0.norm1",
+                "the variance in the first norm of a block alone, not 1e-05",
+            ),
+            (
+                "norm2",
+                "blocks.0.norm2",
+                "the variance in the second norm of a block alone, not 1e-05",
+            ),
+            ("norm", "norm", "the variance in the last norm alone, not 1e-05"),
+        )
+    },
+    "unbiased variance": (
+        {"edit": unbiased},
+        "blocks.0.norm1",
+        ["divides a layer norm's variance by D - 1 (unbiased), not by D"],
+    ),
+    "mask shifted": (
+        {"edit": attention(ahead=1)},
+        "blocks.0.attn.context",
+        ["lets each token see the next one: its mask is shifted by one"],
+    ),
+    "mask shifted back": (
+        {"edit": attention(ahead=-1)},
+        "blocks.0.attn.context",
+        ["does not let a token see itself: its mask is shifted by one"],
+    ),
+    "no mask": ({"edit": attention(ahead=None)}, "blocks.0.attn.context", ["has no causal mask"]),
+    "no scale": (
+        {"edit": attention(factor=math.sqrt(CONFIG.head_dim))},
+        "blocks.0.attn.context",
+        ["does not divide the scores by the root of a head's width"],
+    ),
+    "order of reading": (
+        {"edit": attention(order=(1, 2, 0))},
+        "blocks.0.attn.context",
+        ["takes the columns of attn.qkv in another order: keys, values, queries"],
+    ),
+    "interleaved reading": (
+        {"edit": attention(Interleaved)},
+        "blocks.0.attn.context",
+        [
+            "takes the columns of attn.qkv in another order: "
+            "all heads' queries, keys, values, of what stood head after head"
+        ],
+    ),
+    "heads": ({"num_heads": 2}, "blocks.0.attn.context", ["has 2 heads, not 4"]),
+    "positions": ({"edit": one_on}, "embed", ["starts its positions at 1, not at 0"]),
+    "two causes": (
+        {"num_heads": 8, "edit": gelu(nn.ReLU)},
+        "blocks.0.attn.context",
+        ["has 8 heads, not 4", "has ReLU in GELU's place"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTING)
+def test_a_planted_way_of_computing_is_named(name, ours, planted):
+    settings, first, causes = COMPUTING[name]
+    comparison = compare(ours, planted(**settings))
+    assert comparison.first is not None
+    assert comparison.first.name == first
+    assert comparison.causes == tuple(f"B {cause}" for cause in causes)
+    assert comparison.outcome.startswith(f"with th{'is' if len(causes) == 1 else 'ese'}, every")
+
+
+def test_the_other_way_round_it_is_said_of_the_other(ours, planted):
+    """The jaxgpt side is walked, wherever it stands."""
+    comparison = compare(alone(planted(gelu="erf")), ours)
+    assert comparison.causes == ("A computes GELU by erf, not by tanh",)
+
+
+def test_causes_that_cannot_be_told_apart_are_both_named(params, planted):
+    """On vectors a hundred times as long, neither number matters beside the variance."""
+    long = params | {"embed": jax.tree.map(lambda x: 100 * x, params["embed"])}
+    a = record_model(dataclasses.replace(CONFIG, norm_epsilon=1e-2), long, TOKENS)
+    comparison = compare(a, planted(leaves=long, norm_epsilon=1e-12))
+    assert "1e-12" in comparison.causes[0]
+    assert " or " in comparison.causes[0]
+
+
+# In bfloat16 another order of sums decides which way a number is rounded, so that what is left
+# after the cause is applied is no longer a float32 rounding.
+PRECISION = {
+    "bfloat16": (in_dtype(torch.bfloat16), "embed", "computes in bfloat16 throughout"),
+    "float16": (in_dtype(torch.float16), "embed", "computes in float16 throughout"),
+    "autocast": (
+        Autocast,
+        "blocks.0.attn.qkv",
+        "computes matrix products in bfloat16, as autocast does",
+    ),
+    "bfloat16 products": (
+        rounded_products(to_bfloat16),
+        "blocks.0.attn.qkv",
+        "rounds what enters matrix products to bfloat16; set their precision to highest",
+    ),
+    "TF32": (
+        rounded_products(to_tf32),
+        "blocks.0.attn.qkv",
+        "rounds what enters matrix products to TF32; set their precision to highest",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRECISION)
+def test_a_planted_precision_is_named(name, ours, planted):
+    edit, first, cause = PRECISION[name]
+    comparison = compare(ours, planted(edit))
+    assert comparison.first is not None
+    assert comparison.first.name == first
+    assert comparison.causes[-1] == f"B {cause}"
+    assert "is left at most, which rounding to" in comparison.outcome
+
+
+def test_weights_kept_in_bfloat16_are_named(ours, planted, params):
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)
+    theirs = planted(leaves=rounded)
+    for b in (theirs, alone(theirs)):
+        comparison = compare(ours, b)
+        assert comparison.causes == ("B has its weights rounded to bfloat16",)
+        assert "every activation agrees" in comparison.outcome
+
+
+def test_jaxgpt_in_bfloat16_is_told_from_float32(ours, params):
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)
+    a = record_model(CONFIG, jax.tree.map(lambda x: x.astype(jnp.bfloat16), rounded), TOKENS)
+    comparison = compare(a, record_model(CONFIG, rounded, TOKENS))
+    assert comparison.causes == ("B computes in float32, not in bfloat16",)
+    assert "every activation agrees" in comparison.outcome
+
+
+def no_bias(*names):
+    def edit(model):
+        for block in model.blocks:
+            for name in names:
+                block.get_submodule(name).bias = None
+
+    return edit
+
+
+LINEAR = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
+
+
+@pytest.mark.parametrize("names", [(name,) for name in LINEAR] + [LINEAR], ids=".".join)
+def test_a_missing_bias_is_named(names, ours, planted):
+    theirs = planted(no_bias(*names))
+    known, unknown = compare(ours, theirs), compare(ours, alone(theirs))
+    assert known.first is not None
+    assert known.first.name == f"blocks.0.{names[0]}"
+    leaves = ", ".join(f"blocks.{name}.bias" for name in names)
+    assert known.causes == (f"B has no {leaves}",)
+    assert unknown.causes == (f"B has no bias in {', '.join(names)}",)
+
+
+def change_blocks(params, path, change):
+    blocks = jax.tree.map(lambda leaf: leaf, params["blocks"])
+    node = blocks[path[0]][path[1]]
+    node[path[2]] = change(node[path[2]])
+    return params | {"blocks": blocks}
+
+
+def test_a_transposed_square_weight_is_named(ours, planted, params):
+    leaves = change_blocks(params, ("attn", "out", "weight"), lambda x: x.at[1].set(x[1].T))
+    theirs = planted(leaves=leaves)
+    known, unknown = compare(ours, theirs), compare(ours, alone(theirs))
+    assert known.causes == ("B has blocks.attn.out.weight of layer 1 transposed",)
+    assert unknown.causes == ("B has attn.out.weight transposed, in layer 1 alone",)
+
+
+def keys_first(x):
+    queries, keys, values = jnp.split(x, 3, axis=-1)
+    return jnp.concatenate([keys, queries, values], axis=-1)
+
+
+def head_after_head(x):
+    return x.reshape(*x.shape[:-1], 3, 4, 8).swapaxes(-3, -2).reshape(x.shape)
+
+
+def turned(x):
+    return jnp.concatenate([part.mT for part in jnp.split(x, 3, axis=-1)], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (keys_first, "keys, queries, values"),
+        (head_after_head, "queries, keys and values of one head after another"),
+    ],
+)
+def test_another_order_of_queries_keys_and_values_is_named(change, words, ours, planted, params):
+    leaves = change_blocks(params, ("attn", "qkv", "weight"), change)
+    leaves = change_blocks(leaves, ("attn", "qkv", "bias"), change)
+    theirs = planted(leaves=leaves)
+    known, unknown = compare(ours, theirs), compare(ours, alone(theirs))
+    assert known.causes == (
+        "B has the columns of blocks.attn.qkv.weight, blocks.attn.qkv.bias in another order: "
+        + words,
+    )
+    assert unknown.causes == (f"B has the columns of attn.qkv in another order: {words}",)
+
+
+def test_transposed_queries_keys_and_values_are_named(ours, planted, params):
+    theirs = planted(leaves=change_blocks(params, ("attn", "qkv", "weight"), turned))
+    known, unknown = compare(ours, theirs), compare(ours, alone(theirs))
+    assert known.causes == ("B has the three matrices of blocks.attn.qkv.weight transposed",)
+    assert unknown.causes == ("B has the three matrices of attn.qkv.weight transposed",)
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [([0, 2, 1], "has layers 1 and 2 exchanged"), ([2, 1, 0], "has its layers in reverse")],
+)
+def test_another_order_of_layers_is_named(order, words, random_params):
+    config = dataclasses.replace(CONFIG, num_layers=3)
+    params = random_params(config)
+    blocks = jax.tree.map(lambda leaf: leaf[jnp.array(order)], params["blocks"])
+    a, b = (
+        record_module(from_params(config, leaves), TOKENS)
+        for leaves in (params, params | {"blocks": blocks})
+    )
+    numbers = ", ".join(map(str, order))
+    assert compare(a, b).causes == (f"B has its layers in the order {numbers} of the other's",)
+    assert compare(a, alone(b)).causes == (f"B {words}",)
+
+
+def test_an_untied_head_of_the_same_numbers_shows_in_the_gradient(ours, planted, params):
+    leaves = params | {"head": {"weight": params["embed"]["tokens"].T}}
+    comparison = compare(ours, planted(leaves=leaves, tie_head=False))
+    assert comparison.first is not None
+    assert (comparison.first.kind, comparison.first.name) == ("gradient", "embed.tokens")
+    assert comparison.causes == (
+        "B has a head of its own, not the token table, with the same numbers",
+    )
+    assert comparison.outcome.startswith("with this, every gradient agrees to")
+
+
+def test_a_head_that_is_tied_on_one_side_is_named(ours, planted, params):
+    head = {"weight": params["embed"]["tokens"].T[::-1]}
+    untied = planted(leaves=params | {"head": head}, tie_head=False)
+    comparison = compare(ours, untied)
+    assert comparison.first is not None
+    assert comparison.first.name == "logits"
+    assert comparison.causes == (
+        "B has a head of its own, not the token table, with other numbers",
+    )
+    assert compare(untied, ours).causes == (
+        "B has the token table as its head (tied), not a matrix of its own",
+    )
+    assert compare(untied, alone(ours)).causes == (
+        "B has the token table as its head, not a matrix of its own",
+    )
+
+
+def test_dropout_left_on_is_named_and_what_is_behind_it(ours, planted):
+    comparison = compare(ours, planted(dropout=0.2, gelu="erf"))
+    assert comparison.first is not None
+    assert comparison.first.name == "embed"
+    dropout, erf = comparison.causes
+    assert "dropout is left on; call its eval() first" in dropout
+    assert erf == "B computes GELU by erf, not by tanh"
+
+
+def test_other_weights_are_named_with_the_first_leaf(ours, planted, random_params):
+    theirs = planted(leaves=random_params(CONFIG, seed=1))
+    (cause,) = compare(ours, theirs).causes
+    assert "has other weights: embed.tokens is the first of 16 parameters" in cause
+
+
+# ---------------------------------------------------------------------------- no known cause
+
+
+def scaled(role, factor):
+    def edit(model):
+        module = model.blocks[1].get_submodule(role)
+        module.register_forward_hook(lambda _, args, output: output * factor)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("role", "first", "words"),
+    [
+        ("norm1", "blocks.1.norm1", "the first layer norm"),
+        ("mlp.up", "blocks.1.mlp.up", "one product and its bias"),
+        ("mlp.gelu", "blocks.1.mlp.gelu", "the activation function"),
+        ("attn", "blocks.1.middle", "the sum with the stream that enters the block"),
+    ],
+)
+def test_what_is_no_known_cause_has_no_name(role, first, words, ours, planted):
+    for b in (theirs := planted(scaled(role, 1.001)), alone(theirs)):
+        comparison = compare(ours, b)
+        assert comparison.first is not None
+        assert comparison.first.name == first
+        assert comparison.causes == ()
+        assert "no known cause fits" in comparison.outcome
+        assert words in comparison.outcome
+
+
+def test_a_cause_that_explains_the_first_alone_is_said_to(ours, planted):
+    def edit(model):
+        gelu(nn.GELU)(model)
+        scaled("mlp.up", 1.001)(model)
+
+    comparison = compare(ours, planted(edit))
+    assert comparison.causes == ("B computes GELU by erf, not by tanh",)
+    assert "this explains the difference at blocks.0.mlp.gelu, but one of" in comparison.outcome
+    assert "remains from blocks.1.mlp.up on" in comparison.outcome
+
+
+def test_a_difference_in_the_way_back_alone_has_no_name(ours):
+    other = {path: 1.001 * x for path, x in ours.gradients.items()}
+    comparison = compare(ours, dataclasses.replace(ours, gradients=other))
+    assert comparison.causes == ()
+    assert "the way back differs" in comparison.outcome
+
+
+def test_numbers_that_are_not_finite_differ(ours):
+    broken = dict(ours.activations)
+    broken["blocks.1.attn.out"] = np.full_like(broken["blocks.1.attn.out"], np.nan)
+    comparison = compare(ours, dataclasses.replace(ours, activations=broken))
+    assert comparison.first is not None
+    assert comparison.first.name == "blocks.1.attn.out"
+    assert comparison.causes == ()
+
+
+def test_without_parameters_no_cause_is_tried(ours, planted):
+    comparison = compare(alone(ours), alone(planted(gelu="erf")))
+    assert comparison.causes == ()
+    assert "causes can be tried only where" in comparison.outcome
+
+
+def test_two_pytorch_models_are_explained_from_the_one_that_can_be_walked(planted):
+    """A reads queries, keys and values in an order that no attribute shows; it is found out."""
+    odd = attention(order=(2, 1, 0))
+    comparison = compare(planted(odd), planted(odd, gelu="erf"))
+    assert comparison.causes == ("B computes GELU by erf, not by tanh",)
+
+
+def test_every_activation_has_an_operation():
+    found = {operation_of(name).words for name in activation_names(2)}
+    assert found == {operation.words for operation in OPERATIONS.values()}
+
+
+# ---------------------------------------------------------------------------- recordings
+
+
+def test_a_recording_survives_its_file(ours, tmp_path):
+    save_recording(ours, tmp_path / "a.npz")
+    back = load_recording(tmp_path / "a.npz")
+    assert back.config == ours.config
+    assert compare(ours, back).equal
+    assert {row.relative for row in compare(ours, back).rows} == {0.0}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_a_recording_explains_another(ours, planted, tmp_path):
+    save_recording(ours, tmp_path / "a.npz")
+    comparison = compare(load_recording(tmp_path / "a.npz"), planted(gelu="erf"))
+    assert comparison.causes == ("B computes GELU by erf, not by tanh",)
+
+
+def write(path, **arrays):
+    np.savez(path, **arrays)
+
+
+def test_files_that_are_no_recordings_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    logits = {"activations/logits": np.zeros((1, 2, 40))}
+    cases = [
+        ({"tokens": np.zeros((1, 2), int)}, "lacks activations/logits"),
+        (logits, "lacks tokens"),
+        ({"tokens": np.zeros((1, 3), int)} | logits, "must begin with"),
+        ({"tokens": np.zeros((1, 2))} | logits, "not whole numbers"),
+        ({"tokens": np.array([[{}]], object)} | logits, "pickled objects are refused"),
+        ({"tokens": np.zeros((1, 2), int), "config": "{"} | logits, "no recording"),
+        ({"tokens": np.zeros((1, 2), int), "dtype": "float7"} | logits, "float7"),
+    ]
+    for arrays, message in cases:
+        write(path, **arrays)
+        with pytest.raises(CheckpointError, match=message):
+            load_recording(path)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match="no recording"):
+        load_recording(path)
+    with pytest.raises(CheckpointError, match="no recording"):
+        load_recording(tmp_path / "none.npz")
+
+
+def test_other_tokens_and_other_shapes_are_refused(ours, random_params):
+    other = dataclasses.replace(ours, tokens=TOKENS + 1)
+    with pytest.raises(DataError, match="other tokens"):
+        compare(ours, other)
+    for changed in ({"vocab_size": 41}, {"num_layers": 3}, {"embed_dim": 16}):
+        config = dataclasses.replace(CONFIG, **changed)
+        with pytest.raises(CheckpointError, match=next(iter(changed))):
+            compare(ours, dataclasses.replace(ours, config=config))
+    fewer = {name: x[..., :-1] for name, x in ours.activations.items()}
+    with pytest.raises(CheckpointError, match="activation embed has shape"):
+        compare(ours, dataclasses.replace(ours, activations=fewer, config=None))
