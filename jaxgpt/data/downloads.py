@@ -65,6 +65,18 @@ def default_cache() -> Path:
     return Path(os.environ.get("JAXGPT_CACHE") or Path.home() / ".cache" / "jaxgpt")
 
 
+def cache_subfolder(name: str, cache_folder: str | Path | None = None) -> Path:
+    """The folder `name` of the cache, made if need be; raises ConfigError if it cannot be."""
+    folder = Path(cache_folder or default_cache()) / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be created ({error.strerror}); set JAXGPT_CACHE to another folder"
+        ) from None
+    return folder
+
+
 def fetch(
     name: str,
     cache_folder: str | Path | None = None,
@@ -89,13 +101,7 @@ def fetch(
     source = SOURCES[name]
     if not 1 <= shards <= len(source.urls):
         raise ConfigError(f"shards must be from 1 to {len(source.urls)} for {name}, not {shards}")
-    folder = Path(cache_folder or default_cache()) / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: cannot be created ({error.strerror}); set JAXGPT_CACHE to another folder"
-        ) from None
+    folder = cache_subfolder(name, cache_folder)
     sums = source.sha256 or (None,) * len(source.urls)
     return [
         fetch_file(

@@ -5,7 +5,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from jaxgpt.data.downloads import NotThereError, Progress, default_cache, fetch_file
+from jaxgpt.data.downloads import NotThereError, Progress, cache_subfolder, fetch_file
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.parity.hf_config import read_gpt2_config
 from jaxgpt.parity.hf_files import INDEX, WEIGHTS, read_index
@@ -39,13 +39,7 @@ def fetch_gpt2(
     if not is_hub_name(name):
         raise ConfigError(f"{name!r} is no OWNER/NAME of the hub, such as openai-community/gpt2")
     site = (os.environ.get("HF_ENDPOINT") or SITE).rstrip("/")
-    folder = Path(cache_folder or default_cache()) / "models" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: cannot be created ({error.strerror}); set JAXGPT_CACHE to another folder"
-        ) from None
+    folder = cache_subfolder(f"models/{name}", cache_folder)
 
     def get(file: str) -> None:
         fetch_file(
