@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -122,6 +123,10 @@ def run(main: Callable[[list[str]], None]) -> None:
         if debug:
             raise
         fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if debug or error.name != "torch":
+            raise
+        fail("this needs PyTorch, which is not installed: python -m pip install torch", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
@@ -142,6 +147,15 @@ def _terminate(number: int, frame: object) -> None:
 
 def _warning_line(message: Warning | str, *_: object) -> str:
     return f"warning: {' '.join(str(message).split())}\n"
+
+
+def check_output(flag: str, path: str | Path, suffix: str) -> None:
+    """Raise ConfigError unless `path` ends in `suffix` and its folder is there to be written to."""
+    path = Path(path)
+    if path.suffix != suffix:
+        raise ConfigError(f"{flag} is {path}; its name must end in {suffix}")
+    if not os.path.isdir(path.absolute().parent):  # pathlib's would raise on a name too long
+        raise ConfigError(f"{flag} is {path}, in a folder that does not exist; make it first")
 
 
 class Progress:

@@ -7,10 +7,11 @@ where it was stopped.
 """
 
 import argparse
+import os
 import shlex
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -40,28 +41,44 @@ def main(argv: list[str]) -> None:
     cli.need_arguments(argv, "train.py small [--data PATH ...] [--steps N] [--out DIR]")
     name = argv.pop(0) if not argv[0].startswith("-") else "small"
     is_file = any(mark in name for mark in "./")
-    default = begin_from(load_config(name) if is_file else get_preset(name), argv)
+    default = load_config(name) if is_file else get_preset(name)
+    standard_out = Path("runs") / Path(name).stem
+    default = begin_from(default, argv, standard_out)
     arguments = cli.parse(Arguments, argv, default=Arguments(default), description=__doc__)
-    if arguments.config.init_from:
+    out = Path(arguments.out or standard_out)
+    if arguments.config.init_from and begun(out, arguments.config.init_from) is None:
         from jaxgpt.parity.pretrained import check_fits
 
         check_fits(arguments.config)
     check_range("sample_tokens", arguments.config.sample_tokens, 1, MAX_NEW_TOKENS)
-    out = Path(arguments.out or Path("runs") / Path(name).stem)
     train(arguments, out)
 
 
-def begin_from(default: TrainConfig, argv: list[str]) -> TrainConfig:
+def begin_from(default: TrainConfig, argv: list[str], standard_out: Path) -> TrainConfig:
     """`default` with the shape and the tokenizer of the folder that `argv` begins with, if any."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--init-from", "--init_from", nargs="?")
     parser.add_argument("--tokenizer", nargs="?")
+    parser.add_argument("--out", nargs="?")
     flags, _ = parser.parse_known_args(argv)
     if not flags.init_from:
         return default
+    if run := begun(Path(flags.out or standard_out), flags.init_from):
+        data = replace(default.data, tokenizer=run.data.tokenizer)
+        return replace(default, init_from=run.init_from, model=run.model, data=data)
     from jaxgpt.parity import pretrained  # imports jax, which --help must not
 
     return pretrained.begin_from(default, flags.init_from, flags.tokenizer)
+
+
+def begun(out: Path, init_from: str) -> TrainConfig | None:
+    """The config of a run in `out` that began with that folder, and needs it no more."""
+    from jaxgpt.training.checkpoint import checkpoints, read_config  # these import jax
+
+    if "--overwrite" in sys.argv or not os.path.isdir(out) or not checkpoints(out):
+        return None
+    config = read_config(out / "config.json")
+    return config if config.init_from == init_from else None
 
 
 def train(arguments: Arguments, out: Path) -> None:

@@ -12,7 +12,6 @@ import cli
 from jaxgpt.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from jaxgpt.data.corpus import local_paths
 from jaxgpt.data.sources import read_documents
-from jaxgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from jaxgpt.parity.trajectories import Losses, Trajectories
@@ -48,14 +47,17 @@ class Arguments:
     plot: str = ""
     """Where to draw the curves as a .png."""
 
+    def __post_init__(self):
+        """Refuse what would fail only after all the work."""
+        if self.plot:
+            cli.check_output("--plot", self.plot, ".png")
+
 
 def main(argv: list[str]) -> None:
     """Train, print the table, draw."""
     cli.need_arguments(argv, "trajectories.py --data FILE [--plot FILE.png]")
     arguments = cli.parse(Arguments, argv, description=__doc__)
     config = replace(CONFIG, steps=arguments.steps, seed=arguments.seed)
-    if arguments.plot and not Path(arguments.plot).absolute().parent.is_dir():
-        raise ConfigError(f"--plot {arguments.plot}: there is no such folder; make it first")
     documents = read_documents(local_paths(arguments.data, progress=cli.Progress()))
     text = "".join(document.text for document in documents)
 

@@ -40,6 +40,10 @@ def main(argv: list[str]) -> None:
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.parity.worked.examples import CHAPTERS, Given, load_facts, run_examples
+    from jaxgpt.parity.worked.text import check_story
+
+    if story is not None:
+        check_story(story)
 
     facts = [fact for fact in load_facts() if fact["id"].startswith(arguments.only or "")]
     if not facts:

@@ -12,6 +12,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib import metadata
@@ -131,10 +132,12 @@ def gpt2_ranks() -> dict[bytes, int]:
 
 
 def read_gpt2_file(path: Path) -> dict[bytes, int]:
-    """Read the ranks from any of the three published files, recognised by checksum.
+    """Read the ranks from any of the three published files, or from a `tokenizer.json` of them.
+
+    Either way the ranks have GPT-2's sum.
 
     Raises:
-        DataError: unreadable, or none of the three.
+        DataError: unreadable, or none of these.
     """
     return _verified(read_bytes(path, MAX_BYTES), str(path))
 
@@ -162,12 +165,17 @@ def within(seconds: float, work: Callable[[], Result]) -> Result:
 
 def _verified(content: bytes, source: str) -> dict[bytes, int]:
     digest = hashlib.sha256(content).hexdigest()
-    for file in (MERGES, ENCODER, R50K):
-        if digest == file.sha256:
-            ranks = file.parse(content)
-            if hashlib.sha256(format_ranks(ranks)).hexdigest() == R50K.sha256:
-                return ranks
+    parsers = [file.parse for file in (MERGES, ENCODER, R50K) if digest == file.sha256]
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        ranks = (*parsers, _parse_tokenizer_json)[0](content)
+        if hashlib.sha256(format_ranks(ranks)).hexdigest() == R50K.sha256:
+            return ranks
     raise DataError(f"{source} is not a published vocabulary file of GPT-2 (sha256 {digest[:16]}…)")
+
+
+def _parse_tokenizer_json(content: bytes) -> dict[bytes, int]:
+    """Ranks from Hugging Face's `tokenizer.json`, which is written in more than one way."""
+    return parse_encoder(json.dumps(json.loads(content)["model"]["vocab"]).encode())
 
 
 def _local_files() -> Iterator[Path]:

@@ -53,7 +53,11 @@ def fetch_gpt2(
     get("config.json")
     read_gpt2_config(folder)
     if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
-        for vocabulary in ("merges.txt", "vocab.json"):  # before the weights, so never left out
+        for vocabulary in (
+            "merges.txt",
+            "vocab.json",
+            "tokenizer.json",
+        ):  # before the weights, so never left out
             with suppress(NotThereError):
                 get(vocabulary)
     try:

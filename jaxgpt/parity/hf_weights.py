@@ -15,17 +15,19 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.atomic import new_folder
 from jaxgpt.data.tokenizer import Tokenizer
-from jaxgpt.errors import CheckpointError
+from jaxgpt.errors import CheckpointError, ResourceError
 from jaxgpt.model.embedding import sinusoidal_positions
 from jaxgpt.model.layers import Params
 from jaxgpt.parity.hf_config import read_gpt2_config, to_gpt2_config
 from jaxgpt.parity.hf_files import WEIGHTS, StoredTensor, open_weights, read_headers
 from jaxgpt.parity.hf_names import HEAD, Leaf, leaves_of
+from jaxgpt.training.memory import device_memory
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -44,7 +46,8 @@ def load_gpt2(folder: str | Path, dtype: Dtype | None = None) -> tuple[ModelConf
 
     Raises CheckpointError, in one line, if the folder is not that of a GPT-2 that jaxgpt has a
     counterpart for, if a file is damaged, missing or pickled, if tensors are missing, unexpected or
-    of another shape or type than they should be, or if a number is NaN or infinite.
+    of another shape or type than they should be, or if a number is NaN or infinite; ResourceError
+    if the device has less memory than the parameters take.
     """
     folder = Path(folder)
     config = read_gpt2_config(folder)
@@ -59,6 +62,7 @@ def load_gpt2(folder: str | Path, dtype: Dtype | None = None) -> tuple[ModelConf
     dtype = _dtype(folder, tensors, dtype)
     if config.tie_head and HEAD in tensors:
         _check_tied(folder, tensors)
+    _check_room(folder, leaves, dtype)
     params: Params = {}
     # The largest first, while there is most room beside it.
     for leaf in sorted(leaves, key=lambda leaf: -len(leaf.names) * math.prod(leaf.shape)):
@@ -110,6 +114,16 @@ def _dtype(folder: Path, tensors: dict[str, StoredTensor], asked: Dtype | None) 
     return asked or _DTYPES[found[0]]
 
 
+def _check_room(folder: Path, leaves: list[Leaf], dtype: Dtype) -> None:
+    numbers = sum(len(leaf.names) * math.prod(leaf.shape) for leaf in leaves)
+    needed, available = numbers * jnp.dtype(dtype).itemsize, device_memory()
+    if available is not None and needed > available:
+        raise ResourceError(
+            f"{folder} has {numbers:,} numbers, {needed / 1e9:,.1f} GB in {dtype}, but a device "
+            f"has {available / 1e9:,.1f} GB; choose a smaller model or dtype"
+        )
+
+
 def _check_tied(folder: Path, tensors: dict[str, StoredTensor]) -> None:
     """Refuse a head that is said to be the token table and is not, some rows at a time."""
     head, table = tensors[HEAD], tensors["wte.weight"]
@@ -139,9 +153,11 @@ def _load(leaf: Leaf, tensors: dict[str, StoredTensor], dtype: Dtype) -> jax.Arr
         with open_weights(stored.file) as weights, np.errstate(over="ignore"):
             tensor = weights.get_tensor(stored.name)
             row[...] = tensor.T if turned else tensor
-        if not np.isfinite(row).all():
-            advice = "" if _DTYPES[stored.dtype] == dtype else f" in {dtype}; keep {stored.dtype}"
-            raise CheckpointError(f"{stored.file}: {name} has numbers that are not finite{advice}")
+            if not np.isfinite(row).all():
+                advice = f" in {dtype}; keep {stored.dtype}" if np.isfinite(tensor).all() else ""
+                raise CheckpointError(
+                    f"{stored.file}: {name} has numbers that are not finite{advice}"
+                )
     return jax.device_put(array if leaf.stacked else array[0]).block_until_ready()
 
 
@@ -184,7 +200,10 @@ def save_gpt2(
     )
     with new_folder(folder, overwrite=overwrite) as partial:
         (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n")
-        save_file(named, partial / WEIGHTS, metadata={"format": "pt"})
+        try:
+            save_file(named, partial / WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise ResourceError(f"{folder} could not be written: {error}") from None
         shutil.copymode(partial / "config.json", partial / WEIGHTS)  # for others to read, too
         if tokenizer is not None:
             tokenizer.save(partial / "tokenizer")

@@ -24,7 +24,7 @@ from jaxgpt.training.checkpoint import (
 )
 
 GPT2_IDS = 50257
-_VOCABULARIES = ("merges.txt", "vocab.json")
+_VOCABULARIES = ("merges.txt", "vocab.json", "tokenizer.json")
 
 
 def load_pretrained(

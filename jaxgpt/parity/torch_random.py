@@ -9,6 +9,7 @@ of `dropout`. PyTorch itself gives other numbers on other machines; the docstrin
 """
 
 import math
+import operator
 
 import jax
 import numpy as np
@@ -31,7 +32,8 @@ class TorchGenerator:
     Raises ConfigError for any other.
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int | np.integer):
+        seed = operator.index(seed)  # a NumPy integer would overflow below
         if not -(2**63) <= seed < 2**64:
             raise ConfigError(f"seed is {seed}; it must be from -2^63 to 2^64 - 1")
         key = [seed & 0xFFFFFFFF]
@@ -74,7 +76,7 @@ class TorchGenerator:
         stand out where a sine or cosine is near 0.)
         """
         out = np.empty(shape, np.float32)
-        self._fill_normal(out.reshape(-1))
+        self.fill_normal(out.reshape(-1))
         return out
 
     def linear(
@@ -88,7 +90,7 @@ class TorchGenerator:
         params: dict[str, np.ndarray] = {"weight": np.empty((inputs, outputs), np.float32)}
         if bias:
             params["bias"] = np.empty(outputs, np.float32)
-        self._fill_linear(params)
+        self.fill_linear(params)
         return params
 
     def embedding(self, rows: int, width: int) -> Float32[np.ndarray, "rows width"]:
@@ -172,7 +174,8 @@ class TorchGenerator:
         high, low = self._words(2 * count).reshape(count, 2).T
         return ((high << 32 | low) & (2**53 - 1)) * 2.0**-53
 
-    def _fill_normal(self, flat: Float32[np.ndarray, " N"]) -> None:
+    def fill_normal(self, flat: Float32[np.ndarray, " N"]) -> None:
+        """`randn` into an array that is there."""
         if flat.size < 16:
             for i in range(flat.size):
                 flat[i] = self._next_normal()
@@ -193,7 +196,8 @@ class TorchGenerator:
         self._kept = radius * math.sin(angle)
         return radius * math.cos(angle)
 
-    def _fill_linear(self, params: dict[str, np.ndarray]) -> None:
+    def fill_linear(self, params: dict[str, np.ndarray]) -> None:
+        """`linear` into arrays that are there: `weight` (inputs, outputs) and, if any, `bias`."""
         inputs, outputs = params["weight"].shape
         bound = 1 / math.sqrt(inputs)
         for rows in _pieces(params["weight"].T, max(1, _CHUNK // inputs)):
@@ -224,13 +228,13 @@ def init_like_torch(config: ModelConfig, seed: int | TorchGenerator) -> Params:
     blocks = params["blocks"]
     for name in ("tokens", "positions"):
         if name in params["embed"]:
-            generator._fill_normal(params["embed"][name].reshape(-1))
+            generator.fill_normal(params["embed"][name].reshape(-1))
     for layer in range(config.num_layers):
         for stage, name in (("attn", "qkv"), ("attn", "out"), ("mlp", "up"), ("mlp", "down")):
             leaves = blocks[stage][name]
-            generator._fill_linear({leaf: leaves[leaf][layer] for leaf in leaves})
+            generator.fill_linear({leaf: leaves[leaf][layer] for leaf in leaves})
     if "head" in params:
-        generator._fill_linear(params["head"])
+        generator.fill_linear(params["head"])
     for norm in (blocks["norm1"], blocks["norm2"], params["norm"]):
         norm["scale"].fill(1)
         norm["bias"].fill(0)

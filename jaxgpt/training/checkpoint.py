@@ -84,7 +84,10 @@ def save_model(folder: str | Path, model: LoadedModel, *, overwrite: bool = Fals
     full.
     """
     with new_folder(folder, overwrite=overwrite) as draft:
-        _write_model(draft, model, data="")
+        try:
+            _write_model(draft, model, data="")
+        except ValueError as error:  # how Orbax says that the disk is full
+            raise ResourceError(f"{folder} could not be written: {error}") from None
 
 
 def _write_model(draft: Path, model: LoadedModel, data: str) -> None:

@@ -15,7 +15,7 @@ BYTES_PER_PARAMETER = 16
 def check_memory(model: ModelConfig, fsdp: int = 1) -> None:
     """Raise ResourceError, with the arithmetic, if parameters and optimizer exceed the memory."""
     parameters = count_parameters(model)
-    needed, available = parameters * BYTES_PER_PARAMETER // fsdp, _memory()
+    needed, available = parameters * BYTES_PER_PARAMETER // fsdp, device_memory()
     if available is not None and needed > available:
         raise ResourceError(
             f"{parameters:,} parameters x {BYTES_PER_PARAMETER} bytes (parameter, gradient, two "
@@ -24,7 +24,7 @@ def check_memory(model: ModelConfig, fsdp: int = 1) -> None:
         )
 
 
-def _memory() -> int | None:
+def device_memory() -> int | None:
     """Bytes of one device's memory, where that can be told."""
     device = jax.devices()[0]
     if device.platform == "cpu":

@@ -41,7 +41,7 @@ def plot_trajectories(losses: Curves, differences: Curves, path: Path) -> None:
 
     Two or three losses, the first drawn broad below the others, and up to four differences.
     """
-    with _picture(path, heights=[4, 2.5]) as (above, below):
+    with _picture(path, heights=[4.0, 2.5]) as (above, below):
         above.set(ylabel="loss (nats per token)")
         for (name, values), width in zip(losses.items(), (6, 2, 1), strict=False):
             color = "#9db8d2" if width == 6 else "#d1495b"
@@ -65,7 +65,7 @@ def plot_differences(
     places = range(len(names))
     least = min(bounds) / 100  # where no difference, which has no logarithm, is drawn
     heights = [min(max(value, least), 1e3) for value in relative]
-    with _picture(path, heights=[5]) as (axes,):
+    with _picture(path, heights=[5.0]) as (axes,):
         axes.set(ylabel="difference, as a share of the largest element", yscale="log")
         axes.plot(places, bounds, color="#3c6e47", linestyle="--", label="explained by rounding")
         axes.plot(places, heights, color="#9db8d2", marker="o", markersize=4, label="difference")

@@ -15,15 +15,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokenizer import ByteTokenizer, load_tokenizer
-from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.generation.decoding import generate
 from jaxgpt.model.gpt import GPT
+from jaxgpt.parity import hf_weights
 from jaxgpt.parity.hf_weights import load_gpt2, save_gpt2
 from jaxgpt.training.loss import cross_entropy
 
@@ -221,6 +222,23 @@ def test_nothing_is_overwritten_unless_asked(tmp_path, random_params):
     assert contents(tmp_path) == {Path("out"): None, Path("out/mine"): b""}
     save_gpt2(tmp_path / "out", SMALL, params, overwrite=True)
     assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors"]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, random_params, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(hf_weights, "save_file", full)
+    with pytest.raises(ResourceError, match=r"out could not be written: .*No space left"):
+        save_gpt2(tmp_path / "out", SMALL, random_params(SMALL))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_model_beyond_the_memory_is_refused(tmp_path, random_params, monkeypatch):
+    save_gpt2(tmp_path / "out", SMALL, random_params(SMALL))
+    monkeypatch.setattr(hf_weights, "device_memory", lambda: 1000)
+    with pytest.raises(ResourceError, match=r"GB in float32, but a device has 0.0 GB"):
+        load_gpt2(tmp_path / "out")
 
 
 def test_parameters_of_another_shape_are_not_saved(tmp_path, random_params):

@@ -1,7 +1,9 @@
 """What a run, a text or an evaluation begins with, from either kind of folder."""
 
+import importlib
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +117,14 @@ def test_the_tokenizer_of_a_folder(tmp_path, folder, monkeypatch):
     assert find_tokenizer(bare, MODEL) == str(bare / "vocab.json")
 
 
+def test_a_tokenizer_json_that_is_not_gpt2s_is_not_taken_for_it(tmp_path):
+    vocabulary = {"a": 0, "Ġb": 1, "☃": 2}
+    text = json.dumps({"model": {"type": "BPE", "vocab": vocabulary, "merges": []}})
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(DataError, match=r"tokenizer.json is not GPT-2's; name the tokenizer by"):
+        find_tokenizer(tmp_path, ModelConfig())
+
+
 def test_a_tokenizer_must_fit_the_model(tmp_path, random_params):
     config = replace(MODEL, vocab_size=200)
     save_gpt2(tmp_path / "gpt", config, random_params(config))
@@ -202,6 +212,21 @@ def test_a_run_goes_on_without_the_weights_and_ends_with_the_same_bits(config, f
     assert_same_bits(last.state.params, whole.state.params)
     with pytest.raises(CheckpointError, match=r"init_from: .* -> none"):
         run_from(replace(config, init_from="none"), tmp_path / "stopped")
+
+
+def test_the_same_command_does_without_the_folder_once_it_has_begun(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts")
+    script = importlib.import_module("train")
+    command = (
+        f"tiny --init-from {folder} --out run --stories-bytes 20000 --batch-size 8 --steps 2 "
+        "--warmup-steps 1 --context-length 16 --evaluation-batches 1 --sample-tokens 4"
+    )
+    script.main(command.split())
+    shutil.rmtree(folder)
+    script.main(command.split())  # it is finished
+    with pytest.raises(CheckpointError, match=r"no such folder"):
+        script.main(command.replace("--out run", "--out other").split())
 
 
 def test_a_run_that_cannot_begin_leaves_nothing(config, folder, tmp_path):

@@ -56,6 +56,10 @@ def test_a_seed_that_torch_refuses_is_refused(seed):
         TorchGenerator(seed)
 
 
+def test_a_seed_may_be_a_numpy_integer():
+    check(TorchGenerator(np.int32(3)).rand(5), seeded(3).rand(5))
+
+
 @pytest.mark.parametrize("size", [0, *SIZES])
 def test_normal_and_uniform_numbers_of_each_size(size):
     generator = seeded(123)

@@ -1,6 +1,8 @@
 """Two programs, one training: the losses part by rounding and no more."""
 
 import importlib
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +60,29 @@ def test_dropout_is_refused():
     config = replace(CONFIG, model=replace(CONFIG.model, dropout=0.1))
     with pytest.raises(ConfigError, match=r"dropout is 0.1; it must be 0"):
         compare_training(config, TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--plot", "curves.foo"], "--plot is curves.foo; its name must end in .png"),
+        (["--plot", "none/curves.png"], "--plot is none/curves.png, in a folder that does not"),
+        ([], "this needs PyTorch, which is not installed: python -m pip install torch"),
+    ],
+)
+def test_the_script_says_what_it_needs(flags, message, tmp_path):
+    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question.\n" * 40)
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(name='torch')")
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "trajectories.py", "--data", "text.txt", *flags],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_script_prints_a_table_and_draws(tmp_path, monkeypatch, capsys):

@@ -124,6 +124,12 @@ def test_letter_pairs_refuse_a_special_token():
         LetterPairs(["a"], 300).encode("a <|endoftext|>")
 
 
+def test_an_example_that_fails_is_a_miss(monkeypatch):
+    monkeypatch.setitem(examples._EXAMPLES, "appA.params", lambda given: [][0])
+    outcome = run("appA.params")
+    assert (outcome.verdict, outcome.reason) == ("miss", "IndexError('list index out of range')")
+
+
 def test_a_missing_vocabulary_is_not_a_miss(monkeypatch):
     def absent(name):
         raise DataError("GPT-2's vocabulary is not on this machine")

@@ -198,7 +198,9 @@ BY_NAME = f"convert.py --from gpt2 --model {HUB_NAME} --tokenizer bytes --out"
 
 def test_a_model_by_its_name_is_fetched_once(run, hub, folder):
     assert run(f"{BY_NAME} one")[0] == 0
-    assert asked(hub) == ["config.json", "merges.txt", "vocab.json", "model.safetensors"]
+    assert asked(hub) == [
+        "config.json", "merges.txt", "vocab.json", "tokenizer.json", "model.safetensors",
+    ]  # fmt: skip
     assert_same_bits(checkpoint.load_model("one").params, load_gpt2("gpt")[1])
     assert run(f"{BY_NAME} two")[0] == 0
     assert asked(hub) == []
@@ -220,7 +222,7 @@ def test_a_model_in_shards(run, hub):
     index = hub.folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
     assert run(f"{BY_NAME} one")[0] == 0
-    assert asked(hub)[3:] == [
+    assert asked(hub)[4:] == [
         "model.safetensors", "model.safetensors.index.json", "a.safetensors", "b.safetensors",
     ]  # fmt: skip
     assert_same_bits(checkpoint.load_model("one").params, load_gpt2("gpt")[1])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxgpt.errors import DataError
 from jaxgpt.parity.worked import examples
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "verify.py"
@@ -34,14 +35,21 @@ def test_it_does_without_torch(tmp_path):
 
 
 def test_a_miss_is_shown_and_exits_with_1(verify, monkeypatch, capsys):
-    wrong = {"id": "appA.params", "expected": 2214, "source": ""}
-    monkeypatch.setattr(examples, "load_facts", lambda: [wrong])
+    list(examples.run_examples(examples.Given(), []))  # imports the examples
+    monkeypatch.setitem(examples._EXAMPLES, "appA.params_toy", lambda given: 751)
     with pytest.raises(SystemExit) as stop:
-        verify.main([])
+        verify.main(["--only", "appA.params"])
     assert stop.value.code == 1
     out = capsys.readouterr().out
-    assert "  miss  appA.params" in out
-    assert "2213 in place of 2214" in out
+    assert "  ok    appA.params " in out
+    assert "  miss  appA.params_toy" in out
+    assert "751 in place of 752" in out
+
+
+def test_another_text_is_refused(verify, tmp_path):
+    (tmp_path / "other.txt").write_text("Once upon a time.")
+    with pytest.raises(DataError, match=r"\(17 characters\) is not the one .* 20,479 characters"):
+        verify.main(["--text", str(tmp_path / "other.txt")])
 
 
 def test_without_the_story_it_says_what_needs_it(verify, capsys):

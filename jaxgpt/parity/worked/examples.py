@@ -135,6 +135,8 @@ def _run(fact: Mapping[str, Any], given: Given) -> Outcome:
         return Outcome(name, expected, None, tolerance, "needs the story")
     except JaxgptError as error:
         return Outcome(name, expected, None, tolerance, "not run", str(error))
+    except Exception as error:  # a miss like any other, which must not hide those after it
+        return Outcome(name, expected, None, tolerance, "miss", repr(error))
     complaint = disagreement(expected, computed, fact.get("atol", 0.0), fact.get("rtol", 0.0))
     return Outcome(name, expected, computed, tolerance, "miss" if complaint else "ok", complaint)
 

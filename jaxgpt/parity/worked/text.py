@@ -9,9 +9,10 @@ import numpy as np
 
 from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.data.words import UnknownWordError, WordTokenizer, split_words
+from jaxgpt.errors import DataError
 from jaxgpt.model.embedding import embed
 from jaxgpt.parity.torch_random import TorchGenerator
-from jaxgpt.parity.worked.examples import Given, example, on_device
+from jaxgpt.parity.worked.examples import Given, example, load_facts, on_device
 
 # Where in the story the sentence stands that the word tokenizer is shown with.
 _SENTENCE = slice(8928, 9006)
@@ -20,6 +21,21 @@ _SENTENCE = slice(8928, 9006)
 def digest(text: str) -> dict[str, Any]:
     """A text as a fact: its length and its sum."""
     return {"characters": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def check_story(story: str) -> None:
+    """Raise DataError unless `story` is the text that the examples were printed from."""
+    facts = {fact["id"]: fact["expected"] for fact in load_facts()}
+    ends = (digest(story[:99]), digest(story[-99:])) == (
+        facts["ch02.first99"],
+        facts["ch02.last99"],
+    )
+    if len(story) != facts["ch02.n_chars"] or not ends:
+        raise DataError(
+            f"the text ({len(story):,} characters) is not the one that the examples are about: The "
+            f"Verdict of 1908 without anything before or after it, {facts['ch02.n_chars']:,} "
+            "characters; see the ch02 notebook for where it is"
+        )
 
 
 @example("ch02.n_chars")
