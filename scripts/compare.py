@@ -38,13 +38,10 @@ class Arguments:
         """Refuse what would fail only after all the work."""
         if not self.a or not self.b:
             raise ConfigError("name two models: compare.py A B")
-        for name, path, suffix in (("plot", self.plot, ".png"), ("save", self.save, ".npz")):
-            if path is None:
-                continue
-            if path.suffix != suffix:
-                raise ConfigError(f"--{name} is {path}; its name must end with {suffix}")
-            if not path.absolute().parent.is_dir():
-                raise ConfigError(f"--{name} is {path}, in a folder that does not exist; make it")
+        if self.plot is not None:
+            cli.check_output("--plot", self.plot, ".png")
+        if self.save is not None:
+            cli.check_output("--save", self.save, ".npz")
 
 
 def main(argv: list[str]) -> None:

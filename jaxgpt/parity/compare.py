@@ -35,7 +35,8 @@ class Comparison:
 def compare(a: Recording, b: Recording) -> Comparison:
     """Compare what two models computed on the same tokens; and if it differs, look for the cause.
 
-    Raises DataError if the tokens differ, CheckpointError if the models have other shapes.
+    Raises DataError if the tokens differ, CheckpointError if the models have other shapes, or if
+    neither gives finite numbers.
     """
     check_comparable(a, b)
     rows = tuple(differences(a, b))
@@ -45,7 +46,7 @@ def compare(a: Recording, b: Recording) -> Comparison:
 
 
 def check_comparable(a: Recording, b: Recording) -> None:
-    """Raise DataError if the tokens differ, CheckpointError if the shapes do."""
+    """Raise DataError or CheckpointError where there is nothing to compare; see `compare`."""
     if not np.array_equal(a.tokens, b.tokens):
         raise DataError(
             f"{a.name} and {b.name} ran on other tokens ({a.tokens.size} and {b.tokens.size} of "
@@ -64,10 +65,17 @@ def check_comparable(a: Recording, b: Recording) -> None:
         ("gradient", a.gradients or {}, b.gradients or {}),
     ):
         for name, x in ours.items():
-            if name in theirs and theirs[name].shape != x.shape and "positions" not in name:
+            y = theirs.get(name, x)
+            first = int("positions" in name)  # one context may be longer
+            if x.shape[first:] != y.shape[first:]:
                 raise CheckpointError(
-                    f"{kind} {name} has shape {x.shape} in {a.name}, {theirs[name].shape} in "
-                    f"{b.name}; models of other shapes cannot be compared number by number"
+                    f"{kind} {name} has shape {x.shape} in {a.name}, {y.shape} in {b.name}; "
+                    "models of other shapes cannot be compared number by number"
+                )
+            if name in theirs and not np.isfinite(x).all() and not np.isfinite(y).all():
+                raise CheckpointError(
+                    f"{a.name} and {b.name}: {kind} {name} has numbers that are not finite; "
+                    "nothing can be compared"
                 )
 
 
@@ -80,8 +88,8 @@ def to_text(comparison: Comparison, a: Recording, b: Recording) -> str:
     kind = ""
     for row in comparison.rows:
         if row.kind != kind:
+            lines += [""] if kind else []
             kind = row.kind
-            lines += [""] if len(lines) > 4 else []
             lines.append(f"{kind:<{wide}}  absolute  relative     rounding")
         mark = " !" if row.differs else "  "
         first = "   <- first" if row is comparison.first else ""

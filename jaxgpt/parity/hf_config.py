@@ -29,7 +29,7 @@ def read_gpt2_config(folder: str | Path) -> ModelConfig:
     or if it has a setting that jaxgpt has no counterpart for.
     """
     folder = Path(folder)
-    _check_folder(folder)
+    check_folder(folder)
     path = folder / "config.json"
     try:
         return _to_model_config(read_mapping(path))
@@ -47,7 +47,8 @@ def refuse_pickle(path: Path) -> CheckpointError:
     )
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raise CheckpointError unless `folder` is one with a `config.json`; weights are no folder."""
     # os.path says False to a name that is too long, where pathlib raises.
     if os.path.isfile(folder):
         if folder.suffix in PICKLES:
@@ -57,7 +58,8 @@ def _check_folder(folder: Path) -> None:
         )
     if not os.path.isdir(folder):
         raise CheckpointError(
-            f"{folder}: no such folder; name one with config.json and model.safetensors"
+            f"{folder}: no such folder; name one with config.json and model.safetensors, or fetch a "
+            "model of the hub by convert.py --from gpt2 --model OWNER/NAME"
         )
     if not os.path.isfile(folder / "config.json"):
         raise CheckpointError(

@@ -11,9 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.model.attention import attention_weights
 from jaxgpt.model.embedding import embed, sinusoidal_positions, unembed
 from jaxgpt.model.layers import Params, gelu, layer_norm, linear
@@ -86,9 +89,37 @@ def walk(
 ) -> Activations:
     """Every activation of the model on `tokens`; (B, T, D), (B, T, 3 D), (B, T, F) or (B, T, V).
 
-    The parameters' dtype is the one computed in. T is at most the context length.
+    The parameters' dtype is the one computed in. Raises as `check_tokens`, of at least one token.
     """
     return dict(steps(config, params, tokens, habits))
+
+
+def check_tokens(
+    tokens: Int[Array, "B T"] | Int[np.ndarray, "B T"],
+    config: ModelConfig,
+    name: str = "the model",
+    least: int = 1,
+) -> None:
+    """Refuse tokens that the model has no room or no row for; ids under jit are not looked at.
+
+    Raises ConfigError if there are fewer than `least` or more than the context holds, DataError if
+    an id is outside the vocabulary.
+    """
+    length, vocab_size = tokens.shape[1], config.vocab_size
+    if not least <= length <= config.context_length:
+        raise ConfigError(
+            f"{name} takes {least} to {config.context_length} tokens, not {length}; give a "
+            f"{'longer' if length < least else 'shorter'} text"
+        )
+    if isinstance(tokens, Tracer):
+        return
+    ids = np.asarray(tokens)
+    bad = ids[(ids < 0) | (ids >= vocab_size)]
+    if bad.size:
+        raise DataError(
+            f"token id {bad[0]} is outside [0, {vocab_size}), the vocabulary of {name}; encode "
+            "with the model's own tokenizer"
+        )
 
 
 def steps(
@@ -98,6 +129,7 @@ def steps(
     habits: Habits = Habits(),
 ) -> Steps:
     """Each name and activation of `walk`, computed when it is asked for."""
+    check_tokens(tokens, config)
     table, blocks = params["embed"]["tokens"], params["blocks"]
     vectors = embed(tokens, tokens_table=table, positions_table=_positions(config, params, habits))
     x = habits.dropout(vectors)

@@ -1,7 +1,10 @@
 """Every known cause, planted, is found where it stands and called by its name; no other is."""
 
 import dataclasses
+import io
+import json
 import math
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +15,19 @@ from torch import nn
 from torch.nn import functional
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.errors import CheckpointError, DataError
+from jaxgpt.config_file import to_dict
+from jaxgpt.errors import CheckpointError, ConfigError, DataError
 from jaxgpt.parity import torch_attention
 from jaxgpt.parity.compare import compare, to_text
+from jaxgpt.parity.diagnosis import leaf_differences
 from jaxgpt.parity.diagnosis.causes import OPERATIONS, operation_of
 from jaxgpt.parity.diagnosis.differences import rounding as bound_of
+from jaxgpt.parity.diagnosis.trial import Attempt
 from jaxgpt.parity.recordings.recording import Recording, record_model
 from jaxgpt.parity.recordings.recording_file import load_recording, save_recording
 from jaxgpt.parity.recordings.torch_module import record_module
 from jaxgpt.parity.torch_reference import from_params
-from jaxgpt.parity.walk import activation_names
+from jaxgpt.parity.walk import activation_names, loss_and_gradients, walk
 
 CONFIG = ModelConfig(vocab_size=40, context_length=16, num_layers=2, num_heads=4, embed_dim=32)
 TOKENS = np.random.default_rng(0).integers(40, size=(1, 12), dtype=np.int32)
@@ -69,6 +75,13 @@ def test_equal_models_are_equal_with_the_figures_that_say_so(ours, planted):
     text = to_text(comparison, ours, theirs).splitlines()[-1]
     assert text.startswith("equal: the largest relative difference is ")
     assert "rounding explains up to" in text
+
+
+def test_notes_leave_the_table_as_it_is(ours):
+    text = to_text(compare(ours, ours), dataclasses.replace(ours, notes=("is odd",)), ours)
+    assert "   A is odd\n" in text
+    assert "\n\n\n" not in text
+    assert text.count("\n\n") == 4
 
 
 def test_bounds_are_those_of_the_parity_tests(ours, planted, rounding):
@@ -451,6 +464,46 @@ def test_another_order_of_layers_is_named(order, words, random_params):
     assert compare(a, alone(b)).causes == (f"B {words}",)
 
 
+def test_two_layers_exchanged_are_sought_from_the_first_difference(random_params, monkeypatch):
+    config = dataclasses.replace(CONFIG, num_layers=5)
+    params = random_params(config)
+    order = jnp.array([0, 3, 2, 1, 4])
+    blocks = jax.tree.map(lambda leaf: leaf[order], params["blocks"])
+    a, b = (
+        record_model(config, leaves, TOKENS) for leaves in (params, params | {"blocks": blocks})
+    )
+    known, walk_one = [], Attempt.walk
+
+    def noted(self, state, *args, **kwargs):
+        if state.habits.order or any(own.order for _, own in state.habits.layers.values()):
+            known.append(state.habits.order)
+        return walk_one(self, state, *args, **kwargs)
+
+    monkeypatch.setattr(Attempt, "walk", noted)
+    assert compare(a, alone(b)).causes == ("B has layers 1 and 3 exchanged",)
+    # The reverse, and layer 1 with each behind it; where it stands first, and never alone.
+    assert known == [(4, 3, 2, 1, 0), (0, 2, 1, 3, 4), (0, 3, 2, 1, 4), (0, 4, 2, 3, 1)]
+    logits = dataclasses.replace(alone(b), activations={"logits": b.activations["logits"]})
+    assert compare(a, logits).causes == ("B has layers 1 and 3 exchanged",)
+
+
+def test_layers_are_held_against_each_other_by_a_part_of_them(random_params, monkeypatch):
+    config = dataclasses.replace(CONFIG, num_layers=12, embed_dim=64)
+    params = random_params(config)
+    leaves = change_blocks(params, ("attn", "out", "weight"), lambda x: x.mT)
+    a, b = (record_model(config, x, TOKENS) for x in (params, leaves))
+    numbers, distance = 0, leaf_differences.distance
+
+    def counted(x, y):
+        nonlocal numbers
+        numbers += x.size
+        return distance(x, y)
+
+    monkeypatch.setattr(leaf_differences, "distance", counted)
+    assert leaf_differences.compare_leaves(a, b) == ["has blocks.attn.out.weight transposed"]
+    assert numbers < 4 * sum(x.size for x in jax.tree.leaves(params))
+
+
 def test_an_untied_head_of_the_same_numbers_shows_in_the_gradient(ours, planted, params):
     leaves = params | {"head": {"weight": params["embed"]["tokens"].T}}
     comparison = compare(ours, planted(leaves=leaves, tie_head=False))
@@ -551,6 +604,23 @@ def test_numbers_that_are_not_finite_differ(ours):
     assert comparison.causes == ()
 
 
+def test_numbers_that_are_finite_in_neither_are_refused(ours, planted):
+    def edit(model):
+        model.blocks[1].register_forward_hook(lambda *_: torch.tensor(torch.nan).expand(1, 12, 32))
+
+    broken = planted(edit)
+    with pytest.raises(CheckpointError, match=r"activation blocks\.1 has .* not finite; nothing"):
+        compare(broken, broken)
+    logits = dataclasses.replace(
+        alone(broken), activations={"logits": broken.activations["logits"]}
+    )
+    with pytest.raises(CheckpointError, match="activation logits has numbers that are not finite"):
+        compare(logits, logits)
+    comparison = compare(ours, broken)
+    assert comparison.first is not None
+    assert (comparison.first.name, comparison.first.absolute) == ("blocks.1", math.inf)
+
+
 def test_without_parameters_no_cause_is_tried(ours, planted):
     comparison = compare(alone(ours), alone(planted(gelu="erf")))
     assert comparison.causes == ()
@@ -587,6 +657,25 @@ def test_a_recording_explains_another(ours, planted, tmp_path):
     assert comparison.causes == ("B computes GELU by erf, not by tanh",)
 
 
+@pytest.mark.parametrize("name", ["autocast", "bfloat16"])
+def test_a_file_keeps_the_dtype_of_parameters_apart_from_that_of_activations(
+    name, ours, planted, tmp_path
+):
+    edit, _, cause = PRECISION[name]
+    save_recording(planted(edit), tmp_path / "a.npz")
+    back = load_recording(tmp_path / "a.npz")
+    assert (back.dtype, back.params["embed"]["tokens"].dtype) == ("bfloat16", "float32")
+    assert compare(ours, back).causes[-1] == f"B {cause}"
+
+
+def test_a_file_keeps_parameters_in_bfloat16(params, tmp_path):
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    save_recording(record_model(CONFIG, half, TOKENS), tmp_path / "a.npz")
+    back = load_recording(tmp_path / "a.npz")
+    assert jax.tree.map(np.array_equal, back.params, half) == jax.tree.map(lambda _: True, half)
+    assert back.params["embed"]["tokens"].dtype == jnp.bfloat16
+
+
 def write(path, **arrays):
     np.savez(path, **arrays)
 
@@ -594,14 +683,25 @@ def write(path, **arrays):
 def test_files_that_are_no_recordings_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     logits = {"activations/logits": np.zeros((1, 2, 40))}
+    whole = {"tokens": np.zeros((1, 2), int)} | logits
+    config = {"config": json.dumps(to_dict(CONFIG))}
     cases = [
         ({"tokens": np.zeros((1, 2), int)}, "lacks activations/logits"),
         (logits, "lacks tokens"),
         ({"tokens": np.zeros((1, 3), int)} | logits, "must begin with"),
         ({"tokens": np.zeros((1, 2))} | logits, "not whole numbers"),
         ({"tokens": np.array([[{}]], object)} | logits, "pickled objects are refused"),
-        ({"tokens": np.zeros((1, 2), int), "config": "{"} | logits, "no recording"),
-        ({"tokens": np.zeros((1, 2), int), "dtype": "float7"} | logits, "float7"),
+        (whole | {"config": "{"}, "no recording"),
+        (whole | {"config": "3"}, "its config is a int"),
+        (whole | {"config": 10**5 * "["}, "no recording"),
+        (whole | {"dtype": "float7"}, "dtype is float7; it must be one of float32"),
+        (whole | {"dtype": "int32"}, "dtype is int32; it must be one of float32"),
+        (whole | {"parameters/embed.tokens": np.zeros((40, 32))}, "parameters, but no config"),
+        (whole | config | {"parameters/embed.tokens": np.zeros((40, 32))}, "do not fit its config"),
+        (whole | config | {"tokens": np.array([[0, 40]])}, "token id 40 is outside"),
+        (whole | {"gradients/norm.bias": np.float32(1)}, "it must be an array of floats"),
+        (whole | {"activations/embed": np.zeros((1, 2, 3), complex)}, "must be an array of floats"),
+        (whole | {"loss": np.zeros(2)}, "no recording"),
     ]
     for arrays, message in cases:
         write(path, **arrays)
@@ -612,6 +712,67 @@ def test_files_that_are_no_recordings_are_refused(tmp_path):
         load_recording(path)
     with pytest.raises(CheckpointError, match="no recording"):
         load_recording(tmp_path / "none.npz")
+
+
+def npy(array, **changes):
+    """An array's .npy, with a header that may say something else."""
+    file = io.BytesIO()
+    header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape} | changes
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + array.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "message"),
+    [
+        ("notes.txt", b"by hand", "notes.txt in it is no .npy"),
+        ("loss.npy", b"by hand", "magic string"),
+        ("loss.npy", npy(np.zeros(1), shape=(10**13 // 8,)), r"loss.npy has 8 bytes for float64"),
+        ("loss.npy", npy(np.zeros(2), shape=()), r"loss.npy has 16 bytes for float64"),
+        ("loss.npy", npy(np.zeros(0), shape=(0, 10**30)), "no recording"),
+        ("loss.npy", npy(np.zeros(1), more=5000 * "-"), "no recording"),
+    ],
+)
+def test_members_that_are_not_what_they_say_are_refused(member, content, message, tmp_path):
+    path = tmp_path / "a.npz"
+    write(path, tokens=np.zeros((1, 2), int), **{"activations/logits": np.zeros((1, 2, 40))})
+    load_recording(path)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(member, content)
+    with pytest.raises(CheckpointError, match=message):
+        load_recording(path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damaged_files_are_refused_or_read(save, tmp_path):
+    path, random = tmp_path / "a.npz", np.random.default_rng(0)
+    logits = {"activations/logits": np.asfortranarray(random.normal(size=(1, 2, 4)))}
+    save(path, tokens=np.zeros((1, 2), int), name="", **logits)
+    whole = path.read_bytes()
+    np.testing.assert_array_equal(
+        load_recording(path).activations["logits"], np.float32(logits["activations/logits"])
+    )
+    complaints = []
+    for place in random.integers(len(whole), size=300):
+        path.write_bytes(whole[:place] + bytes([random.integers(256)]) + whole[place + 1 :])
+        try:
+            load_recording(path)
+        except CheckpointError as error:
+            complaints.append(str(error))
+    assert 100 < len(complaints) < 300
+    assert not any("\n" in complaint for complaint in complaints)
+
+
+def test_a_walk_refuses_tokens_that_do_not_fit(params):
+    assert walk(CONFIG, params, jnp.asarray(TOKENS[:, :1]))["logits"].shape == (1, 1, 40)
+    with pytest.raises(ConfigError, match="the model takes 1 to 16 tokens, not 17"):
+        walk(CONFIG, params, jnp.zeros((1, 17), int))
+    for bad in (-1, 40):
+        with pytest.raises(DataError, match=rf"token id {bad} is outside \[0, 40\)"):
+            walk(CONFIG, params, jnp.array([[0, bad]]))
+    # Under jit the ids are not known.
+    loss, _ = jax.jit(lambda x: loss_and_gradients(CONFIG, params, x))(jnp.asarray(TOKENS))
+    assert np.isfinite(loss)
 
 
 def test_other_tokens_and_other_shapes_are_refused(ours, random_params):

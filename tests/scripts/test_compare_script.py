@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,12 @@ def odd_files(folder, random_params):
     np.savez(folder / "four.npz", tokens=np.array([[1, 2, 4]]), **logits)
     np.savez(folder / "lacking.npz", tokens=np.array([[1, 2, 3]]))
     np.savez(folder / "pickled.npz", tokens=np.array([{}], object), **logits)
-    (folder / "empty.py").write_text("")
+    nan = {"activations/logits": np.full((1, 3, 256), np.nan, np.float32)}
+    np.savez(folder / "nan.npz", tokens=np.array([[1, 2, 3]]), **nan)
+    with zipfile.ZipFile(folder / "notes.npz", "w") as file:
+        file.writestr("notes.txt", "by hand")
+    for name in ("empty.py", "pytorch_model.bin", "model.pt"):
+        (folder / name).write_text("")
     wide = dataclasses.replace(CONFIG, vocab_size=300)
     save_gpt2(folder / "wide", wide, random_params(wide))
 
@@ -168,15 +174,22 @@ def odd_files(folder, random_params):
         (("own", "hf"), 2, "give --text or --tokens"),
         (("own", "hf", "--text", "a", "--tokens", "1 2"), 2, "drop one"),
         (("own", "hf", "--tokens", "1 two"), 2, "--tokens has two"),
+        (("own", "hf", "--tokens", f"1 {5000 * '9'}"), 2, "--tokens has 99999999999999999999; "),
+        (("own", "hf", "--tokens", "1 99999999999"), 2, "--tokens has 99999999999; write"),
         (("own", "hf", "--text", "a"), 2, "own takes 2 to 24 tokens, not 1"),
         (("own", "hf", "--text", 25 * "a"), 2, "own takes 2 to 24 tokens, not 25"),
-        (("own", "hf", "--text", "ab", "--plot", "a.svg"), 2, "must end with .png"),
+        (("own", "hf", "--text", "ab", "--plot", "a.svg"), 2, "must end in .png"),
         (("own", "hf", "--text", "ab", "--save", "none/a.npz"), 2, "does not exist"),
         (("own", "hf", "--tokens", "1 256"), 3, "token id 256 is outside [0, 256)"),
         (("own", "models.py", "--tokens", "1 999"), 3, "token id 999"),
         (("own", "three.npz", "--text", "ab"), 3, "3 other tokens"),
         (("three.npz", "four.npz"), 3, "ran on other tokens"),
         (("own", "none"), 4, "none: no such folder"),
+        (("hf/model.safetensors", "own"), 4, "model.safetensors is a file; name the folder"),
+        (("pytorch_model.bin", "own"), 4, "pytorch_model.bin: pickle refused"),
+        (("model.pt", "own"), 4, "model.pt: pickle refused"),
+        (("nan.npz", "nan.npz"), 4, "activation logits has numbers that are not finite"),
+        (("own", "notes.npz"), 4, "notes.txt in it is no .npy"),
         (("own", "none.npz"), 4, "none.npz is no recording"),
         (("own", "lacking.npz"), 4, "lacks activations/logits"),
         (("own", "pickled.npz"), 4, "pickled objects are refused"),

@@ -3,6 +3,7 @@
 Whether one is the cause at hand is for `diagnosis` to try.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxgpt.parity.diagnosis import computing, weights
@@ -50,8 +51,10 @@ OPERATIONS = {
 }
 """In the order of the forward pass."""
 
-ANYWHERE: tuple[Causes, ...] = (computing.layer_orders, weights.weight_dtypes)
-"""May show first at any operation."""
+
+def anywhere(layers: Sequence[int]) -> tuple[Causes, ...]:
+    """The causes that may show first at any operation, of which it is known to be in `layers`."""
+    return computing.layer_orders(layers), weights.weight_dtypes
 
 
 def operation_of(activation: str) -> Operation:

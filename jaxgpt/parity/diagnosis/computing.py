@@ -1,7 +1,6 @@
 """Causes in what is computed with the same weights: norms, GELU, attention, precision."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -121,15 +120,20 @@ def ties(state: State) -> Iterator[Cause]:
         yield Cause("has the token table as its head, not a matrix of its own", tied)
 
 
-def layer_orders(state: State) -> Iterator[Cause]:
-    """All layers turned round, or two of them exchanged."""
-    before = state.habits.order or tuple(range(state.config.num_layers))
-    yield Cause("has its layers in reverse", with_habits(state, order=before[::-1]))
-    for i, j in itertools.combinations(range(len(before)), 2):
-        after = list(before)
-        after[i], after[j] = after[j], after[i]
-        words = f"has layers {i} and {j} exchanged"
-        yield Cause(words, with_habits(state, order=tuple(after)))
+def layer_orders(earlier: Sequence[int]) -> Causes:
+    """All layers turned round, or two of them exchanged, the earlier of which is in `earlier`."""
+
+    def causes(state: State) -> Iterator[Cause]:
+        before = state.habits.order or tuple(range(state.config.num_layers))
+        yield Cause("has its layers in reverse", with_habits(state, order=before[::-1]))
+        for i in earlier:
+            for j in range(i + 1, len(before)):
+                after = list(before)
+                after[i], after[j] = after[j], after[i]
+                words = f"has layers {i} and {j} exchanged"
+                yield Cause(words, with_habits(state, order=tuple(after)))
+
+    return causes
 
 
 def precisions(state: State) -> Iterator[Cause]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.parity.diagnosis.cause import Cause, Causes, State, in_layer
-from jaxgpt.parity.diagnosis.causes import ANYWHERE, OPERATIONS, operation_of
+from jaxgpt.parity.diagnosis.causes import OPERATIONS, anywhere, operation_of
 from jaxgpt.parity.diagnosis.computing import epsilons, precisions
 from jaxgpt.parity.diagnosis.differences import Row, unit_of
 from jaxgpt.parity.diagnosis.trial import Attempt, GiveUp, Trial
@@ -53,7 +53,7 @@ def diagnose(
     trial, causes = attempt.walk(state), []
     assert trial is not None  # the tokens fit where nothing is changed
     while (first := trial.first) is not None and len(causes) < most:
-        here = (*operation_of(first.name).causes, *ANYWHERE)
+        here = (*operation_of(first.name).causes, *anywhere(_layers(trial, first)))
         found = _best(attempt, trial, here, first, habits_only) or _best(
             attempt, trial, _earlier(trial, first, target), first, habits_only, whole=True
         )
@@ -67,6 +67,19 @@ def diagnose(
             cause, trial = coarser
             return Diagnosis((*causes, cause.words), trial, cause.rounds_to)
     return Diagnosis(tuple(causes), trial)
+
+
+def _layers(trial: Trial, first: Row) -> range:
+    """Where the first difference may stand: from the last activation that agrees to `first`."""
+
+    def layer(name: str) -> int:
+        parts = name.split(".")
+        return int(parts[1]) if parts[0] == "blocks" else last * (name != "embed")
+
+    last = trial.state.config.num_layers - 1
+    agreed = trial.rows[trial.reach - 1].name if trial.reach else "embed"
+    through = int(agreed.count(".") == 1)  # blocks.i is what leaves the layer
+    return range(layer(agreed) + through, layer(first.name) + 1)
 
 
 def _earlier(trial: Trial, first: Row, target: Recording) -> tuple[Causes, ...]:
@@ -132,7 +145,8 @@ def _places(cause: Cause, state: State, first: Row) -> Iterator[tuple[str, State
     """The cause in all layers, and in the one alone that shows the first difference."""
     yield cause.words, cause.state
     parts = first.name.split(".")
-    if parts[0] == "blocks" and state.config.num_layers > 1:
+    reordered = cause.state.habits.order != state.habits.order  # which no layer does alone
+    if parts[0] == "blocks" and state.config.num_layers > 1 and not reordered:
         layer = int(parts[1])
         yield f"{cause.words}, in layer {layer} alone", in_layer(layer, state, cause.state)
 

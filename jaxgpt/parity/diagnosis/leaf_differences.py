@@ -11,6 +11,7 @@ from jaxgpt.parity.recordings.recording import Leaves, Recording, flatten
 
 _SAME = 4 * 2.0**-24  # of the largest: a conversion there and back may leave that
 _BLOCKS = "blocks."
+_ENOUGH = 1024  # numbers of a leaf to know its layer by: each layer is held against every other
 
 
 def compare_leaves(a: Recording, b: Recording) -> list[str]:
@@ -65,9 +66,13 @@ def _order(ours: Leaves, theirs: Leaves) -> list[int] | None:
     """For each layer of theirs the one of ours that most leaves say it is, if not in order."""
     paths = [path for path in ours if path.startswith(_BLOCKS) and path in theirs]
     number = len(theirs[paths[0]])
+    mine, its = (
+        [leaves[path].reshape(number, -1)[:, :_ENOUGH] for path in paths]
+        for leaves in (ours, theirs)
+    )
     same = np.array(
         [
-            [sum(_same(ours[p][i], theirs[p][j]) for p in paths) for i in range(number)]
+            [sum(_same(x[i], y[j]) for x, y in zip(mine, its, strict=True)) for i in range(number)]
             for j in range(number)
         ]
     )
@@ -83,8 +88,9 @@ def _rounded_to(ours: Leaves, theirs: Leaves) -> str | None:
         return None  # the latter after the layers were put in order
     for dtype in ("bfloat16", "float16"):
         near = 4 * unit_of("float32")
-        rounded = {path: x.astype(jnp.dtype(dtype)).astype(np.float32) for path, x in ours.items()}
-        if all(distance(rounded[path], theirs[path])[1] <= near for path in ours):
+        kind = jnp.dtype(dtype)
+        rounded = ((x.astype(kind).astype(np.float32), theirs[path]) for path, x in ours.items())
+        if all(distance(x, y)[1] <= near for x, y in rounded):
             return dtype
     return None
 

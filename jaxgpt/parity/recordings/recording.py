@@ -11,10 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Params
-from jaxgpt.parity.walk import walk
+from jaxgpt.parity.walk import check_tokens, walk
 from jaxgpt.training.loss import cross_entropy
 
 _ORDER = (
@@ -59,7 +58,7 @@ def record_model(
     Activations come from `walk`, loss and gradients from `GPT` itself, jitted. Matrix products are
     not rounded further, on any device. Raises ConfigError or DataError if the tokens do not fit.
     """
-    check_tokens(tokens, config, name)
+    check_tokens(tokens, config, name, least=2)
     with jax.default_matmul_precision("highest"):
         activations = to_numpy(walk(config, params, jnp.asarray(tokens)))
         loss, gradients = _loss_and_gradients(config, params, jnp.asarray(tokens))
@@ -84,26 +83,6 @@ def _loss_and_gradients(
         return total / count
 
     return jax.value_and_grad(loss)(params)
-
-
-def check_tokens(tokens: Int[np.ndarray, "B T"], config: ModelConfig, name: str) -> None:
-    """Refuse tokens that the model has no room or no row for.
-
-    Raises ConfigError if there is but one or more than the context holds, DataError if an id is
-    outside the vocabulary.
-    """
-    length, vocab_size = tokens.shape[1], config.vocab_size
-    if not 2 <= length <= config.context_length:
-        raise ConfigError(
-            f"{name} takes 2 to {config.context_length} tokens, not {length}; give a "
-            f"{'longer' if length < 2 else 'shorter'} text"
-        )
-    bad = tokens[(tokens < 0) | (tokens >= vocab_size)]
-    if bad.size:
-        raise DataError(
-            f"token id {bad[0]} is outside [0, {vocab_size}), the vocabulary of {name}; encode "
-            "with the model's own tokenizer"
-        )
 
 
 def to_numpy(activations: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -2,24 +2,36 @@
 
 It holds `tokens` (B, T) and, each where it is known, `activations/NAME` by the names of
 `activation_names`, `loss`, `gradients/PATH` and `parameters/PATH` by jaxgpt's path with the layers
-stacked (`blocks.attn.qkv.weight`), and the strings `config` (a ModelConfig as JSON), `dtype` and
-`name`. `tokens` and `activations/logits` must be there. Nothing in it is pickled.
+stacked (`blocks.attn.qkv.weight`), and the strings `config` (a ModelConfig as JSON), `dtype` (the
+coarsest of the activations), `parameters_dtype` and `name`. `tokens` and `activations/logits` must
+be there, and `config` where there are parameters. Nothing in it is pickled.
 """
 
 import json
+import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from numpy.lib import format as formats
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.config_file import from_dict, to_dict
-from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
+from jaxgpt.errors import CheckpointError, ConfigError, DataError, ResourceError
 from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.parity.recordings.recording import Recording, flatten, unflatten
+from jaxgpt.parity.walk import check_tokens
+
+_DTYPES = ("float32", "float16", "bfloat16")
+_MOST_HEADER = 1000  # characters, an array's being some 100; a parser may take any memory for more
+# What damage to an archive, or to what is in it, is noticed by.
+_DAMAGE = (
+    *(ValueError, TypeError, KeyError, ArithmeticError, RuntimeError, OSError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, ConfigError, DataError),
+)
 
 
 def save_recording(recording: Recording, path: Path) -> None:
@@ -28,6 +40,8 @@ def save_recording(recording: Recording, path: Path) -> None:
     arrays |= {f"activations/{name}": x for name, x in recording.activations.items()}
     arrays |= {f"gradients/{name}": x for name, x in (recording.gradients or {}).items()}
     arrays |= {f"parameters/{name}": x for name, x in flatten(recording.params or {})}
+    if recording.params is not None:
+        arrays["parameters_dtype"] = str(recording.params["embed"]["tokens"].dtype)
     if recording.loss is not None:
         arrays["loss"] = np.float32(recording.loss)
     if recording.config is not None:
@@ -48,12 +62,29 @@ def load_recording(path: Path) -> Recording:
     Raises CheckpointError if it is none, holds pickled objects, or lacks what must be there.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with zipfile.ZipFile(path) as file:
+            arrays = dict(_read(file, member) for member in file.infolist())
         return _from_arrays(arrays, path)
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, ConfigError) as error:
-        reason = "pickled objects are refused" if "allow_pickle" in str(error) else str(error)
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} is no recording: {reason}; see --save") from None
+
+
+def _read(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[str, np.ndarray]:
+    """A member's name and array; no more memory is taken than what is there fills."""
+    if not info.filename.endswith(".npy"):
+        raise ValueError(f"{info.filename} in it is no .npy")
+    with file.open(info) as member:
+        version = formats.read_magic(member)
+        read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
+        shape, turned, dtype = read(member, max_header_size=_MOST_HEADER)
+        if dtype.hasobject:
+            raise ValueError("pickled objects are refused")
+        there = info.file_size - member.tell()
+        if math.prod(shape) * dtype.itemsize != there:
+            raise ValueError(f"{info.filename} has {there} bytes for {dtype} of shape {shape}")
+        array = np.ndarray(shape, dtype, member.read(), order="F" if turned else "C")
+    return info.filename.removesuffix(".npy"), array
 
 
 def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Recording:
@@ -66,29 +97,43 @@ def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Recording:
     for name, x in activations.items():
         if x.ndim != 3 or x.shape[:2] != tokens.shape:
             raise ValueError(f"{name} has shape {x.shape}; it must begin with {tokens.shape}")
-    config = json.loads(str(arrays["config"])) if "config" in arrays else None
-    dtype = str(jnp.dtype(str(arrays.get("dtype", "float32"))))
-    config = from_dict(ModelConfig(), config) if config is not None else None
+    tokens = tokens.astype(np.int32)
+    config = None
+    if "config" in arrays:
+        values = json.loads(str(arrays["config"]))
+        if not isinstance(values, dict):
+            raise ValueError(f"its config is a {type(values).__name__}, not a mapping")
+        config = from_dict(ModelConfig(), values)
+        check_tokens(tokens, config, "its model")
     params = _under(arrays, "parameters/")
-    if params and config:
+    if params:
+        if config is None:
+            raise ValueError("it has parameters, but no config")
         wanted = jax.tree.map(np.shape, unflatten(params))
         if wanted != jax.tree.map(lambda leaf: leaf.shape, parameter_shapes(config)):
             raise ValueError("its parameters do not fit its config")
     return Recording(
         path.name,
-        tokens.astype(np.int32),
+        tokens,
         activations,
-        float(arrays["loss"]) if "loss" in arrays else None,
+        float(arrays["loss"].item()) if "loss" in arrays else None,
         _under(arrays, "gradients/") or None,
         config,
-        unflatten(params, dtype) if params else None,
-        dtype,
+        unflatten(params, _dtype(arrays, "parameters_dtype")) if params else None,
+        _dtype(arrays, "dtype", "float64"),
     )
 
 
+def _dtype(arrays: dict[str, np.ndarray], name: str, *more: str) -> str:
+    dtype = str(arrays.get(name, "float32"))
+    if dtype not in (*_DTYPES, *more):
+        raise ValueError(f"{name} is {dtype}; it must be one of {', '.join((*_DTYPES, *more))}")
+    return dtype
+
+
 def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {
-        name.removeprefix(prefix): x.astype(np.float32)
-        for name, x in arrays.items()
-        if name.startswith(prefix)
-    }
+    found = {name: x for name, x in arrays.items() if name.startswith(prefix)}
+    for name, x in found.items():
+        if x.dtype.kind != "f" or not x.ndim:
+            raise ValueError(f"{name} is {x.dtype} {x.shape}; it must be an array of floats")
+    return {name.removeprefix(prefix): x.astype(np.float32) for name, x in found.items()}

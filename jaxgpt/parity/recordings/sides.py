@@ -12,6 +12,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
 from jaxgpt.model.layers import Params
+from jaxgpt.parity.hf_config import check_folder
 from jaxgpt.parity.hf_weights import load_gpt2
 from jaxgpt.parity.pretrained import find_tokenizer, is_own
 from jaxgpt.parity.recordings.recording import Recording, record_model
@@ -50,6 +51,8 @@ def open_side(spec: str) -> Side:
     if path.suffix == ".npz":
         recording = load_recording(path)
         return Side(lambda *_: recording, recording.config, tokens=recording.tokens)
+    if os.path.isfile(path):
+        check_folder(path)
     if not os.path.isdir(path):  # pathlib's would raise on a name that is too long
         raise CheckpointError(
             f"{spec}: no such folder; name a run's, a checkpoint's or a Hugging Face folder, "
@@ -107,7 +110,10 @@ def choose_tokens(
 
 
 def _parse_ids(ids: str) -> list[int]:
-    odd = [word for word in ids.split() if not word.isdecimal() or int(word) >= 2**31]
+    def is_odd(word: str) -> bool:
+        return not word.isdecimal() or len(word) > 10 or int(word) >= 2**31
+
+    odd = [word[:20] for word in ids.split() if is_odd(word)]
     if odd or not ids.split():
         raise ConfigError(
             f"--tokens has {odd[0] if odd else 'no number'}; write whole numbers from 0, such as "

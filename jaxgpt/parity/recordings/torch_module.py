@@ -14,10 +14,11 @@ from torch.nn import functional
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import CheckpointError
-from jaxgpt.parity.recordings.recording import Leaves, Recording, check_tokens, unflatten
+from jaxgpt.parity.recordings.recording import Leaves, Recording, unflatten
 from jaxgpt.parity.recordings.torch_families import Layout, recognise, signs
 from jaxgpt.parity.recordings.torch_file import blaming
 from jaxgpt.parity.recordings.torch_parameters import config_of, read_leaves
+from jaxgpt.parity.walk import check_tokens
 
 Note = Callable[[str, Tensor], None]
 
@@ -97,7 +98,7 @@ def _run(
     if layout is not None:
         found = read_leaves(layout, lambda tensor: tensor)
         config = config_of(layout, found, num_heads)
-        check_tokens(tokens, config, name)
+        check_tokens(tokens, config, name, least=2)
         biases = {path: zeros for path, zeros in _zero_biases(found) if path not in found}
         params = unflatten(found | biases)
         notes = (f"has no {', '.join(biases)}",) if biases else ()
