@@ -58,8 +58,8 @@ def check_folder(folder: Path) -> None:
         )
     if not os.path.isdir(folder):
         raise CheckpointError(
-            f"{folder}: no such folder; name one with config.json and model.safetensors, or fetch a "
-            "model of the hub by convert.py --from gpt2 --model OWNER/NAME"
+            f"{folder}: no such folder; name one with config.json and model.safetensors, or fetch "
+            "a model of the hub by convert.py --from gpt2 --model OWNER/NAME"
         )
     if not os.path.isfile(folder / "config.json"):
         raise CheckpointError(

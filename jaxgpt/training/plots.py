@@ -1,4 +1,4 @@
-"""Curves as pictures: of a run, and of runs and models beside each other."""
+"""Figures as pictures: of a run, and of runs, models and programs beside each other."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,6 +75,18 @@ def plot_differences(
             axes.plot([first], [heights[first]], "o", color="#d1495b", label=label)
         shown = places[:: -(-len(names) // _MOST_NAMES)]
         axes.set_xticks(shown, [names[i] for i in shown], rotation=90, fontsize=7)
+
+
+def plot_bars(values: Mapping[str, float], what: str, path: Path) -> None:
+    """Draw one bar for each name, the first on top, as a PNG at `path`; `what` says the unit."""
+    places = range(len(values))
+    with _picture(path, heights=[1.0 + 0.45 * len(values)]) as (axes,):
+        bars = axes.barh(places, list(values.values()), color="#9db8d2", label=what)
+        axes.bar_label(bars, fmt="{:,.3g}", padding=4)
+        axes.set_yticks(places, list(values))
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0))
 
 
 @contextmanager
