@@ -1,13 +1,15 @@
 """What every command line shares: tyro in, one line out when something is wrong."""
 
+import hashlib
 import io
 import os
+import platform
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -15,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 from tqdm import tqdm
 
+from jaxgpt.data.downloads import default_cache
 from jaxgpt.errors import ConfigError, JaxgptError
 
 Arguments = TypeVar("Arguments")
@@ -115,6 +118,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     argv = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(argv) < len(sys.argv) - 1
     warnings.formatwarning = _warning_line
+    keep_compiled()
     # So that what is half written is removed; training puts a handler of its own in this place.
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -139,6 +143,25 @@ def run(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+def keep_compiled() -> None:
+    """Let JAX keep the programs it compiles in the cache folder, for a second start to be fast.
+
+    Does nothing where JAX's own variables say otherwise, or where the folder cannot be written.
+    """
+    if os.environ.keys() & {"JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"}:
+        return
+    # A program compiled for a CPU is no good to one with fewer instructions, and may kill there.
+    cpu = platform.machine() + platform.processor()
+    with suppress(OSError), open("/proc/cpuinfo") as file:
+        cpu += next((line for line in file if line.startswith(("flags", "Features"))), "")
+    folder = default_cache() / "compiled" / hashlib.sha256(cpu.encode()).hexdigest()[:16]
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
 def _terminate(number: int, frame: object) -> None:

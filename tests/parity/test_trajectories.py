@@ -1,6 +1,7 @@
 """Two programs, one training: the losses part by rounding and no more."""
 
 import importlib
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -76,7 +77,7 @@ def test_the_script_says_what_it_needs(flags, message, tmp_path):
     done = subprocess.run(
         [sys.executable, SCRIPTS / "trajectories.py", "--data", "text.txt", *flags],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )

@@ -1,6 +1,7 @@
 """The command line that holds the worked examples against what the notebooks print."""
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ def test_it_does_without_torch(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('there is no torch')")
     done = subprocess.run(
         [sys.executable, SCRIPT, "--only", "ch03", "appA", "appD", "ch07"],
-        env={"PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )
