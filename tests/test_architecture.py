@@ -24,7 +24,7 @@ DOORS = {
     "tiktoken": "jaxgpt/data/bpe_tokenizer.py",
     "torch": "jaxgpt/parity/",
     "safetensors": "jaxgpt/parity/hf_",
-    "transformers": "tests/",
+    "transformers": "jaxgpt/parity/benchmark/transformers_writer.py",
     "tyro": "scripts/cli.py",
     "pyarrow": "jaxgpt/data/parquet.py",
     "matplotlib": "jaxgpt/training/plots.py",

@@ -82,7 +82,8 @@ def plot_bars(values: Mapping[str, float], what: str, path: Path) -> None:
     places = range(len(values))
     with _picture(path, heights=[1.0 + 0.45 * len(values)]) as (axes,):
         bars = axes.barh(places, list(values.values()), color="#9db8d2", label=what)
-        axes.bar_label(bars, fmt="{:,.3g}", padding=4)
+        figures = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values.values()]
+        axes.bar_label(bars, figures, padding=4)
         axes.set_yticks(places, list(values))
         axes.invert_yaxis()
         axes.margins(x=0.12)

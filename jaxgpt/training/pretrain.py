@@ -99,7 +99,7 @@ def pretrain(
             state = fit(
                 state,
                 config,
-                step_fn=_step(config, mesh),
+                step_fn=make_step(config, mesh),
                 batch_at=_batches(windows, config, mesh),
                 hooks=Hooks(
                     evaluate=_evaluation(config, dataset, held_out, mesh),
@@ -200,7 +200,8 @@ def _begin_from(
     return jax.jit(begin, out_shardings=shardings)(jax.device_put(params, shardings.params))
 
 
-def _step(config: TrainConfig, mesh: Mesh) -> Step:
+def make_step(config: TrainConfig, mesh: Mesh) -> Step:
+    """The jitted step of a run on `mesh`, which gives up the state it is given."""
     _, dropout_key = jax.random.split(jax.random.key(config.seed))
     rate = learning_rate(config.optimizer, config.steps)
     step = partial(

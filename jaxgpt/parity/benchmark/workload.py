@@ -1,0 +1,50 @@
+"""The same start and the same batches for all. NumPy only: a process may have one library alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from jaxgpt.config import TrainConfig
+from jaxgpt.data.batches import Batch, SlidingWindows
+
+
+def make_tokens(config: TrainConfig, count: int) -> Int32[np.ndarray, " N"]:
+    """`count` random ids, low ones more often, so that a model that learns shows it in its loss."""
+    draws = np.random.default_rng(config.seed).random(count)
+    return (config.model.vocab_size * draws**2).astype(np.int32)
+
+
+def make_batches(config: TrainConfig, count: int) -> list[Batch]:
+    """The batches of the first `count` steps, as training would draw them from such a text."""
+    length = config.model.context_length
+    tokens = make_tokens(config, count * config.batch_size * length + 1)
+    windows = SlidingWindows(tokens, length)
+    return [windows.batch(step, config.batch_size, seed=config.seed) for step in range(count)]
+
+
+def save_start(path: Path, params: dict[str, Any]) -> None:
+    """Write nested parameters as an .npz file, for another process."""
+    np.savez(path, **_flatten(params))
+
+
+def load_start(path: Path) -> dict[str, Any]:
+    """The parameters that `save_start` wrote, as NumPy arrays."""
+    params: dict[str, Any] = {}
+    with np.load(path) as arrays:
+        for name in arrays.files:
+            *parents, leaf = name.split(".")
+            node = params
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = arrays[name]
+    return params
+
+
+def _flatten(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in params.items():
+        inner = isinstance(value, dict)
+        flat |= _flatten(value, f"{prefix}{name}.") if inner else {prefix + name: np.asarray(value)}
+    return flat

@@ -1,0 +1,97 @@
+"""The command line of the benchmark."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from jaxgpt.errors import ResourceError
+from jaxgpt.parity.benchmark import rates, training
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
+SMALL = (
+    *("--vocab-size", "31", "--context-length", "16", "--num-layers", "2", "--num-heads", "2"),
+    *("--embed-dim", "16", "--batch-size", "2", "--steps", "2"),
+)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    monkeypatch.setattr(training, "measure_rates", lambda: rates.measure_rates(16, 1))
+    torch.set_num_threads(1)
+    return importlib.import_module("benchmark")
+
+
+def test_a_table_figures_and_bars(script, tmp_path, capsys):
+    out, plot = tmp_path / "figures.json", tmp_path / "bars.png"
+    script.main([*SMALL, "--contenders", "jaxgpt", "torch", "--out", str(out), "--plot", str(plot)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "train: 2 layers, 2 heads, width 16, T=16, V=31, batch 2"
+    assert lines[3].split("  ")[0] == "contender"
+    assert lines[4].startswith("jaxgpt float32 ")
+    assert lines[5].startswith("PyTorch eager float32 ")
+    assert "other programs" in lines[-1]
+    report = json.loads(out.read_text())
+    assert report["config"]["model"]["embed_dim"] == 16
+    assert report["machine"]["versions"]["torch"] == torch.__version__
+    assert {"cpu", "cores", "device", "products", "copy"} <= report["machine"].keys()
+    assert len(report["rows"][0]["turns_ms"]) == 2
+    assert report["quotable"] in (True, False)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_decode_writes_what_it_is_told(script, capsys):
+    flags = ["decode", *SMALL, "--prompt-tokens", "4", "--new-tokens", "5"]
+    script.main(flags)
+    out = capsys.readouterr().out
+    assert "prompt 4 + 5 tokens" in out
+    assert "10 of 10" in out
+
+
+def test_a_model_too_large_is_refused(script):
+    with pytest.raises(ResourceError, match="choose a smaller model"):
+        script.main(["--shape", "gpt2", "--num-layers", "1000000"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--contenders", "keras"], "no contender is called keras; there are jaxgpt, torch,"),
+        (["--contenders", "torch", "--dtype", "bfloat16"], "no contender of torch computes in"),
+        (["decode", "--contenders", "jaxgpt"], "--contenders goes with train, load and memory"),
+        (["--out", "figures.txt"], "--out is figures.txt; its name must end in .json"),
+        (["--plot", "none/bars.png"], "--plot is none/bars.png, in a folder that does not exist"),
+        (["--steps", "-1"], "steps is -1; it must be from 0 to 100000"),
+        (["--steps-per-turn", "0"], "steps_per_turn is 0; it must be from 1 to 100000"),
+        (["--num-layers", "-1"], "num_layers is -1; it must be from 0"),
+        (["--num-heads", "5"], "num_heads is 5, which does not divide embed_dim 384"),
+        (["--shape", "huge"], "invalid choice"),
+        (["speed"], "invalid choice"),
+    ],
+)
+def test_bad_input_is_one_line(flags, message, tmp_path):
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *flags], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_pytorch_it_says_so(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('none', name='torch')")
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *SMALL, "--contenders", "jaxgpt", "torch"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out: PyTorch eager float32: PyTorch " in done.stdout
