@@ -157,11 +157,11 @@ def keep_compiled() -> None:
     with suppress(OSError), open("/proc/cpuinfo") as file:
         cpu += next((line for line in file if line.startswith(("flags", "Features"))), "")
     folder = default_cache() / "compiled" / hashlib.sha256(cpu.encode()).hexdigest()[:16]
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK | os.X_OK):
-            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    # JAX makes it once there is something to keep; a mistyped command leaves nothing.
+    there = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
+    if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
 def _terminate(number: int, frame: object) -> None:

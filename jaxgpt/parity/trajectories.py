@@ -1,7 +1,6 @@
 """The same training in jaxgpt and in PyTorch, step by step: start, data, schedule and AdamW."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,10 +15,9 @@ from jaxgpt.data.batches import Batch, SlidingWindows
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.layers import Params
 from jaxgpt.parity import torch_reference
+from jaxgpt.parity.benchmark.jax_trainer import JaxTrainer
 from jaxgpt.parity.torch_random import init_like_torch
-from jaxgpt.training.loss import next_token_loss
-from jaxgpt.training.optimizer import learning_rate, make_optimizer
-from jaxgpt.training.step import init_state, train_step
+from jaxgpt.training.optimizer import learning_rate
 
 Losses = Float64[np.ndarray, " steps"]
 """The training loss of each step, in nats per token."""
@@ -60,23 +58,9 @@ def compare_training(config: TrainConfig, tokens: Int32[np.ndarray, " N"]) -> Tr
 
 
 def train_in_jax(config: TrainConfig, params: Params, batches: list[Batch]) -> Losses:
-    """The loss of each step of jaxgpt's own `train_step`, in float32 at full precision."""
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    step = jax.jit(
-        partial(
-            train_step,
-            key=jax.random.key(config.seed),
-            loss_fn=next_token_loss(config),
-            optimizer=optimizer,
-        ),
-        donate_argnums=0,
-    )
-    state, losses = init_state(jax.tree.map(jnp.array, params), optimizer), []
+    """The loss of each step as `pretrain` takes it, in float32 at full precision."""
     with jax.default_matmul_precision("highest"):
-        for number, batch in enumerate(batches):
-            state, metrics = step(state, (batch.inputs, batch.targets), jnp.int32(number))
-            losses.append(metrics["loss"])
-    return np.array(losses, np.float64)
+        return np.array(JaxTrainer(config, params).run(batches))
 
 
 def train_in_torch(
