@@ -1,7 +1,5 @@
 """The primitives of a transformer, each a pure function of its parameters, beside its init."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -10,15 +8,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 Params = dict[str, Any]
 """Nested dicts of arrays: the parameters of a function, named as its keyword arguments."""
-
-
-def recomputed(function: Callable) -> Callable:
-    """`function`, of which the backward pass keeps the arguments and computes the rest again.
-
-    For cheap functions of large arrays: to keep what they compute on the way costs more memory
-    and, where memory is slow, more time (a third of a whole step on CPU).
-    """
-    return jax.checkpoint(function)
 
 
 def linear(
@@ -32,7 +21,9 @@ def linear(
     The weight is `(in, out)`, as in GPT-2's published files; PyTorch's `nn.Linear` is transposed.
     """
     # A weight gradient that contracts two axes is slow on XLA:CPU; one flat axis halves a step.
-    rows = x.reshape(-1, x.shape[-1]) @ weight
+    rows = x.reshape(-1, x.shape[-1])
+    # A single row: XLA:CPU reads a transposed weight at full speed only on the left.
+    rows = (weight.T @ rows.T).T if len(rows) == 1 else rows @ weight
     if bias is not None:
         rows = rows + bias
     return rows.reshape(*x.shape[:-1], weight.shape[-1])
@@ -58,15 +49,11 @@ def layer_norm(
     The variance is the biased one, and `epsilon` stands inside the root (Ba et al. 2016; the same
     choices as PyTorch). Computed in float32 whatever the dtype of `x`, which the result keeps.
     """
-
-    def norm(x: Array, scale: Array, bias: Array) -> Array:
-        wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        normal = centred * jax.lax.rsqrt(variance + epsilon)
-        return (normal * scale + bias).astype(x.dtype)
-
-    return recomputed(norm)(x, scale, bias)
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    normal = centred * jax.lax.rsqrt(variance + epsilon)
+    return (normal * scale + bias).astype(x.dtype)
 
 
 def init_layer_norm(width: int) -> Params:
@@ -92,4 +79,4 @@ def gelu(x: Float[Array, "*B"], form: Literal["tanh", "erf"] = "tanh") -> Float[
 
     The tanh form differs from the exact one by up to 5e-4.
     """
-    return recomputed(partial(jax.nn.gelu, approximate=form == "tanh"))(x)
+    return jax.nn.gelu(x, approximate=form == "tanh")

@@ -12,6 +12,10 @@ from jaxgpt.data.batches import IGNORE
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Params
 
+_MOST_LOGITS = {"cpu": 1 << 25, "other": 1 << 27}
+_MOST_UNROLLED = 24  # layers; their compilation takes about a second each
+_TILE = 128  # columns of a product that GPUs and TPUs compute at once
+
 Loss = tuple[Float[Array, ""], Int[Array, ""]]
 """The summed loss in nats, and the number of targets that it sums over."""
 
@@ -47,8 +51,113 @@ def next_token_loss(config: TrainConfig) -> LossFunction:
     ) -> Loss:
         inputs, targets = batch
         cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-        logits = GPT(config.model, cast)(inputs, rng=rng, remat=config.remat)
-        with jax.named_scope("loss"):
-            return cross_entropy(logits, targets)
+        x = GPT(config.model, cast).hidden(
+            inputs, rng=rng, attention=config.attention, remat=config.remat, unroll=_unroll(config)
+        )
+        tied = config.model.tie_head
+        table = params["embed"]["tokens"] if tied else params["head"]["weight"].T
+        return head_loss(x, table, targets)
 
     return loss
+
+
+def _unroll(config: TrainConfig) -> int:
+    num_layers = config.model.num_layers
+    few = jax.default_backend() != "cpu" and num_layers <= _MOST_UNROLLED
+    return config.unroll or (num_layers if few else 1)
+
+
+@jax.custom_vjp
+def head_loss(
+    x: Float[Array, "B T D"], table: Float[Array, "V D"], targets: Int[Array, "B T"]
+) -> Loss:
+    """`cross_entropy` of the logits `x @ table.T`, few of which are ever in memory at once.
+
+    The tokens go through the head in chunks, of up to 2^25 logits on a CPU and 2^27 elsewhere.
+    Where a gradient is wanted, each chunk makes its share beside its loss, so that no logits are
+    kept or computed twice (as in Liger, Hsu et al. 2024). The products are in the dtype of `x`;
+    logits and the table's gradient are in float32.
+    """
+    return _head_loss(x, table, targets, differentiate=False)[0]
+
+
+def _forward(x: Array, table: Array, targets: Array) -> tuple[Loss, Any]:
+    return _head_loss(x, table, targets, differentiate=True)
+
+
+def _backward(grads: tuple[Array, Array], loss_grad: tuple[Array, Any]) -> tuple[Any, ...]:
+    return *((loss_grad[0] * grad).astype(grad.dtype) for grad in grads), None
+
+
+head_loss.defvjp(_forward, _backward)
+
+
+def _head_loss(x: Array, table: Array, targets: Array, *, differentiate: bool) -> tuple[Loss, Any]:
+    """The loss, and its gradients with respect to `x` and `table` or nothing."""
+    (rows, length, width), vocab_size = x.shape, len(table)
+    most = _MOST_LOGITS["cpu" if jax.default_backend() == "cpu" else "other"]
+    span = max(1, min(length, most // (rows * vocab_size)))
+    weight = _padded(table, x.dtype)
+
+    def turn(sums: tuple, chunk: tuple[Array, Array]) -> tuple[tuple, Any]:
+        loss, grads = _chunk_loss(*chunk, weight, vocab_size, differentiate=differentiate)
+        if grads is None:
+            return jax.tree.map(jnp.add, sums, (*loss, None)), None
+        return jax.tree.map(jnp.add, sums, (*loss, grads[1])), grads[0]
+
+    sums = (
+        jnp.zeros(()),
+        jnp.zeros((), jnp.int32),
+        jnp.zeros(table.shape) if differentiate else None,
+    )
+    chunks = _spans(x, span, 0), _spans(targets, span, IGNORE)
+    (nats, count, grad_table), grad_x = jax.lax.scan(turn, sums, chunks)
+    if not differentiate:
+        return (nats, count), None
+    grad_x = grad_x.swapaxes(0, 1).reshape(rows, -1, width)[:, :length]
+    return (nats, count), (grad_x, grad_table.astype(table.dtype))
+
+
+def _chunk_loss(
+    x: Array, targets: Array, weight: Array, vocab_size: int, *, differentiate: bool
+) -> tuple[Loss, Any]:
+    flat, labels = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
+    with jax.named_scope("head"):
+        logits = jnp.matmul(flat, weight.T, preferred_element_type=jnp.float32)
+        logits = jnp.where(jnp.arange(len(weight)) < vocab_size, logits, -jnp.inf)
+    with jax.named_scope("loss"):
+        if not differentiate:
+            return cross_entropy(logits, labels), None
+        loss, grad_logits = _cross_entropy_and_gradient(logits, labels)
+    with jax.named_scope("head"):
+        grad_logits = grad_logits.astype(x.dtype)
+        grad_x = (grad_logits @ weight).reshape(x.shape)
+        grad_table = jnp.matmul(grad_logits.T, flat, preferred_element_type=jnp.float32)
+        return loss, (grad_x, grad_table[:vocab_size])
+
+
+def _cross_entropy_and_gradient(logits: Array, labels: Array) -> tuple[Loss, Array]:
+    """`cross_entropy`, and its gradient: the softmax, less 1 at the target."""
+    counted, largest = labels != IGNORE, logits.max(axis=-1)
+    picked = jnp.take_along_axis(logits, jnp.where(counted, labels, 0)[:, None], axis=-1)[:, 0]
+    # The exponentials serve both, in the memory of the logits.
+    powers = jnp.exp(logits - largest[:, None])
+    total = powers.sum(axis=-1)
+    nats = jnp.where(counted, jnp.log(total) + largest - picked, 0).sum()
+    softmax = powers / total[:, None]
+    surplus = jnp.where(jnp.arange(logits.shape[1]) == labels[:, None], softmax - 1, softmax)
+    return (nats, counted.sum()), jnp.where(counted[:, None], surplus, 0)
+
+
+def _padded(table: Array, dtype: Any) -> Array:
+    """The table to multiply by; where its cast makes a copy anyway, padded to whole tiles."""
+    if table.dtype == dtype:
+        return table
+    return jnp.pad(table.astype(dtype), ((0, -len(table) % _TILE), (0, 0)))
+
+
+def _spans(rows: Array, span: int, filling: int) -> Array:
+    """Cut along positions, not rows, so that each chunk lies on all devices evenly."""
+    padding = [(0, 0), (0, -rows.shape[1] % span)] + [(0, 0)] * (rows.ndim - 2)
+    padded = jnp.pad(rows, padding, constant_values=filling)
+    return padded.reshape(len(rows), -1, span, *rows.shape[2:]).swapaxes(0, 1)

@@ -1,6 +1,10 @@
 """AdamW, its learning rate over the steps, and which parameters decay."""
 
+from functools import partial
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxgpt.config import OptimizerConfig
@@ -36,23 +40,58 @@ def decay_mask(params: Params) -> Params:
     return jax.tree.map_with_path(lambda path, _: path[-1].key in _MATRICES, params)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
     """Clipping by the gradient's global norm, then AdamW (Loshchilov & Hutter 2019).
 
     The same update as `torch.optim.AdamW`: epsilon is added outside the root, decay is decoupled
     and scaled by the learning rate. Clipping differs from PyTorch's by 1e-6 in the norm, which
-    PyTorch adds and Optax does not.
+    PyTorch adds. An update with `healthy=False` leaves the running means as they are.
     """
-    clip = config.gradient_clip
+    mask = decay_mask if config.weight_decay_on == "matrices" else None
     return optax.chain(
-        optax.identity() if clip == "none" else optax.clip_by_global_norm(clip),
-        optax.adamw(
-            learning_rate(config, steps),
-            b1=config.beta1,
-            b2=config.beta2,
-            eps=config.epsilon,
-            eps_root=0.0,
-            weight_decay=config.weight_decay,
-            mask=decay_mask if config.weight_decay_on == "matrices" else None,
-        ),
+        optax.identity() if config.gradient_clip == "none" else clip_by_norm(config.gradient_clip),
+        scale_by_adam(config.beta1, config.beta2, config.epsilon),
+        optax.add_decayed_weights(config.weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate(config, steps)),
     )
+
+
+def clip_by_norm(limit: float) -> optax.GradientTransformation:
+    """Scale a gradient whose global norm exceeds `limit` down to it (Pascanu et al. 2013).
+
+    One factor for all, which XLA multiplies by where the gradient is used; Optax's own choice,
+    element by element, writes a second gradient first, which takes as long as all of AdamW.
+    """
+
+    def clip(updates: Any, _: Any) -> Any:
+        factor = jnp.minimum(1.0, limit / optax.tree.norm(updates))
+        return jax.tree.map(lambda leaf: leaf * factor, updates)
+
+    return optax.stateless(clip)
+
+
+def scale_by_adam(
+    beta1: float, beta2: float, epsilon: float
+) -> optax.GradientTransformationExtraArgs:
+    """Optax's `scale_by_adam`, with an update that can be told to change nothing (`healthy`).
+
+    The change is computed from the means that are kept. Chosen after Optax's update, between the
+    new means and the old, both would be in memory: two more copies of the model.
+    """
+    adam = optax.scale_by_adam(beta1, beta2, epsilon)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, healthy: Any = True, **_: Any
+    ) -> tuple[Any, Any]:
+        def mean(old: Any, beta: float, order: int) -> Any:
+            new = optax.tree.update_moment(updates, old, beta, order)
+            return jax.tree.map(partial(jnp.where, healthy), new, old)
+
+        mu, nu = mean(state.mu, beta1, 1), mean(state.nu, beta2, 2)
+        count = jnp.where(healthy, optax.safe_increment(state.count), state.count)
+        first = optax.tree.bias_correction(mu, beta1, count)
+        second = optax.tree.bias_correction(nu, beta2, count)
+        changes = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), first, second)
+        return changes, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformationExtraArgs(adam.init, update)

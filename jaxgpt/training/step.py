@@ -1,6 +1,7 @@
 """One optimizer step, as a pure function of the state and a batch."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -40,20 +41,25 @@ def gradients(
     after another. Sums are divided once, at the end, so that a micro-batch with fewer targets
     weighs less and every cut gives the gradient of the whole. A batch without targets gives zeros.
     """
-    grad = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def add(carry: Any, turn: tuple[Any, PRNGKeyArray]) -> tuple[Any, None]:
-        (nats, count), grads = grad(params, *turn)
-        return jax.tree.map(jnp.add, carry, (grads, nats, count)), None
+    def share(count: Array) -> Array:
+        return 1 / jnp.maximum(count, 1).astype(jnp.float32)
 
     if micro_batches == 1:
-        (nats, count), grads = grad(params, batch, rng)
-    else:
-        zeros = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), jnp.zeros((), jnp.int32))
-        turns = (_cut(batch, micro_batches), jax.random.split(rng, micro_batches))
-        (grads, nats, count), _ = jax.lax.scan(add, zeros, turns)
-    share = 1 / jnp.maximum(count, 1).astype(jnp.float32)
-    return jax.tree.map(lambda leaf: leaf * share, grads), (nats, count)
+        nats, pull, count = jax.vjp(
+            lambda params: loss_fn(params, batch, rng), params, has_aux=True
+        )
+        # Divided at the loss: one number, where the gradient has as many as the model.
+        return pull(share(count))[0], (nats, count)
+
+    def add(sums: Any, turn: tuple[Any, PRNGKeyArray]) -> tuple[Any, None]:
+        (nats, count), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, *turn)
+        return jax.tree.map(jnp.add, sums, (grads, nats, count)), None
+
+    zeros = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), jnp.zeros((), jnp.int32))
+    turns = (_cut(batch, micro_batches), jax.random.split(rng, micro_batches))
+    (grads, nats, count), _ = jax.lax.scan(add, zeros, turns)
+    return jax.tree.map(lambda leaf: leaf * share(count), grads), (nats, count)
 
 
 def _cut(batch: Any, micro_batches: int) -> Any:
@@ -70,7 +76,7 @@ def train_step(
     *,
     key: PRNGKeyArray,
     loss_fn: LossFunction,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     micro_batches: int = 1,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One update, and its `loss` (nats per target), `grad_norm` and `targets`.
@@ -83,14 +89,16 @@ def train_step(
     norm = optax.tree.norm(grads)
     metrics = {"loss": nats / jnp.maximum(count, 1), "grad_norm": norm, "targets": count * 1.0}
 
-    def update() -> TrainState:
-        with jax.named_scope("optimizer"):
-            changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params: Any = optax.apply_updates(state.params, changes)
-            return TrainState(state.step + 1, params, opt_state)
-
     healthy = jnp.isfinite(nats) & jnp.isfinite(norm) & (state.step == step)
-    return jax.lax.cond(healthy, update, lambda: state), metrics
+    keep = partial(jnp.where, healthy)
+    with jax.named_scope("optimizer"):
+        changes, opt_state = optimizer.update(grads, state.opt_state, state.params, healthy=healthy)
+        params: Any = jax.tree.map(keep, optax.apply_updates(state.params, changes), state.params)
+        # The optimizer holds its arrays, at no cost in memory; its counts are held here.
+        opt_state = jax.tree.map(
+            lambda new, old: new if new.ndim else keep(new, old), opt_state, state.opt_state
+        )
+        return TrainState(keep(state.step + 1, state.step), params, opt_state), metrics
 
 
 def eval_step(params: Params, batch: Any, *, loss_fn: LossFunction) -> Loss:

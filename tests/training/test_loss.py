@@ -1,10 +1,30 @@
 """The loss is the textbook's, in float32, and counts what it should."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.training.loss import cross_entropy
+from jaxgpt.training import loss as loss_module
+from jaxgpt.training.loss import cross_entropy, head_loss
+
+RNG = np.random.default_rng(0)
+VOCAB_SIZE = 130  # two more than a tile
+X = jnp.array(RNG.normal(size=(3, 7, 16)), jnp.float32)
+TABLE = jnp.array(RNG.normal(size=(VOCAB_SIZE, 16)), jnp.float32)
+TARGETS = jnp.array(RNG.integers(VOCAB_SIZE, size=(3, 7))).at[1, 2:5].set(-100)
+
+
+def whole(x, table):
+    """The loss with all logits at once, differentiated by JAX."""
+    logits = jnp.matmul(x, table.T.astype(x.dtype), preferred_element_type=jnp.float32)
+    return cross_entropy(logits, TARGETS)
+
+
+def chunked(x, table):
+    return head_loss(x, table, TARGETS)
 
 
 def test_uniform_logits_cost_the_log_of_the_vocabulary():
@@ -24,3 +44,41 @@ def test_large_logits_do_not_overflow_in_bfloat16():
     nats, _ = cross_entropy(logits, jnp.array([1]))
     assert nats.dtype == jnp.float32
     assert float(nats) == 600.0
+
+
+@pytest.mark.parametrize("positions", [1, 2, 3, 7])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_chunks_of_the_head_change_neither_loss_nor_gradient(monkeypatch, positions, dtype):
+    monkeypatch.setitem(loss_module._MOST_LOGITS, "cpu", positions * 3 * VOCAB_SIZE)
+    x = X.astype(dtype)
+    expected = jax.value_and_grad(whole, (0, 1), has_aux=True)(x, TABLE)
+    found = jax.value_and_grad(chunked, (0, 1), has_aux=True)(x, TABLE)
+    assert found[0][1] == expected[0][1] == 18
+    assert chunked(x, TABLE)[0] == pytest.approx(float(expected[0][0]), rel=1e-6)
+    assert found[0][0] == pytest.approx(float(expected[0][0]), rel=1e-6)
+    # A sum of n products is rounded n times; the gradient of the logits once, to x's dtype.
+    n, half_ulp = VOCAB_SIZE + X[..., 0].size, float(jnp.finfo(dtype).eps) / 2
+    for ours, theirs in zip(found[1], expected[1], strict=True):
+        assert ours.dtype == theirs.dtype
+        largest = float(jnp.abs(theirs.astype(jnp.float32)).max())
+        bound = (2 * half_ulp + n * 2**-24) * largest
+        np.testing.assert_allclose(
+            ours.astype(jnp.float32), theirs.astype(jnp.float32), rtol=0, atol=2 * bound
+        )
+
+
+def test_targets_that_are_all_ignored_cost_nothing():
+    nothing = jnp.full_like(TARGETS, -100)
+    loss, grads = jax.value_and_grad(
+        lambda x, table: head_loss(x, table, nothing), (0, 1), has_aux=True
+    )(X, TABLE)
+    assert [float(value) for value in loss] == [0, 0]
+    assert not any(np.any(grad) for grad in grads)
+
+
+def test_the_head_never_holds_all_logits(monkeypatch):
+    monkeypatch.setitem(loss_module._MOST_LOGITS, "cpu", 2**18)
+    x, table, targets = jnp.zeros((1, 4096, 8)), jnp.zeros((1024, 8)), jnp.zeros((1, 4096), int)
+    step = jax.jit(jax.value_and_grad(lambda x, table: head_loss(x, table, targets)[0], (0, 1)))
+    memory: Any = step.lower(x, table).compile().memory_analysis()
+    assert 4 * 2**18 <= memory.temp_size_in_bytes < 4 * 4096 * 1024 / 4

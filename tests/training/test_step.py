@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ TINY = get_preset("tiny")
 CONFIG = dataclasses.replace(
     TINY, model=dataclasses.replace(TINY.model, vocab_size=17, context_length=8, num_layers=1)
 )
-PARAMS = init_params(CONFIG.model, jax.random.key(0))
+KEY = jax.random.key(0)
+PARAMS = init_params(CONFIG.model, KEY)
 LOSS = next_token_loss(CONFIG)
 
 
@@ -107,3 +109,18 @@ def test_bfloat16_computes_over_float32_masters():
     # bfloat16 keeps 8 bits: 2^-8 relative for each activation.
     assert float(nats / count) == pytest.approx(float(exact_nats / count), rel=2**-7)
     assert float(nats) != float(exact_nats)
+
+
+def test_a_step_holds_no_second_copy_of_the_optimizer():
+    model = dataclasses.replace(CONFIG.model, embed_dim=256)
+    config = dataclasses.replace(CONFIG, model=model)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = jax.eval_shape(lambda key: init_state(init_params(model, key), optimizer), KEY)
+    step = partial(train_step, key=KEY, loss_fn=next_token_loss(config), optimizer=optimizer)
+    batch = (jax.ShapeDtypeStruct((1, 8), jnp.int32),) * 2
+    lowered = jax.jit(step, donate_argnums=0).lower(state, batch, jnp.int32(0))
+    memory: Any = lowered.compile().memory_analysis()
+    model_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
+    assert memory.alias_size_in_bytes > 3 * model_bytes
+    # The gradient is one; what one row of eight tokens computes on the way is little.
+    assert memory.temp_size_in_bytes < 1.3 * model_bytes
