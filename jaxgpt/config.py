@@ -210,8 +210,14 @@ class TrainConfig:
     the result is the same."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the products; parameters, norms, softmax and loss stay float32."""
+    attention: Literal["auto", "chunked", "cudnn", "splash"] = "auto"
+    """A GPU's or TPU's kernel for attention, or the plain function in chunks; auto takes the kernel
+    where there is one for the device, the precision and the shape."""
     remat: bool = False
     """Recompute each block in the backward pass instead of keeping it: less memory, more time."""
+    unroll: int = 0
+    """Blocks in one turn of the loop over layers: more compile longer, and may run faster. 0 takes
+    1 on a CPU, and elsewhere all of up to 24."""
     data_parallel: int = 0
     """Devices that share a batch; 0 takes all that fsdp leaves."""
     fsdp: int = 1
@@ -245,7 +251,9 @@ class TrainConfig:
             self, 1, "evaluate_every", "checkpoint_every", "keep_checkpoints", "log_every"
         )
         _check_at_least(self, 1, "sample_every")
-        _check_at_least(self, 0, "data_parallel", "evaluation_batches", "evaluation_stride")
+        _check_at_least(
+            self, 0, "data_parallel", "evaluation_batches", "evaluation_stride", "unroll"
+        )
         _check(self.steps < 10**8, f"steps is {self.steps}; it must be below 100,000,000")
         _check(
             0 <= self.seed < 2**32,
@@ -273,9 +281,13 @@ class RunOptions:
     """Go on although the data is not what the checkpoint was trained on."""
     verify_data: bool = False
     """Compare the sha256 sums of all token shards before training."""
+    profile: int = 0
+    """Trace this many steps, such as 5, after the first three, into the run's folder profile, and
+    show where their time goes."""
 
     def __post_init__(self):
-        """Refuse to resume and to begin anew at once."""
+        """Refuse to resume and to begin anew at once, and a trace that no one could open."""
+        _check(0 <= self.profile <= 100, f"profile is {self.profile}; it must be from 0 to 100")
         _check(
             not (self.overwrite and self.resume == "must"),
             "--overwrite removes the run that --resume must would go on with; drop one of the two",

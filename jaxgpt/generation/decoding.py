@@ -7,6 +7,7 @@ context, each token takes a forward pass over the whole window.
 
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,13 @@ from jaxtyping import Array, Bool, Int
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
-from jaxgpt.generation.dispatch import CACHED_STEPS, SLIDING_STEPS, Rows, extend, prefill
+from jaxgpt.generation.dispatch import CACHED_STEPS, SLIDING_STEPS, Rows, extend, grow, prefill
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, check_range
 from jaxgpt.model.gpt import decoding_params
 from jaxgpt.model.layers import Params
+
+_LEAST_SLOTS = 128  # a cache doubles from here on: each token reads all slots of all rows
 
 
 def generate(
@@ -62,49 +65,53 @@ def stream(
     vocab_size = config.vocab_size if vocab_size is None else vocab_size
     indices = list(range(len(prompts)) if sample_indices is None else sample_indices)
     _check(config, prompts, max_new_tokens, sampling, [seed, *indices], vocab_size)
-    params = prepare_params(params)
+    params, count = prepare_params(params), len(prompts)
+    done = np.zeros(count, dtype=bool) if done is None else done
+    # Rows that are done from the start fill the batch up, so that few sizes of it are compiled.
+    unused = _power_of_two(count) - count
+    texts = [list(prompt) for prompt in [*prompts, *[prompts[0]] * unused]]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
-        jax.random.key(seed), np.array(indices, "uint32")
+        jax.random.key(seed), np.array(indices + [0] * unused, "uint32")
     )
-    texts = [list(prompt) for prompt in prompts]
     seen = np.zeros((len(texts), vocab_size), dtype=bool)
-    done = np.zeros(len(texts), dtype=bool) if done is None else done
     for row, text in enumerate(texts):
         seen[row, text] = True
 
-    longest = max(map(len, texts))
-    slots = _bucket(longest + max_new_tokens - 1, config)
-    prompt_window, _ = _window(texts, _bucket(longest, config))
-    cache = prefill(params, prompt_window, config=config, slots=slots)
-    made = 0
-    while made < max_new_tokens and not done.all():
-        longest = max(len(text) for text, ended in zip(texts, done, strict=True) if not ended)
-        room = config.context_length - longest + 1
-        if room < 1:
-            slots, cache = config.context_length, []
-        steps = min(max_new_tokens - made, min(room, CACHED_STEPS) if cache else SLIDING_STEPS)
-        written, cache = extend(
-            params,
-            cache,
-            Rows(*_window(texts, slots), jnp.asarray(seen), jnp.asarray(done)),
-            keys,
-            made,
-            steps,
-            -1 if end_of_text is None else end_of_text,
-            config=config,
-            sampling=sampling,
-        )
-        chunk = [[token for token in row if token >= 0] for row in written[:, :steps].tolist()]
+    def rows(width: int) -> Rows:
+        ended = np.pad(done, (0, unused), constant_values=True)
+        return Rows(*_window(texts, width), jnp.asarray(seen), jnp.asarray(ended))
+
+    end = -1 if end_of_text is None else end_of_text
+    width = _bucket(max(map(len, texts)), config)
+    slots = _bucket(max(width, _LEAST_SLOTS), config)
+    same, steps, made = all(text == texts[0] for text in texts), 1, 0
+    settings: dict[str, Any] = {"config": config, "sampling": sampling}
+    written, cache = prefill(params, rows(width), keys, end, **settings, slots=slots, same=same)
+    while True:
+        # By NumPy, which compiles nothing for a slice of another shape.
+        tokens = np.asarray(written)[:count, :steps].tolist()
+        chunk = [[token for token in row if token >= 0] for row in tokens]
         for row, new in enumerate(chunk):
             texts[row].extend(new)
             seen[row, new] = True
             done[row] |= len(new) < steps
         made += steps
         yield chunk
+        if made == max_new_tokens or done.all():
+            return
+        longest = max(len(text) for text, ended in zip(texts, done, strict=False) if not ended)
+        room = config.context_length - longest + 1
+        if room < 1:
+            slots, cache = config.context_length, []
+        steps = min(max_new_tokens - made, min(room, CACHED_STEPS) if cache else SLIDING_STEPS)
+        if cache and longest + steps - 1 > slots:
+            slots = _bucket(longest + steps - 1, config)
+            cache = grow(cache, slots)
+        written, cache = extend(params, cache, rows(slots), keys, made, steps, end, **settings)
 
 
 def prepare_params(params: Params) -> Params:
-    """The parameters as decoding reads them: the blocks in a list, and float32 on a CPU.
+    """The parameters as decoding reads them, by `decoding_params`, and float32 on a CPU.
 
     A CPU multiplies one row in bfloat16 many times slower than in float32.
     """
@@ -122,7 +129,11 @@ def _window(texts: list[list[int]], width: int) -> tuple[Int[Array, "B T"], Int[
 
 def _bucket(length: int, config: ModelConfig) -> int:
     """A power of two, so that few shapes are compiled, that holds `length` or the context."""
-    return min(max(16, 1 << (length - 1).bit_length()), config.context_length)
+    return min(max(16, _power_of_two(length)), config.context_length)
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
 
 
 def _check(

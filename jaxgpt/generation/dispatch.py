@@ -28,14 +28,38 @@ class Rows(NamedTuple):
     done: Bool[Array, " B"]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "slots"))
+@functools.partial(jax.jit, static_argnames=("config", "sampling", "slots", "same"))
 def prefill(
-    params: Params, prompts: Int[Array, "B T"], *, config: ModelConfig, slots: int
-) -> list[KeyValueCache]:
-    """A cache that holds the prompts. What no key or value depends on is not computed."""
-    cache = init_cache(config, len(prompts), slots, params["embed"]["tokens"].dtype)
-    start = jnp.zeros(len(prompts), dtype=jnp.int32)
-    return GPT(config, params).decode(prompts, cache, start, start)[1]
+    params: Params,
+    rows: Rows,
+    keys: Key[Array, " B"],
+    end_of_text: Int[Array, ""],
+    *,
+    config: ModelConfig,
+    sampling: SamplingConfig,
+    slots: int,
+    same: bool,
+) -> tuple[Int[Array, "B 1"], list[KeyValueCache]]:
+    """The first new token of each row, or -1, and a cache that holds the prompts.
+
+    With `same`, all rows begin with the first one's prompt, which is taken in once.
+    """
+    batch = len(rows.length)
+    count = 1 if same else batch
+    cache = init_cache(config, count, slots, params["embed"]["tokens"].dtype)
+    start, last = jnp.zeros(count, dtype=jnp.int32), rows.length[:count] - 1
+    taken_in = GPT(config, params).decode(rows.window[:count], cache, start, last)
+    logits, cache = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), taken_in)
+    tokens, done = _draw(logits, rows, keys, 0, end_of_text, sampling)
+    return jnp.where(done, -1, tokens)[:, None], cache
+
+
+@functools.partial(jax.jit, static_argnames="slots")
+def grow(cache: list, slots: int) -> list:
+    """The cache with room for `slots` tokens, more than it has."""
+    return jax.tree.map(
+        lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, slots - x.shape[2]), (0, 0))), cache
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("config", "sampling"), donate_argnames="cache")
@@ -53,7 +77,7 @@ def extend(
 ) -> tuple[Int[Array, "B N"], list[KeyValueCache]]:
     """Up to `steps` new tokens of each row, then -1, and the cache; past the context that is empty.
 
-    The newest token of a row is not yet in the cache, or is there to be written again.
+    The newest token of a row is not yet in the cache.
     """
 
     def unfinished(state: tuple) -> Bool[Array, ""]:
@@ -63,9 +87,7 @@ def extend(
     def write(state: tuple) -> tuple:
         step, rows, cache, written = state
         logits, cache = _next_logits(config, params, rows, cache)
-        rngs = jax.vmap(jax.random.fold_in, (0, None))(keys, made + step)
-        tokens = sample(logits[:, : rows.seen.shape[1]], rows.seen, rngs, sampling)
-        done = rows.done | (tokens == end_of_text)
+        tokens, done = _draw(logits, rows, keys, made + step, end_of_text, sampling)
         written = written.at[:, step].set(jnp.where(done, -1, tokens))
         return step + 1, _append(rows, tokens, done), cache, written
 
@@ -84,6 +106,20 @@ def _next_logits(
     count, width = rows.window.shape
     unused = init_cache(config, count, width, params["embed"]["tokens"].dtype)
     return model.decode(rows.window, unused, start=zeros, last=last)[0], cache
+
+
+def _draw(
+    logits: Float[Array, "B V"],
+    rows: Rows,
+    keys: Key[Array, " B"],
+    place: int | Int[Array, ""],
+    end_of_text: Int[Array, ""],
+    sampling: SamplingConfig,
+) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
+    """The token at `place` of each row's output, and which rows have ended."""
+    rngs = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+    tokens = sample(logits[:, : rows.seen.shape[1]], rows.seen, rngs, sampling)
+    return tokens, rows.done | (tokens == end_of_text)
 
 
 def _append(rows: Rows, tokens: Int[Array, " B"], done: Bool[Array, " B"]) -> Rows:

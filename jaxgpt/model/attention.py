@@ -10,13 +10,13 @@ Vaswani et al. 2017, "Attention Is All You Need".
 """
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxgpt.model.layers import Params, dropout, init_linear, linear, recomputed
+from jaxgpt.model.attention_kernels import KERNELS, Attention, choose_attention
+from jaxgpt.model.layers import Params, dropout, init_linear, linear
 
 _RUN = 64  # queries; the fastest on CPU of 32, 64, 128 and 256
 _MOST_RUNS = 8  # more would lengthen compilation for little
@@ -106,17 +106,22 @@ def multi_head_attention(
     qkv: Params,
     out: Params,
     num_heads: int,
+    attention: Attention = "auto",
     dropout_rate: float = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "B T E"]:
     """Variant 4b: all heads at once, with their queries, keys and values from one product.
 
     The columns of `qkv` are queries, keys, values, each with the heads in order, as in GPT-2. E is
-    the width of `out`, in a block that of `x`.
+    the width of `out`, in a block that of `x`. Raises as `choose_attention` does.
     """
     queries, keys, values = _split_heads(linear(x, **qkv), num_heads)
-    attend = recomputed(partial(attend_causally, dropout_rate=dropout_rate))
-    contexts = attend(queries, keys, values, rng=rng)
+    rate = 0.0 if rng is None else dropout_rate
+    kernel = choose_attention(attention, queries.shape, queries.dtype, dropout_rate=rate)
+    if kernel == "chunked":
+        contexts = attend_causally(queries, keys, values, dropout_rate=rate, rng=rng)
+    else:
+        contexts = KERNELS[kernel](queries, keys, values)
     return linear(_join_heads(contexts), **out)
 
 
@@ -169,9 +174,12 @@ def cached_attention(
     rows, heads = jnp.arange(x.shape[0])[:, None, None], jnp.arange(num_heads)[:, None]
     keys = cache[0].at[rows, heads, asking[:, None]].set(new_keys)
     values = cache[1].at[rows, heads, asking[:, None]].set(new_values)
-    mask = jnp.arange(keys.shape[2]) <= asking[:, None, :, None]
-    weights = attention_weights(queries, keys, scale=_scale(queries), mask=mask)
-    return linear(_join_heads(weights @ values), **out), (keys, values)
+    mask = jnp.repeat(jnp.arange(keys.shape[2]) <= asking[..., None], num_heads, axis=0)
+    # Rows and heads on one axis: on two, XLA:CPU copies all keys for each token where B is 1.
+    flat = [array.reshape(-1, *array.shape[2:]) for array in (queries, keys, values)]
+    weights = attention_weights(flat[0], flat[1], scale=_scale(queries), mask=mask)
+    contexts = (weights @ flat[2]).reshape(queries.shape)
+    return linear(_join_heads(contexts), **out), (keys, values)
 
 
 def init_attention(key: PRNGKeyArray, width: int, *, qkv_bias: bool, out_std: float) -> Params:
@@ -187,10 +195,10 @@ def _scale(queries: Array) -> float:
     return 1 / math.sqrt(queries.shape[-1])
 
 
-def _split_heads(qkv: Float[Array, "B T E"], num_heads: int) -> Float[Array, "3 B H T K"]:
-    rows, length, width = qkv.shape
-    heads = qkv.reshape(rows, length, 3, num_heads, width // (3 * num_heads))
-    return heads.transpose(2, 0, 3, 1, 4)
+def _split_heads(qkv: Float[Array, "B T E"], num_heads: int) -> list[Float[Array, "B H T K"]]:
+    heads = qkv.reshape(*qkv.shape[:2], 3 * num_heads, qkv.shape[2] // (3 * num_heads))
+    # Cut, then transposed: where a kernel wants tokens before heads, XLA then moves nothing.
+    return [part.swapaxes(1, 2) for part in jnp.split(heads, 3, axis=2)]
 
 
 def _join_heads(x: Float[Array, "B H T K"]) -> Float[Array, "B T D"]:

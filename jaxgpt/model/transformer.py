@@ -13,6 +13,7 @@ from jaxgpt.model.attention import (
     init_attention,
     multi_head_attention,
 )
+from jaxgpt.model.attention_kernels import Attention, keep_products_and_kernels
 from jaxgpt.model.feedforward import feed_forward, init_feed_forward
 from jaxgpt.model.layers import Params, dropout, init_layer_norm, layer_norm
 
@@ -27,6 +28,7 @@ def block(
     num_heads: int,
     gelu: Literal["tanh", "erf"] = "tanh",
     epsilon: float = 1e-5,
+    attention: Attention = "auto",
     dropout_rate: float = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "B T D"]:
@@ -38,7 +40,12 @@ def block(
     with jax.named_scope("attention"):
         normed = layer_norm(x, **norm1, epsilon=epsilon)
         heard = multi_head_attention(
-            normed, **attn, num_heads=num_heads, dropout_rate=dropout_rate, rng=weights_rng
+            normed,
+            **attn,
+            num_heads=num_heads,
+            attention=attention,
+            dropout_rate=dropout_rate,
+            rng=weights_rng,
         )
         x = x + dropout(heard, dropout_rate, attn_rng)
     with jax.named_scope("feed_forward"):
@@ -72,23 +79,30 @@ def stack(
     config: ModelConfig,
     *,
     rng: PRNGKeyArray | None = None,
+    attention: Attention = "auto",
     remat: bool = False,
-    unroll: int | bool = 1,
+    unroll: int = 1,
 ) -> Float[Array, "B T D"]:
     """All L blocks, whose parameters are stacked on a leading axis, by `jax.lax.scan`.
 
-    Compile time then does not grow with L. `remat` recomputes each block in the backward pass
-    instead of keeping what it computed; `unroll` is how many blocks one turn of the loop holds.
+    Compile time then does not grow with L. The backward pass keeps what linear layers and attention
+    kernels computed and computes the cheap rest again, such as norms and GELU; with `remat`, whole
+    blocks. `unroll` is how many blocks one turn of the loop holds; from L on, there is no loop.
     """
-    settings: dict[str, Any] = block_settings(config) | {"dropout_rate": config.dropout}
+    settings: dict[str, Any] = block_settings(config) | {
+        "attention": attention,
+        "dropout_rate": config.dropout,
+    }
 
     def body(x: Array, layer: tuple[Params, PRNGKeyArray | None]) -> tuple[Array, None]:
         params, layer_rng = layer
         return block(x, **params, **settings, rng=layer_rng), None
 
     rngs = None if rng is None else jax.random.split(rng, config.num_layers)
-    body = jax.checkpoint(body) if remat else body
-    return jax.lax.scan(body, x, (blocks, rngs), unroll=unroll)[0]
+    # Outside a loop, XLA would take the second computation for the first, and keep that.
+    outside, kept = unroll >= config.num_layers, None if remat else keep_products_and_kernels
+    body = jax.checkpoint(body, prevent_cse=outside, policy=kept)
+    return jax.lax.scan(body, x, (blocks, rngs), unroll=min(unroll, config.num_layers))[0]
 
 
 def block_settings(config: ModelConfig) -> dict[str, Any]:

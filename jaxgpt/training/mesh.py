@@ -1,6 +1,8 @@
 """Devices in a grid, and which axis of each parameter lies across them."""
 
+import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,12 +37,17 @@ def select_platform(name: str) -> None:
 
 
 def make_mesh(config: TrainConfig) -> Mesh:
-    """All devices in a grid with the axes `data` and `fsdp`.
+    """All devices in a grid with the axes `data` and `fsdp`; raises ConfigError as `grid` does."""
+    shape = grid(config, jax.device_count())
+    return jax.make_mesh(shape, ("data", "fsdp"), (AxisType.Auto, AxisType.Auto))
 
-    Raises ConfigError if the grid is not the number of devices, or if the batch or the parameters
-    cannot be shared evenly.
+
+def grid(config: TrainConfig, count: int) -> tuple[int, int]:
+    """How many of `count` devices lie along `data` and along `fsdp`.
+
+    Raises ConfigError if their product is not `count`, or if the batch or the parameters cannot be
+    shared evenly.
     """
-    count = jax.device_count()
     data = config.data_parallel or max(1, count // config.fsdp)
     if data * config.fsdp != count:
         raise ConfigError(
@@ -55,7 +62,7 @@ def make_mesh(config: TrainConfig) -> Mesh:
             f"times gradient_accumulation {config.gradient_accumulation}), such as {nearest}"
         )
     _check_width(config.model, config.fsdp)
-    return jax.make_mesh((data, config.fsdp), ("data", "fsdp"), (AxisType.Auto, AxisType.Auto))
+    return data, config.fsdp
 
 
 def _check_width(model: ModelConfig, fsdp: int) -> None:
@@ -79,3 +86,14 @@ def state_shardings(tree: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, PartitionSpec(*names))
 
     return jax.tree.map_with_path(sharding, tree)
+
+
+def on_mesh(function: Callable, mesh: Mesh) -> Callable:
+    """`function` traced with `mesh` in sight, for kernels that XLA cannot divide by itself."""
+
+    @functools.wraps(function)
+    def within(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return within

@@ -19,6 +19,7 @@ from jaxgpt.data.corpus import Progress, open_corpus
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
+from jaxgpt.model.attention_kernels import choose_attention
 from jaxgpt.model.gpt import count_parameters, init_params
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import restore_latest, save
@@ -26,14 +27,17 @@ from jaxgpt.training.evaluation import total_loss
 from jaxgpt.training.loop import Hooks, Step, fit
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.memory import check_memory
-from jaxgpt.training.mesh import batch_sharding, make_mesh, state_shardings
+from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh, state_shardings
 from jaxgpt.training.optimizer import learning_rate, make_optimizer
 from jaxgpt.training.plots import plot_losses
+from jaxgpt.training.profile import profiling
 from jaxgpt.training.report import Reporter, read_metrics
 from jaxgpt.training.run_card import entropy_per_byte, entropy_per_token, write_run_card
 from jaxgpt.training.run_folder import TOKENS, claim
 from jaxgpt.training.step import TrainState, eval_step, init_state, train_step
 from jaxgpt.training.stop import StopSignal
+
+PROFILE = "profile"
 
 Sampler = Callable[[TrainConfig, Params, Tokenizer], str]
 """What a model writes: a sample of text from a config, its parameters and the tokenizer."""
@@ -72,6 +76,7 @@ def pretrain(
     run, options = Path(run), options or RunOptions()
     mesh = make_mesh(config)
     # The tokenizer may not be known yet; what is too much without a vocabulary is too much.
+    _check_attention(config, mesh)
     check_memory(replace(config.model, vocab_size=config.model.vocab_size or 1), config.fsdp)
     with claim(run, config, options):
         dataset, tokenizer = open_corpus(
@@ -95,11 +100,15 @@ def pretrain(
             return RunResult(state, config, read_metrics(run))
         reporter = Reporter(run, config.steps, int(state.step))
         reporter.say(_headline(config, dataset))
-        with StopSignal() as stop:
+        step_fn = make_step(config, mesh)
+        with (
+            StopSignal() as stop,
+            profiling(step_fn, options.profile, run / PROFILE, reporter) as step_fn,
+        ):
             state = fit(
                 state,
                 config,
-                step_fn=make_step(config, mesh),
+                step_fn=step_fn,
                 batch_at=_batches(windows, config, mesh),
                 hooks=Hooks(
                     evaluate=_evaluation(config, dataset, held_out, mesh),
@@ -112,6 +121,13 @@ def pretrain(
             )
         reporter.close()
         return RunResult(state, config, reporter.records, stop.number)
+
+
+def _check_attention(config: TrainConfig, mesh: Mesh) -> None:
+    model, rows = config.model, config.batch_size // config.gradient_accumulation
+    shape = rows, model.num_heads, model.context_length, model.head_dim
+    choose = partial(choose_attention, dropout_rate=model.dropout)
+    on_mesh(choose, mesh)(config.attention, shape, config.compute_dtype)
 
 
 def _settle_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
@@ -202,23 +218,23 @@ def _begin_from(
 
 def make_step(config: TrainConfig, mesh: Mesh) -> Step:
     """The jitted step of a run on `mesh`, which gives up the state it is given."""
-    _, dropout_key = jax.random.split(jax.random.key(config.seed))
     rate = learning_rate(config.optimizer, config.steps)
     step = partial(
         train_step,
-        key=dropout_key,
         loss_fn=next_token_loss(config),
         optimizer=make_optimizer(config.optimizer, config.steps),
         micro_batches=config.gradient_accumulation,
     )
 
     def step_and_rate(state: TrainState, batch: Any, number: Any) -> tuple[TrainState, dict]:
+        _, dropout_key = jax.random.split(jax.random.key(config.seed))
         # Computed with the step: outside it, the host would wait for the device to report it.
-        state, metrics = step(state, batch, number)
+        state, metrics = step(state, batch, number, key=dropout_key)
         return state, metrics | {"learning_rate": rate(number)}
 
     shardings = state_shardings(jax.eval_shape(partial(_initial_state, config)), mesh)
-    return jax.jit(step_and_rate, donate_argnums=0, out_shardings=(shardings, None))
+    step_fn = on_mesh(step_and_rate, mesh)
+    return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _batches(windows: SlidingWindows, config: TrainConfig, mesh: Mesh) -> Callable[[int], Any]:
@@ -237,7 +253,7 @@ def _evaluation(
     """Validation loss in nats per token, and in bits per byte beside the entropy where known."""
     tokens_per_byte = dataset.split("validation").tokens_per_byte
     sharding, floor = batch_sharding(mesh), entropy_per_byte(dataset)
-    measure = jax.jit(partial(eval_step, loss_fn=next_token_loss(config)))
+    measure = jax.jit(on_mesh(partial(eval_step, loss_fn=next_token_loss(config)), mesh))
 
     def evaluate(state: TrainState) -> dict[str, float]:
         batches = windows.in_order(config.batch_size // config.gradient_accumulation)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import pytest
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
-from jaxgpt.generation import dispatch
+from jaxgpt.generation import decoding, dispatch
 from jaxgpt.generation.decoding import generate, prepare_params, stream
 from jaxgpt.generation.dispatch import CACHED_STEPS
 from jaxgpt.generation.sampling import SamplingConfig, sample
@@ -107,7 +109,8 @@ def test_stops_when_all_rows_are_done(params):
     done = np.zeros(1, dtype=bool)
     options = {"max_new_tokens": 1_000_000, "sampling": FILTERED, "done": done}
     chunks = stream(CONFIG, params, [SHORT], **options)
-    assert len(next(chunks)[0]) == CACHED_STEPS
+    # The first is drawn from the prompt's own logits.
+    assert [len(next(chunks)[0]) for _ in range(2)] == [1, CACHED_STEPS]
     done[0] = True
     assert list(chunks) == []
 
@@ -121,33 +124,80 @@ def test_padding_of_the_vocabulary_is_never_drawn(params):
     assert max(max(generate(CONFIG, loud, [SHORT], vocab_size=50, **options))) < 50
 
 
-def test_compiles_once_for_a_bucket_of_prompts_and_of_caches(params):
+def test_few_shapes_are_compiled_whatever_the_prompts_and_the_batch(params):
     config = dataclasses.replace(CONFIG, norm_epsilon=1e-6)  # compiled by no other test
     start = dispatch.prefill._cache_size(), dispatch.extend._cache_size()
 
-    def compiled(prompt, max_new_tokens, **options):
-        options |= {"max_new_tokens": max_new_tokens, "sampling": GREEDY}
-        generate(config, params, [prompt], **options)
+    def compiled(lengths, new=3, **options):
+        prompts = [LONG[:length] for length in lengths]
+        generate(config, params, prompts, max_new_tokens=new, sampling=GREEDY, **options)
         sizes = dispatch.prefill._cache_size(), dispatch.extend._cache_size()
         return sizes[0] - start[0], sizes[1] - start[1]
 
-    for prompt, new in [(SHORT, 10), (SHORT, 2), (MEDIUM, 4), (MEDIUM[:1], 13), (LONG[:16], 1)]:
-        assert compiled(prompt, new) == (1, 1)
-    assert compiled(SHORT, 15) == (2, 2)  # a cache of 24
-    assert compiled(LONG, 9, end_of_text=3) == (3, 3)  # a prompt of 24, and sliding
-    assert compiled(MEDIUM, 60) == (3, 3)
+    assert compiled([3], 1) == (1, 0)
+    for length, new in [(3, 10), (16, 2), (1, 24), (9, 4)]:
+        assert compiled([length], new) == (1, 1)
+    assert compiled([9], 60, end_of_text=3) == (1, 2)  # past the context
+    # Prompts of up to 16 and 24 tokens; one row, two, four; rows that begin alike.
+    for batch in range(1, 5):
+        for length in (1, 5, 16, 17, 24):
+            compiled([length, *range(1, batch)])
+            compiled([length] * batch)
+    assert compiled([24], 9) == (2 * (3 + 2), 2 * 3)
+
+    events = []
+    listener = lambda event, *_, **__: events.append(event)  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    for length in (2, 15, 18, 23):
+        compiled([length], length)
+        compiled([length, 4, 1], length)
+    jax.monitoring.unregister_event_duration_listener(listener)
+    assert not [event for event in events if "backend_compile" in event]
 
 
-def test_cache_is_updated_in_place(params):
+def test_a_cache_that_grows_changes_nothing(params, oracle, monkeypatch):
+    monkeypatch.setattr(decoding, "_LEAST_SLOTS", 4)
+    grown = dispatch.grow._cache_size()
+    texts = generate(CONFIG, params, [SHORT, MEDIUM], max_new_tokens=30, sampling=GREEDY)
+    assert dispatch.grow._cache_size() == grown + 1
+    assert texts == [oracle(SHORT, 30), oracle(MEDIUM, 30)]
+
+
+def test_samples_of_one_prompt_take_it_in_once(params, monkeypatch):
+    shapes = []
+
+    class Watched(GPT):
+        def decode(self, tokens, cache, start, last):
+            shapes.append(tokens.shape)
+            return super().decode(tokens, cache, start, last)
+
+    monkeypatch.setattr(dispatch, "GPT", Watched)
+    config = dataclasses.replace(CONFIG, norm_epsilon=1e-4)  # compiled by no other test
+    options = {"max_new_tokens": 12, "sampling": FILTERED, "seed": 2}
+    texts = generate(config, params, [MEDIUM] * 5, **options)
+    assert set(shapes) == {(1, 16), (8, 1)}
+    assert len(set(map(tuple, texts))) == 5
+    for index, text in enumerate(texts):
+        assert generate(config, params, [MEDIUM], sample_indices=[index], **options) == [text]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_cache_is_updated_in_place(params, batch):
     ready = prepare_params(params)
-    prompt = jnp.asarray([SHORT + [0] * 13])
-    cache = dispatch.prefill(ready, prompt, config=CONFIG, slots=16)
-    places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(cache)]
+    window = jnp.asarray([SHORT + [0] * 13] * batch)
     rows = dispatch.Rows(
-        prompt, jnp.asarray([3]), jnp.zeros((1, 61), dtype=bool), jnp.asarray([False])
+        window, jnp.full(batch, 3), jnp.zeros((batch, 61), bool), jnp.zeros(batch, bool)
     )
-    keys = jax.random.split(jax.random.key(0), 1)
-    _, after = dispatch.extend(ready, cache, rows, keys, 0, 5, -1, config=CONFIG, sampling=GREEDY)
+    keys = jax.random.split(jax.random.key(0), batch)
+    settings = {"config": CONFIG, "sampling": GREEDY}
+    _, cache = dispatch.prefill(ready, rows, keys, -1, **settings, slots=24, same=False)
+    call = functools.partial(dispatch.extend, ready, cache, rows, keys, 0, 5, -1, **settings)
+    program = dispatch.extend.lower(*call.args, **settings).compile().as_text()
+    size = cache[0][0].size
+    for dims in re.findall(r"= f32\[([\d,]+)\]\S* (?:copy|transpose)\(", program):
+        assert math.prod(map(int, dims.split(","))) != size, dims
+    places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(cache)]
+    _, after = call()
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(cache))
     assert [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(after)] == places
 

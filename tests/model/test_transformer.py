@@ -102,7 +102,7 @@ def test_the_scan_is_a_loop_with_a_key_for_each_layer(blocks, scanned):
 
 def test_unrolling_changes_nothing(blocks):
     one_by_one = jax.jit(lambda x: stack(x, blocks, CONFIG))
-    all_at_once = jax.jit(lambda x: stack(x, blocks, CONFIG, unroll=True))
+    all_at_once = jax.jit(lambda x: stack(x, blocks, CONFIG, unroll=CONFIG.num_layers))
     assert_same(all_at_once(X), one_by_one(X), TERMS)
 
 

@@ -1,0 +1,192 @@
+"""Where a step's time goes: a trace of a few steps, and a table by the stages of the code.
+
+A trace names the instructions of the compiled program, and the program's text says of each from
+which `jax.named_scope` it came. The backward pass is the transpose of it.
+"""
+
+import gzip
+import json
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxgpt.training.loop import Step
+from jaxgpt.training.report import Reporter
+
+STAGES = ("embedding", "attention", "feed_forward", "norm", "head", "loss", "optimizer")
+TRACE = "trace.json.gz"
+_OTHER, _IDLE = "other", "no instruction"
+_WARM_UP = 3  # steps: the first compiles, and the next two find memory and caches cold
+
+Stage = tuple[str, bool]
+"""A name of `STAGES`, and whether it is in the backward pass."""
+
+
+@contextmanager
+def profiling(step_fn: Any, steps: int, folder: Path, reporter: Reporter) -> Iterator[Step]:
+    """The jitted `step_fn`, of which `steps` calls are traced into `folder`, after the first three.
+
+    A traced step is waited for, so that each stands by itself in the trace; its result is the same.
+    Afterwards the reporter says where the trace is and where the time goes.
+    """
+    if not steps:
+        yield step_fn
+        return
+    profiler = _Profiler(step_fn, steps, folder, reporter)
+    try:
+        yield profiler
+    finally:
+        profiler.finish()
+
+
+class _Profiler:
+    """A step function that counts its calls, and traces some."""
+
+    def __init__(self, step_fn: Any, steps: int, folder: Path, reporter: Reporter):
+        self._step_fn, self._folder, self._reporter = step_fn, folder, reporter
+        self._program: Any = None
+        self._calls, self._last = 0, _WARM_UP + steps
+        self._tracing = False
+
+    def __call__(self, state: Any, batch: Any, number: Any) -> Any:
+        if self._program is None:  # compiled by hand, for its text is needed
+            self._program = self._step_fn.lower(state, batch, number).compile()
+        if self._calls == _WARM_UP:
+            jax.block_until_ready(state)
+            self._start()
+        self._calls += 1
+        if not self._tracing:
+            return self._program(state, batch, number)
+        with jax.profiler.StepTraceAnnotation("step", step_num=int(number) + 1):
+            result = jax.block_until_ready(self._program(state, batch, number))
+        if self._calls == self._last:
+            self.finish()
+        return result
+
+    def _start(self) -> None:
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # every call of a function, which hides the rest
+        with self._reporter.pause():
+            try:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder.mkdir()
+                jax.profiler.start_trace(self._folder, profiler_options=options)
+            except (OSError, RuntimeError) as error:
+                self._reporter.say(f"warning: no trace was begun: {error}")
+            else:
+                self._tracing = True
+
+    def finish(self) -> None:
+        """Write and show what was traced; a trace is not worth the end of a run."""
+        if self._calls <= _WARM_UP:
+            self._reporter.say(f"warning: no trace, for only {self._calls} steps were taken")
+        if not self._tracing:
+            return
+        self._tracing = False
+        with self._reporter.pause():
+            try:
+                jax.profiler.stop_trace()
+                table = read_trace(self._folder, self._program.as_text())
+            except (OSError, RuntimeError, ValueError) as error:
+                self._reporter.say(f"warning: the trace could not be read: {error}")
+            else:
+                self._reporter.say(table)
+                self._reporter.say(
+                    f"trace: open {self._folder / TRACE} at https://ui.perfetto.dev, "
+                    f"or give {self._folder} to TensorBoard or XProf"
+                )
+
+
+def read_trace(folder: Path, program: str) -> str:
+    """The table of the steps traced in `folder`, whose events are given the names of their stages.
+
+    `program` is the text of the compiled step. The named trace is written as `folder/trace.json.gz`
+    beside the one that was read. Raises ValueError if there is not one trace with a step in it; of
+    more than a million events some are lost.
+    """
+    (path,) = folder.rglob("*.trace.json.gz")
+    with gzip.open(path) as file:
+        trace = json.load(file)
+    origins = instruction_origins(program)
+    module = program.split(maxsplit=2)[1].rstrip(",")
+    events, steps = [], []
+    for event in trace["traceEvents"]:
+        told = event.get("args", {})
+        if event.get("name") == "step":
+            steps.append(float(event["dur"]))
+        elif told.get("hlo_module") == module and told.get("hlo_op") in origins:
+            told["op_name"] = origins[told["hlo_op"]]
+            stage, backward = stage_of(told["op_name"])
+            event["name"] = f"{stage} backward" if backward else stage
+            begin = float(event["ts"])
+            events.append((begin, begin + event["dur"], (stage, backward)))
+    if not steps:
+        raise ValueError(f"{path} has no step in it; trace fewer")
+    with gzip.open(folder / TRACE, "wt") as file:
+        json.dump(trace, file)
+    return format_table(share_time(events), steps)
+
+
+def instruction_origins(program: str) -> dict[str, str]:
+    """Instruction -> where in the code it is from, as its `op_name` says, of a compiled program.
+
+    Loops and calls are left out: their time is that of the instructions in them.
+    """
+    origins = {}
+    for line in program.splitlines():
+        found = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = ", line)
+        if found and not re.search(r" (while|conditional|call)\(", line):
+            origin = re.search(r'op_name="([^"]*)"', line)
+            origins[found[1]] = origin[1] if origin else ""
+    return origins
+
+
+def stage_of(op_name: str) -> Stage:
+    """The stage in an `op_name` such as "jit(step)/transpose(jvp(head))/mul", and if backward."""
+    scopes = re.findall(r"\w+", op_name)
+    backward = "transpose(" in op_name or "rematted_computation" in scopes
+    return next((scope for scope in scopes if scope in STAGES), _OTHER), backward
+
+
+def share_time(events: Iterable[tuple[float, float, Stage]]) -> dict[Stage, float]:
+    """Microseconds of each stage, from events (begin, end, stage) on all threads and devices.
+
+    Each moment is shared equally among the events that are under way, so that the sum is the time
+    in which there are any.
+    """
+    ends = [end for begin, end, stage in events for end in ((begin, 1, stage), (end, -1, stage))]
+    times: dict[Stage, float] = defaultdict(float)
+    running: dict[Stage, int] = defaultdict(int)
+    before = 0.0
+    for time, turn, stage in sorted(ends):
+        total = sum(running.values())
+        for name, count in running.items():
+            if count:
+                times[name] += (time - before) * count / total
+        running[stage] += turn
+        before = time
+    return times
+
+
+def format_table(times: Mapping[Stage, float], steps: list[float]) -> str:
+    """Milliseconds of a step by stage, forward and backward, and the share of each.
+
+    "other" is under no stage's name, such as the arrays that the layers' loop keeps for the
+    backward pass; "no instruction" is when none runs: the host's time, and memory being made ready.
+    `steps` are the whole steps' microseconds.
+    """
+    whole = rest = sum(steps) / len(steps) / 1000
+    line = "{:<20} {:>9} {:>9} {:>7}".format
+    rows = [line(f"{whole:.1f} ms a step", "forward", "backward", "share")]
+    for stage in (*STAGES, _OTHER):
+        ways = [times.get((stage, way), 0.0) / len(steps) / 1000 for way in (False, True)]
+        rest -= sum(ways)
+        if sum(ways):
+            rows.append(line(stage, *(f"{way:.2f}" for way in ways), f"{sum(ways) / whole:.1%}"))
+    return "\n".join([*rows, line(_IDLE, f"{rest:.2f}", "", f"{rest / whole:.1%}")])

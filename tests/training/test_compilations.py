@@ -1,0 +1,77 @@
+"""Programs are compiled once, and a deeper model makes no longer ones."""
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgpt.config import get_preset
+from jaxgpt.data.batches import SlidingWindows
+from jaxgpt.data.tokens import TokenDataset
+from jaxgpt.training import pretrain
+from jaxgpt.training.mesh import make_mesh
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+COMPILED = "/jax/core/compile/backend_compile_duration"  # told also where a cache had the program
+
+
+@pytest.fixture
+def programs():
+    """The names of the programs compiled in this test so far, in order."""
+    names, counting = [], True
+
+    def listen(event, seconds, **details):
+        if counting and event == COMPILED:
+            names.append(details.get("fun_name"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    counting = False
+
+
+def test_nothing_is_compiled_after_the_first_visit(small_run, programs, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    write_sample = importlib.import_module("train").write_sample
+    counts = []
+
+    def sample(*arguments):
+        text = write_sample(*arguments)
+        counts.append(len(programs))
+        return text
+
+    config = small_run(
+        steps=12,
+        batch_size=16,
+        gradient_accumulation=2,
+        evaluate_every=4,
+        evaluation_batches=0,
+        evaluation_stride=8,
+        checkpoint_every=4,
+        sample_every=4,
+    )
+    pretrain.pretrain(config, tmp_path / "run", sampler=sample)
+    validation = TokenDataset.open(tmp_path / "run" / "tokens").split("validation")
+    *_, last = SlidingWindows(validation, 16, 8).in_order(8)
+    assert (last.targets == -100).all(axis=1).any(), "the last batch is to be incomplete"
+    # Evaluated, saved and sampled for the first time; what follows is more of the same.
+    assert len(counts) == 3
+    assert programs[counts[0] :] == []
+    assert programs.count("jit(step_and_rate)") == programs.count("jit(eval_step)") == 1
+    assert len(programs) < 150  # most of them slices of the stacked layers, for the first sample
+
+
+def _step_text(num_layers):
+    config = get_preset("tiny")
+    config = replace(config, model=replace(config.model, vocab_size=64, num_layers=num_layers))
+    mesh = make_mesh(config)
+    state = jax.eval_shape(lambda: pretrain._initial_state(config))
+    batch = jax.ShapeDtypeStruct((16, 64), np.int32)
+    return pretrain.make_step(config, mesh).lower(state, (batch, batch), np.int32(0)).as_text()
+
+
+def test_the_program_does_not_grow_with_depth():
+    shallow, deep = (_step_text(num_layers).count("\n") for num_layers in (12, 48))
+    assert shallow == deep > 1000
