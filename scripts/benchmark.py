@@ -6,7 +6,7 @@ other programs first: a run during which they used more than 3% of the CPU is ma
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,9 +29,9 @@ _TURNS = {"train": 10, "decode": 5, "load": 3, "memory": 1}
 class Shape:
     """What is trained, or writes; a size of 0 is that of the named shape."""
 
-    shape: Literal["tiny", "small", "gpt2", "gpt2-1024"] = "small"
-    """tiny (4 layers, width 128), small (6, 384), gpt2 (124 million parameters, T=256), or the
-    same with T=1024."""
+    shape: Literal["tiny", "small", "gpt2", "gpt2-1024", "gpt2-pretraining"] = "small"
+    """tiny (4 layers, width 128), small (6, 384), gpt2 (124 million parameters, T=256), the same
+    with T=1024, or with steps of half a million tokens, for a GPU or TPU."""
     vocab_size: int = 0
     context_length: int = 0
     num_layers: int = 0
@@ -39,6 +39,7 @@ class Shape:
     embed_dim: int = 0
     batch_size: int = 0
     """For decode, 0 is both 1 and 8."""
+    gradient_accumulation: int = 0
 
     def __post_init__(self):
         """Refuse a shape that no model has."""
@@ -63,9 +64,15 @@ class Arguments:
     """train: optimizer steps; decode: greedy text; load: from a process's start to its first step;
     memory: the peak of a process in training."""
     shape: Shape = field(default_factory=Shape)
+    attention: Literal["auto", "chunked", "cudnn", "splash"] = "auto"
+    """For jaxgpt, as of train.py."""
+    remat: bool = False
+    """For jaxgpt, as of train.py."""
+    unroll: int = 0
+    """For jaxgpt, as of train.py."""
     contenders: tuple[str, ...] = ()
-    """Of jaxgpt, torch, torch-compile, jaxgpt-bf16 and torch-bf16; all if none is named. decode
-    has two of its own, jaxgpt and transformers."""
+    """Of jaxgpt, torch, torch-compile, jaxgpt-bf16, torch-bf16 and torch-compile-bf16; all if none
+    is named. decode has two of its own, jaxgpt and transformers."""
     dtype: Literal["all", "float32", "bfloat16"] = "all"
     """Only contenders that compute in this; for decode, the parameters' dtype, float32 at all."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
@@ -91,10 +98,16 @@ class Arguments:
         if self.suite == "decode" and self.contenders:
             raise ConfigError("--contenders goes with train, load and memory; decode has its two")
         choose(self.contenders, self.dtype)
+        self.config()
         if self.out:
             cli.check_output("--out", self.out, ".json")
         if self.plot:
             cli.check_output("--plot", self.plot, ".png")
+
+    def config(self) -> TrainConfig:
+        """The run that is measured."""
+        choices = {"attention": self.attention, "remat": self.remat, "unroll": self.unroll}
+        return replace(self.shape.config(), **choices)
 
 
 def main(argv: list[str]) -> None:
@@ -125,7 +138,7 @@ def measure(arguments: Arguments) -> "Report":
     from jaxgpt.parity.benchmark.training import measure_training
     from jaxgpt.training.memory import check_memory
 
-    config = arguments.shape.config()
+    config = arguments.config()
     check_memory(config.model)
     turns = arguments.steps or _TURNS[arguments.suite]
     if arguments.suite == "decode":

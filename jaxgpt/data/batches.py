@@ -74,10 +74,14 @@ class SlidingWindows:
         return Batch(rows[:, :-1], rows[:, 1:])
 
     def batch(self, step: int, batch_size: int, *, seed: int) -> Batch:
-        """The batch of training step `step`, counted from 0.
+        """The batch of training step `step`; raises as `indices` does."""
+        return self.window(self.indices(step, batch_size, seed=seed))
 
-        The windows come in an endless sequence of epochs, each a new permutation of all of them,
-        and a step takes the next `batch_size`; a batch may end one epoch and begin another.
+    def indices(self, step: int, batch_size: int, *, seed: int) -> Int64[np.ndarray, " B"]:
+        """The windows of training step `step`, counted from 0.
+
+        They come in an endless sequence of epochs, each a new permutation of all of them, and a
+        step takes the next `batch_size`; a batch may end one epoch and begin another.
 
         Raises:
             ConfigError, DataError: see `check_batch_size`.
@@ -88,7 +92,7 @@ class SlidingWindows:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             indices[here] = permute(places[here], len(self), seed=seed, epoch=int(epoch))
-        return self.window(indices)
+        return indices
 
     def check_batch_size(self, batch_size: int) -> None:
         """Make sure that there is a batch of this size.

@@ -23,6 +23,7 @@ from jaxgpt.model.attention_kernels import choose_attention
 from jaxgpt.model.gpt import count_parameters, init_params
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import restore_latest, save
+from jaxgpt.training.device_tokens import batch_source
 from jaxgpt.training.evaluation import total_loss
 from jaxgpt.training.loop import Hooks, Step, fit
 from jaxgpt.training.loss import next_token_loss
@@ -109,7 +110,7 @@ def pretrain(
                 state,
                 config,
                 step_fn=step_fn,
-                batch_at=_batches(windows, config, mesh),
+                batch_at=batch_source(windows, config.batch_size, config.seed, mesh),
                 hooks=Hooks(
                     evaluate=_evaluation(config, dataset, held_out, mesh),
                     save=lambda state: save(run, state, config, tokenizer, dataset.fingerprint),
@@ -235,16 +236,6 @@ def make_step(config: TrainConfig, mesh: Mesh) -> Step:
     shardings = state_shardings(jax.eval_shape(partial(_initial_state, config)), mesh)
     step_fn = on_mesh(step_and_rate, mesh)
     return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
-
-
-def _batches(windows: SlidingWindows, config: TrainConfig, mesh: Mesh) -> Callable[[int], Any]:
-    sharding = batch_sharding(mesh)
-
-    def batch_at(step: int) -> Any:
-        batch = windows.batch(step, config.batch_size, seed=config.seed)
-        return jax.device_put((batch.inputs, batch.targets), sharding)
-
-    return batch_at
 
 
 def _evaluation(

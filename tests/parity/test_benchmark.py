@@ -13,6 +13,7 @@ import torch
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError, JaxgptError
+from jaxgpt.model.flops import flops_per_token
 from jaxgpt.parity import torch_reference
 from jaxgpt.parity.benchmark import (
     children,
@@ -39,6 +40,7 @@ CONFIG = get_shape(
     num_heads=2,
     embed_dim=16,
     batch_size=2,
+    gradient_accumulation=2,
 )
 
 
@@ -165,7 +167,7 @@ def test_pytorch_without_the_platform_is_left_out():
 def test_contenders_are_chosen_by_name_and_dtype():
     assert choose() == list(CONTENDERS)
     assert choose(("torch", "jaxgpt")) == ["jaxgpt", "torch"]
-    assert choose((), "bfloat16") == ["jaxgpt-bf16", "torch-bf16"]
+    assert choose((), "bfloat16") == ["jaxgpt-bf16", "torch-bf16", "torch-compile-bf16"]
     with pytest.raises(ConfigError, match="no contender is called keras; there are jaxgpt, torch,"):
         choose(("keras",))
     with pytest.raises(ConfigError, match="no contender of torch computes in bfloat16"):
@@ -213,8 +215,8 @@ def test_operations_are_counted_as_nanogpt_does():
     model = SHAPES["gpt2"].model
     # GPT-2 has 124,439,808 parameters, 1,024 positions among them.
     products = 6 * (124_439_808 - 1024 * 768)
-    assert rates.flops_per_token(model) == products + 12 * 12 * 768 * 256
-    assert rates.flops_per_token(SHAPES["gpt2-1024"].model) == products + 12 * 12 * 768 * 1024
+    assert flops_per_token(model) == products + 12 * 12 * 768 * 256
+    assert flops_per_token(SHAPES["gpt2-1024"].model) == products + 12 * 12 * 768 * 1024
 
 
 def test_a_peak_is_stated_or_unknown(monkeypatch):
@@ -224,7 +226,7 @@ def test_a_peak_is_stated_or_unknown(monkeypatch):
     monkeypatch.setitem(rates.PEAKS, "cpu", {"float32": 1e12})
     report = training.measure_training(CONFIG, ["jaxgpt"], turns=1)
     (row,) = report.rows
-    flops = rates.flops_per_token(CONFIG.model)
+    flops = flops_per_token(CONFIG.model)
     assert row["mfu"] == pytest.approx(row["tokens_per_second"] * flops / 1e12)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jaxgpt.errors import ResourceError
+from jaxgpt.errors import ConfigError, ResourceError
 from jaxgpt.parity.benchmark import rates, training
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
@@ -52,6 +52,11 @@ def test_decode_writes_what_it_is_told(script, capsys):
     out = capsys.readouterr().out
     assert "prompt 4 + 5 tokens" in out
     assert "10 of 10" in out
+
+
+def test_a_batch_that_cannot_be_cut_is_refused(script):
+    with pytest.raises(ConfigError, match="2; it must be a multiple of gradient_accumulation 3"):
+        script.main([*SMALL, "--gradient-accumulation", "3"])
 
 
 def test_a_model_too_large_is_refused(script):

@@ -38,6 +38,9 @@ CONTENDERS: dict[str, Contender] = {
     "torch-compile": Contender("PyTorch compiled float32", "torch", "float32", compiled=True),
     "jaxgpt-bf16": Contender("jaxgpt bfloat16", "jaxgpt", "bfloat16"),
     "torch-bf16": Contender("PyTorch autocast bfloat16", "torch", "bfloat16"),
+    "torch-compile-bf16": Contender(
+        "PyTorch compiled, autocast bfloat16", "torch", "bfloat16", compiled=True
+    ),
 }
 
 

@@ -8,9 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.config import ModelConfig
-from jaxgpt.model.gpt import count_parameters
-
 _A100, _H100 = {"float32": 156e12, "bfloat16": 312e12}, {"float32": 494.7e12, "bfloat16": 989.4e12}
 PEAKS: dict[str, dict[str, float]] = {
     "NVIDIA A100-SXM4-40GB": _A100,
@@ -42,17 +39,6 @@ class Rates:
     def fastest(self, dtype: str) -> float:
         """The faster library's products, which is what the device is known to reach."""
         return max(products[dtype] for products in self.products.values())
-
-
-def flops_per_token(model: ModelConfig) -> int:
-    """nanoGPT's count of a training step: 6 (N - positions) + 12 L D T (Chowdhery et al. 2022).
-
-    N counts a tied head once; the position table takes no part in a product.
-    """
-    width, length = model.embed_dim, model.context_length
-    positions = length * width if model.positions == "learned" else 0
-    products = 6 * (count_parameters(model) - positions)
-    return products + 12 * model.num_layers * width * length
 
 
 def peak(device_kind: str, dtype: str) -> float | None:

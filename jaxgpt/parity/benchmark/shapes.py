@@ -3,6 +3,9 @@
 from dataclasses import replace
 
 from jaxgpt.config import ModelConfig, OptimizerConfig, TrainConfig
+from jaxgpt.errors import ConfigError
+
+_BATCH = ("batch_size", "gradient_accumulation")
 
 
 def _shape(batch_size: int, *sizes: int) -> TrainConfig:
@@ -19,6 +22,8 @@ SHAPES: dict[str, TrainConfig] = {
     "small": _shape(8, 65, 256, 6, 6, 384),
     "gpt2": _shape(2, 50257, 256, 12, 12, 768),
     "gpt2-1024": _shape(1, 50257, 1024, 12, 12, 768),
+    # A step of half a million tokens; the padded vocabulary is kind to both sides.
+    "gpt2-pretraining": replace(_shape(512, 50304, 1024, 12, 12, 768), gradient_accumulation=32),
 }
 """From letters on a laptop to GPT-2 with 124 million parameters."""
 
@@ -26,12 +31,19 @@ SHAPES: dict[str, TrainConfig] = {
 def get_shape(name: str, **sizes: int) -> TrainConfig:
     """The shape called `name`, with the sizes that are not 0 in place of its own.
 
-    Sizes are those of ModelConfig and `batch_size`. Raises ConfigError for a shape no model has.
+    Sizes are those of ModelConfig, `batch_size` and `gradient_accumulation`. Raises ConfigError for
+    a shape no model has, or a batch that cannot be cut evenly.
     """
     config = SHAPES[name]
     given = {size: value for size, value in sizes.items() if value}
-    batch_size = given.pop("batch_size", config.batch_size)
-    return replace(config, model=replace(config.model, **given), batch_size=batch_size)
+    batch = {size: given.pop(size) for size in _BATCH if size in given}
+    config = replace(config, model=replace(config.model, **given), **batch)
+    if config.batch_size % config.gradient_accumulation:
+        raise ConfigError(
+            f"batch_size is {config.batch_size}; it must be a multiple of gradient_accumulation "
+            f"{config.gradient_accumulation}"
+        )
+    return config
 
 
 def describe(model: ModelConfig) -> str:

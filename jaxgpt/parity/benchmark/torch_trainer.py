@@ -50,6 +50,7 @@ class TorchTrainer:
     ):
         self._device, self._dtype = find_device(platform), dtype
         self._clip: Any = config.optimizer.gradient_clip
+        self._micro_batches = config.gradient_accumulation
         self._model = fast_model(config.model, params).to(self._device)
         self._optimizer = fused_adamw(self._model, config.optimizer)
         self._loss = torch.compile(self._forward) if compiled else self._forward
@@ -73,13 +74,16 @@ class TorchTrainer:
             torch.from_numpy(part).to(self._device, torch.long)
             for part in (batch.inputs, batch.targets)
         )
-        loss = self._loss(inputs, targets)
-        loss.backward()
+        losses = []
+        for part in zip(*(x.chunk(self._micro_batches) for x in (inputs, targets)), strict=True):
+            loss = self._loss(*part) / self._micro_batches  # all have as many targets
+            loss.backward()
+            losses.append(loss.detach())
         if self._clip != "none":
             nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return loss.detach()
+        return torch.stack(losses).sum()
 
     def _forward(self, inputs: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]) -> Tensor:
         narrow = self._dtype != "float32"

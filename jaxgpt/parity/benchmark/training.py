@@ -11,6 +11,7 @@ from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.data.batches import Batch
 from jaxgpt.errors import ConfigError, JaxgptError
+from jaxgpt.model.flops import flops_per_token
 from jaxgpt.model.gpt import init_params
 from jaxgpt.model.layers import Params
 from jaxgpt.parity.benchmark.contenders import (
@@ -21,7 +22,7 @@ from jaxgpt.parity.benchmark.contenders import (
     build,
 )
 from jaxgpt.parity.benchmark.machine import describe_machine
-from jaxgpt.parity.benchmark.rates import Rates, flops_per_token, measure_rates, peak
+from jaxgpt.parity.benchmark.rates import Rates, measure_rates, peak
 from jaxgpt.parity.benchmark.report import Report
 from jaxgpt.parity.benchmark.shapes import describe
 from jaxgpt.parity.benchmark.turns import Turns, take_turns
