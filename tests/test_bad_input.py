@@ -21,7 +21,7 @@ import jax
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-NAMES = ("train", "prepare_data", "train_tokenizer", "generate", "evaluate", "convert")
+NAMES = ("train", "plan", "prepare_data", "train_tokenizer", "generate", "evaluate", "convert")
 TEXT = "Once upon a time a king of 7 isles set sail. <|endoftext|> is how he spoke.\n" * 200
 SHARD = "train-00000.bin"
 SECONDS = 60  # after which a command line counts as hanging
@@ -64,6 +64,8 @@ SETTINGS = [
     ("--sample-tokens 1000001", 2, "sample_tokens is 1000001; it must be from 1 to 1000000"),
     ("--learning-rate nan", 2, "learning_rate is nan; it must be a finite number"),
     ("--learning-rate 1e400", 2, "learning_rate is inf; it must be a finite number"),
+    ("--attention cudnn", 2, "attention cudnn needs an NVIDIA GPU, not cpu; take auto or chunked"),
+    ("--unroll -1", 2, "unroll is -1; it must be 0 or more"),
     ("--dropout=-inf", 2, "dropout is -inf; it must be a finite number"),
     ("--learning-rate 0", 2, "learning_rate is 0.0; it must be above 0"),
     ("--dropout 1", 2, "dropout is 1.0; it must be in [0, 1)"),
@@ -204,6 +206,20 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("train.py tiny --out out --init-from run --gelu erf", 2, "gelu: tanh -> erf"),
     ("train.py tiny --out out --init-from gpt --dropout 1", 2, "dropout is 1.0"),
     ("train.py init_from.json --out out", 2, "--init-from gpt decides the model"),
+    # planning
+    ("plan.py tinny", 2, "no preset is called tinny (did you mean tiny?)"),
+    ("plan.py none.toml", 2, "config file none.toml is not a file that exists"),
+    ("plan.py tiny --memory 80", 2, "memory is '80'; write a number with its unit, such as 80GB"),
+    ("plan.py tiny --memory 0GB", 2, "memory is '0GB'"),
+    ("plan.py tiny --batch-sise 8", 2, "meant: --batch-size"),
+    ("plan.py tiny --tokenizer cl100k_base", 2, "cl100k_base has is not known; set --vocab-size"),
+    ("plan.py tiny --tokenizer garbled", 3, "garbled/ranks.tiktoken, line 1"),
+    ("plan.py tiny --batch-size 12", 2, "must be a multiple of 8"),
+    ("plan.py tiny --memory 1GB --fsdp 3", 2, "batch_size is 16; it must be a multiple of 3"),
+    ("plan.py tiny --num-layers 100000000000", 6, "choose a smaller model"),
+    ("plan.py tiny --context-length 100000000000000000", 6, "choose a smaller model"),
+    ("plan.py tiny --json plan.txt", 2, "--json is plan.txt; its name must end in .json"),
+    ("plan.py tiny --init-from none", 4, "none: no such folder"),
     # preparing data
     ("prepare_data.py --data text.txt", 2, "Missing from prepare_data.py: --out"),
     ("prepare_data.py --data text.txt --out out --tokeniser bytes", 2, "meant: --tokenizer"),

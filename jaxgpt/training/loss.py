@@ -99,35 +99,29 @@ def _head_loss(x: Array, table: Array, targets: Array, *, differentiate: bool) -
     span = max(1, min(length, most // (rows * vocab_size)))
     weight = _padded(table, x.dtype)
 
-    def turn(sums: tuple, chunk: tuple[Array, Array]) -> tuple[tuple, Any]:
+    def turn(sums: Any, chunk: tuple[Array, Array]) -> tuple[Any, Any]:
         loss, grads = _chunk_loss(*chunk, weight, vocab_size, differentiate=differentiate)
-        if grads is None:
-            return jax.tree.map(jnp.add, sums, (*loss, None)), None
-        return jax.tree.map(jnp.add, sums, (*loss, grads[1])), grads[0]
+        return jax.tree.map(jnp.add, sums, (loss, grads[1:])), grads[:1]
 
-    sums = (
-        jnp.zeros(()),
-        jnp.zeros((), jnp.int32),
-        jnp.zeros(table.shape) if differentiate else None,
-    )
+    zeros: Any = (jnp.zeros(()), jnp.zeros((), jnp.int32)), (jnp.zeros(table.shape),)
     chunks = _spans(x, span, 0), _spans(targets, span, IGNORE)
-    (nats, count, grad_table), grad_x = jax.lax.scan(turn, sums, chunks)
     if not differentiate:
-        return (nats, count), None
+        return jax.lax.scan(turn, (zeros[0], ()), chunks)[0][0], ()
+    (loss, (grad_table,)), (grad_x,) = jax.lax.scan(turn, zeros, chunks)
     grad_x = grad_x.swapaxes(0, 1).reshape(rows, -1, width)[:, :length]
-    return (nats, count), (grad_x, grad_table.astype(table.dtype))
+    return loss, (grad_x, grad_table.astype(table.dtype))
 
 
 def _chunk_loss(
     x: Array, targets: Array, weight: Array, vocab_size: int, *, differentiate: bool
-) -> tuple[Loss, Any]:
+) -> tuple[Loss, tuple[Array, ...]]:
     flat, labels = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
     with jax.named_scope("head"):
         logits = jnp.matmul(flat, weight.T, preferred_element_type=jnp.float32)
         logits = jnp.where(jnp.arange(len(weight)) < vocab_size, logits, -jnp.inf)
     with jax.named_scope("loss"):
         if not differentiate:
-            return cross_entropy(logits, labels), None
+            return cross_entropy(logits, labels), ()
         loss, grad_logits = _cross_entropy_and_gradient(logits, labels)
     with jax.named_scope("head"):
         grad_logits = grad_logits.astype(x.dtype)
