@@ -19,17 +19,19 @@ Read it in the order in which data passes through it; each name is documented wh
       embedding            embed, sinusoidal_positions, unembed
       attention            simplified_attention -> self_attention -> causal_attention ->
                            multi_head_attention; cached_attention
+      attention_kernels    choose_attention: the kernels of GPUs and TPUs
       feedforward          feed_forward
       transformer          block, stack
       gpt                  GPT, init_params, count_parameters
 
     jaxgpt.training      logits -> loss -> update -> checkpoint
-      loss                 cross_entropy
+      loss                 cross_entropy; head_loss: the same with few logits in memory at once
       optimizer            learning_rate, make_optimizer
       step                 TrainState, train_step, eval_step: pure
       loop                 fit: the only loop
       pretrain             pretrain: a whole run in a folder
       evaluation           evaluate_documents
+      plan, profile        make_plan: what a run will need; profiling: where its time goes
       checkpoint           save, restore_latest, load_model
 
     jaxgpt.generation    checkpoint -> text
@@ -68,12 +70,13 @@ _HOME = {
     "model.feedforward": "feed_forward",
     "model.transformer": "block stack",
     "model.gpt": "GPT init_params count_parameters",
-    "training.loss": "cross_entropy next_token_loss",
+    "training.loss": "cross_entropy head_loss next_token_loss",
     "training.optimizer": "learning_rate make_optimizer",
     "training.step": "TrainState train_step eval_step",
     "training.loop": "fit",
     "training.pretrain": "pretrain",
     "training.evaluation": "evaluate_documents",
+    "training.plan": "make_plan",
     "training.checkpoint": "LoadedModel load_model",
     "generation.settings": "SamplingConfig",
     "generation.sampling": "sample",

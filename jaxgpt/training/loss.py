@@ -1,5 +1,6 @@
 """Logits -> loss: the sum over tokens and their number, so that any split of a batch adds up."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxgpt.data.batches import IGNORE
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Params
 
-_MOST_LOGITS = {"cpu": 1 << 25, "other": 1 << 27}
+_MOST_LOGITS = {"cpu": 1 << 26, "other": 1 << 27}
 _MOST_UNROLLED = 24  # layers; their compilation takes about a second each
 _TILE = 128  # columns of a product that GPUs and TPUs compute at once
 
@@ -73,7 +74,7 @@ def head_loss(
 ) -> Loss:
     """`cross_entropy` of the logits `x @ table.T`, few of which are ever in memory at once.
 
-    The tokens go through the head in chunks, of up to 2^25 logits on a CPU and 2^27 elsewhere.
+    The tokens go through the head in chunks, of up to 2^26 logits on a CPU and 2^27 elsewhere.
     Where a gradient is wanted, each chunk makes its share beside its loss, so that no logits are
     kept or computed twice (as in Liger, Hsu et al. 2024). The products are in the dtype of `x`;
     logits and the table's gradient are in float32.
@@ -96,7 +97,8 @@ def _head_loss(x: Array, table: Array, targets: Array, *, differentiate: bool) -
     """The loss, and its gradients with respect to `x` and `table` or nothing."""
     (rows, length, width), vocab_size = x.shape, len(table)
     most = _MOST_LOGITS["cpu" if jax.default_backend() == "cpu" else "other"]
-    span = max(1, min(length, most // (rows * vocab_size)))
+    chunks = math.ceil(length / max(1, min(length, most // (rows * vocab_size))))
+    span = math.ceil(length / chunks)  # all as long, so that little is padded
     weight = _padded(table, x.dtype)
 
     def turn(sums: Any, chunk: tuple[Array, Array]) -> tuple[Any, Any]:
@@ -104,10 +106,10 @@ def _head_loss(x: Array, table: Array, targets: Array, *, differentiate: bool) -
         return jax.tree.map(jnp.add, sums, (loss, grads[1:])), grads[:1]
 
     zeros: Any = (jnp.zeros(()), jnp.zeros((), jnp.int32)), (jnp.zeros(table.shape),)
-    chunks = _spans(x, span, 0), _spans(targets, span, IGNORE)
+    parts = _spans(x, span, 0), _spans(targets, span, IGNORE)
     if not differentiate:
-        return jax.lax.scan(turn, (zeros[0], ()), chunks)[0][0], ()
-    (loss, (grad_table,)), (grad_x,) = jax.lax.scan(turn, zeros, chunks)
+        return jax.lax.scan(turn, (zeros[0], ()), parts)[0][0], ()
+    (loss, (grad_table,)), (grad_x,) = jax.lax.scan(turn, zeros, parts)
     grad_x = grad_x.swapaxes(0, 1).reshape(rows, -1, width)[:, :length]
     return loss, (grad_x, grad_table.astype(table.dtype))
 
