@@ -56,7 +56,7 @@ class GPT(nnx.Module):
         embed_rng, stack_rng = (None, None) if rng is None else jax.random.split(rng)
         with jax.named_scope("embedding"):
             x = dropout(embed(tokens, **self._tables()), config.dropout, embed_rng)
-        x = stack(x, params["blocks"], config, rng=stack_rng, **options)
+        x = stack(_share_rows(x), params["blocks"], config, rng=stack_rng, **options)
         with jax.named_scope("norm"):
             return layer_norm(x, **params["norm"], epsilon=config.norm_epsilon)
 
@@ -95,6 +95,16 @@ class GPT(nnx.Module):
         head = None if self.config.tie_head else params["head"]
         with jax.named_scope("head"):
             return unembed(x, tokens_table=params["embed"]["tokens"], head=head)
+
+
+def _share_rows(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """Keep the rows with their devices, where there is a mesh (`training.mesh.on_mesh`).
+
+    XLA would else follow a table that is cut along D, and give every device all rows.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    rows = jax.sharding.PartitionSpec(mesh.axis_names)
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, rows)
 
 
 def init_params(config: ModelConfig, key: PRNGKeyArray) -> Params:

@@ -12,8 +12,15 @@ from jaxgpt.config import get_preset
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.gpt import init_params
 from jaxgpt.training.loss import next_token_loss
-from jaxgpt.training.mesh import batch_sharding, make_mesh, select_platform, state_shardings
+from jaxgpt.training.mesh import (
+    batch_sharding,
+    make_mesh,
+    on_mesh,
+    select_platform,
+    state_shardings,
+)
 from jaxgpt.training.optimizer import make_optimizer
+from jaxgpt.training.pretrain import make_step
 from jaxgpt.training.step import init_state, train_step
 
 TINY = get_preset("tiny")
@@ -37,6 +44,7 @@ def _train(config, mesh, steps=5):
     if mesh is not None:
         shardings = state_shardings(state, mesh)
         state, options = jax.device_put(state, shardings), {"out_shardings": (shardings, None)}
+        step = on_mesh(step, mesh)
     step = jax.jit(step, **options)
     for number in range(steps):
         tokens = np.random.default_rng(number).integers(0, 17, (16, 9)).astype(np.int32)
@@ -45,6 +53,35 @@ def _train(config, mesh, steps=5):
             batch = jax.device_put(batch, batch_sharding(mesh))
         state, _ = step(state, batch, np.int32(number))
     return state
+
+
+def _temporaries(config):
+    """Bytes that a compiled step takes on each device beside the state and the batch."""
+    mesh = make_mesh(config)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = jax.eval_shape(
+        lambda key: init_state(init_params(config.model, key), optimizer), jax.random.key(0)
+    )
+    state = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+        state_shardings(state, mesh),
+    )
+    shape = config.batch_size, config.model.context_length
+    tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=batch_sharding(mesh))
+    number = jax.ShapeDtypeStruct((), np.int32)
+    compiled = make_step(config, mesh).lower(state, (tokens, tokens), number).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(1, 8), (2, 4)])
+def test_devices_that_share_parameters_share_the_batch_too(data, fsdp):
+    # Logits and activations outweigh the parameters here, and must not be on every device.
+    model = dataclasses.replace(CONFIG.model, vocab_size=5000, context_length=64, dropout=0.0)
+    config = dataclasses.replace(CONFIG, model=model, batch_size=16)
+    by_data = _temporaries(dataclasses.replace(config, data_parallel=8))
+    shared = _temporaries(dataclasses.replace(config, data_parallel=data, fsdp=fsdp))
+    assert shared < 1.3 * by_data
 
 
 @pytest.mark.parametrize(("data", "fsdp", "micro_batches"), [(8, 1, 1), (2, 4, 1), (8, 1, 2)])
