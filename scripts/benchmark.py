@@ -95,14 +95,24 @@ class Arguments:
         check_range("steps", self.steps, 0, _MOST)
         for name in ("steps_per_turn", "prompt_tokens", "new_tokens"):
             check_range(name, getattr(self, name), 1, _MOST)
-        if self.suite == "decode" and self.contenders:
-            raise ConfigError("--contenders goes with train, load and memory; decode has its two")
+        if self.suite == "decode":
+            self._refuse_what_decoding_lacks()
+        elif self.config().batch_size % self.config().gradient_accumulation:
+            raise ConfigError(
+                f"batch_size is {self.config().batch_size}; it must be a multiple of "
+                f"gradient_accumulation {self.config().gradient_accumulation}"
+            )
         choose(self.contenders, self.dtype)
-        self.config()
         if self.out:
             cli.check_output("--out", self.out, ".json")
         if self.plot:
             cli.check_output("--plot", self.plot, ".png")
+
+    def _refuse_what_decoding_lacks(self) -> None:
+        if self.contenders:
+            raise ConfigError("--contenders goes with train, load and memory; decode has its two")
+        if self.attention != "auto" or self.remat or self.unroll:
+            raise ConfigError("--attention, --remat and --unroll are of training, not of decode")
 
     def config(self) -> TrainConfig:
         """The run that is measured."""

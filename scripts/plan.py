@@ -1,11 +1,12 @@
-"""Tell what a run takes before it begins: `plan.py PRESET [--memory 80GB] [any flag of train.py]`.
+"""Tell what a run takes before it begins: `plan.py PRESET [--memory 80GB] [--batch-size N ...]`.
 
 Parameters, optimizer, gradients, activations and arithmetic, the peak of a device's memory, and
-what to change where that is too much. Nothing of the model is allocated or compiled.
+what to change where that is too much. Nothing of the model is allocated or compiled. Every setting
+of train.py has its flag here.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +23,9 @@ class Arguments:
 
     config: TrainConfig
     memory: str = ""
-    """Memory of a device, such as 80GB, to plan for GPUs or TPUs that are not here, of which there
-    are data_parallel times fsdp. By default the devices are those here."""
+    """Memory of a device, such as 80GB, to plan for devices that are not here, of which there are
+    data_parallel times fsdp. The plan is of the program that this machine would run, so without the
+    attention kernels of another. By default the devices are those here."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where the run would be; auto takes the best there is."""
     json: str = ""
@@ -51,6 +53,8 @@ def main(argv: list[str]) -> None:
     memory = parse_memory(arguments.memory) if arguments.memory else None
     select_platform(arguments.platform)
     config = settle_vocabulary(arguments.config)
+    if memory is not None:  # a kernel that this machine lacks is no reason not to plan
+        config = replace(config, attention="auto")
     devices = jax.device_count() if memory is None else config.fsdp * max(1, config.data_parallel)
     grid(config, devices)
     bfloat16 = memory is not None or multiplies_bfloat16()

@@ -67,6 +67,8 @@ def stream(
     _check(config, prompts, max_new_tokens, sampling, [seed, *indices], vocab_size)
     params, count = prepare_params(params), len(prompts)
     done = np.zeros(count, dtype=bool) if done is None else done
+    if done.all():
+        return
     # Rows that are done from the start fill the batch up, so that few sizes of it are compiled.
     unused = _power_of_two(count) - count
     texts = [list(prompt) for prompt in [*prompts, *[prompts[0]] * unused]]

@@ -97,7 +97,9 @@ def _head_loss(x: Array, table: Array, targets: Array, *, differentiate: bool) -
     """The loss, and its gradients with respect to `x` and `table` or nothing."""
     (rows, length, width), vocab_size = x.shape, len(table)
     most = _MOST_LOGITS["cpu" if jax.default_backend() == "cpu" else "other"]
-    chunks = math.ceil(length / max(1, min(length, most // (rows * vocab_size))))
+    # On a mesh each device has its part of the rows (an empty one has size 1).
+    here = math.ceil(rows / max(1, jax.sharding.get_abstract_mesh().size))
+    chunks = math.ceil(length / max(1, min(length, most // (here * vocab_size))))
     span = math.ceil(length / chunks)  # all as long, so that little is padded
     weight = _padded(table, x.dtype)
 

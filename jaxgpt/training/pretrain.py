@@ -70,14 +70,14 @@ def pretrain(
     """Train a GPT as `config` says and leave the checkpoints, curves and numbers in folder `run`.
 
     The same call on the same folder goes on from the newest checkpoint and ends with the same
-    parameters, bit for bit, as a call that was never interrupted. `initial_params` is called only
-    where `config.init_from` is set and the run begins. Raises a JaxgptError before anything is
-    written if the config, the data or the folder will not do.
+    parameters, bit for bit, as a call that was never interrupted on that kind of device.
+    `initial_params` is called only where `config.init_from` is set and the run begins. Raises a
+    JaxgptError before anything is written if the config, the data or the folder will not do.
     """
     run, options = Path(run), options or RunOptions()
     mesh = make_mesh(config)
-    # The tokenizer may not be known yet; what is too much without a vocabulary is too much.
     _check_attention(config, mesh)
+    # The tokenizer may not be known yet; what is too much without a vocabulary is too much.
     check_memory(replace(config.model, vocab_size=config.model.vocab_size or 1), config.fsdp)
     with claim(run, config, options):
         dataset, tokenizer = open_corpus(

@@ -93,7 +93,7 @@ class _Profiler:
             try:
                 jax.profiler.stop_trace()
                 table = read_trace(self._folder, self._program.as_text())
-            except (OSError, RuntimeError, ValueError) as error:
+            except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
                 self._reporter.say(f"warning: the trace could not be read: {error}")
             else:
                 self._reporter.say(table)
@@ -107,10 +107,12 @@ def read_trace(folder: Path, program: str) -> str:
     """The table of the steps traced in `folder`, whose events are given the names of their stages.
 
     `program` is the text of the compiled step. The named trace is written as `folder/trace.json.gz`
-    beside the one that was read. Raises ValueError if there is not one trace with a step in it; of
-    more than a million events some are lost.
+    beside the one that was read. Raises ValueError if there is no trace with a step and its
+    instructions in it; of more than a million events some are lost.
     """
-    (path,) = folder.rglob("*.trace.json.gz")
+    path = next(folder.rglob("*.trace.json.gz"), None)
+    if path is None:
+        raise ValueError(f"{folder} has no trace in it")
     with gzip.open(path) as file:
         trace = json.load(file)
     origins = instruction_origins(program)
@@ -128,6 +130,8 @@ def read_trace(folder: Path, program: str) -> str:
             events.append((begin, begin + event["dur"], (stage, backward)))
     if not steps:
         raise ValueError(f"{path} has no step in it; trace fewer")
+    if not events:
+        raise ValueError(f"{path} names no instruction of the step")
     with gzip.open(folder / TRACE, "wt") as file:
         json.dump(trace, file)
     return format_table(share_time(events), steps)

@@ -82,7 +82,8 @@ def train_step(
     """One update, and its `loss` (nats per target), `grad_norm` and `targets`.
 
     Dropout is a function of (key, step). A loss or gradient that is not finite changes nothing,
-    and nor does any later step: `step` is then ahead of `state.step`.
+    and nor does any later step: `step` is then ahead of `state.step`. For that, `optimizer.update`
+    must heed `healthy`, as that of `make_optimizer` does.
     """
     rng = jax.random.fold_in(key, step)
     grads, (nats, count) = gradients(loss_fn, state.params, batch, rng, micro_batches)

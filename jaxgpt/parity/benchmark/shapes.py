@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from jaxgpt.config import ModelConfig, OptimizerConfig, TrainConfig
-from jaxgpt.errors import ConfigError
 
 _BATCH = ("batch_size", "gradient_accumulation")
 
@@ -32,18 +31,12 @@ def get_shape(name: str, **sizes: int) -> TrainConfig:
     """The shape called `name`, with the sizes that are not 0 in place of its own.
 
     Sizes are those of ModelConfig, `batch_size` and `gradient_accumulation`. Raises ConfigError for
-    a shape no model has, or a batch that cannot be cut evenly.
+    a shape no model has.
     """
     config = SHAPES[name]
     given = {size: value for size, value in sizes.items() if value}
     batch = {size: given.pop(size) for size in _BATCH if size in given}
-    config = replace(config, model=replace(config.model, **given), **batch)
-    if config.batch_size % config.gradient_accumulation:
-        raise ConfigError(
-            f"batch_size is {config.batch_size}; it must be a multiple of gradient_accumulation "
-            f"{config.gradient_accumulation}"
-        )
-    return config
+    return replace(config, model=replace(config.model, **given), **batch)
 
 
 def describe(model: ModelConfig) -> str:
