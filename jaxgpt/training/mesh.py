@@ -91,7 +91,8 @@ def state_shardings(tree: Any, mesh: Mesh) -> Any:
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
     """`function` traced with `mesh` in sight, for kernels that XLA cannot divide by itself."""
 
-    @functools.wraps(function)
+    # The name is what a trace and a log of compilations call the program.
+    @functools.wraps(getattr(function, "func", function))
     def within(*args: Any) -> Any:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return function(*args)
