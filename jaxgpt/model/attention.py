@@ -107,19 +107,25 @@ def multi_head_attention(
     out: Params,
     num_heads: int,
     attention: Attention = "auto",
+    segments: Int[Array, "B T"] | None = None,
     dropout_rate: float = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "B T E"]:
     """Variant 4b: all heads at once, with their queries, keys and values from one product.
 
     The columns of `qkv` are queries, keys, values, each with the heads in order, as in GPT-2. E is
-    the width of `out`, in a block that of `x`. Raises as `choose_attention` does.
+    the width of `out`, in a block that of `x`. Where several texts lie in one row, `segments` tells
+    them apart, and none sees another. Raises as `choose_attention` does.
     """
     queries, keys, values = _split_heads(linear(x, **qkv), num_heads)
     rate = 0.0 if rng is None else dropout_rate
-    kernel = choose_attention(attention, queries.shape, queries.dtype, dropout_rate=rate)
+    kernel = choose_attention(
+        attention, queries.shape, queries.dtype, dropout_rate=rate, packed=segments is not None
+    )
     if kernel == "chunked":
-        contexts = attend_causally(queries, keys, values, dropout_rate=rate, rng=rng)
+        contexts = attend_causally(
+            queries, keys, values, segments=segments, dropout_rate=rate, rng=rng
+        )
     else:
         contexts = KERNELS[kernel](queries, keys, values)
     return linear(_join_heads(contexts), **out)
@@ -130,13 +136,15 @@ def attend_causally(
     keys: Float[Array, "B H T K"],
     values: Float[Array, "B H T K"],
     *,
+    segments: Int[Array, "B T"] | None = None,
     dropout_rate: float = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "B H T K"]:
     """Causal attention for all heads, one run of queries after another.
 
     Each run meets only the keys up to its own end, so that most of the masked half is never
-    computed and the weights stay in the processor's cache, forward and backward.
+    computed and the weights stay in the processor's cache, forward and backward. With `segments`,
+    a query meets only the keys of its own.
     """
     length = queries.shape[2]
     run = max(_RUN, math.ceil(length / _MOST_RUNS))
@@ -146,6 +154,8 @@ def attend_causally(
     for start, run_rng in zip(starts, rngs, strict=True):
         end = min(start + run, length)
         mask = jnp.arange(end) <= jnp.arange(start, end)[:, None]
+        if segments is not None:
+            mask &= segments[:, None, start:end, None] == segments[:, None, None, :end]
         weights = attention_weights(
             queries[:, :, start:end], keys[:, :, :end], scale=_scale(queries), mask=mask
         )

@@ -51,6 +51,7 @@ def choose_attention(
     dtype: Any,
     *,
     dropout_rate: float = 0.0,
+    packed: bool = False,
     device: Device | None = None,
 ) -> Literal["chunked"] | Kernel:
     """What computes attention for queries of `shape` (B, H, T, K) on `device`, or on this one.
@@ -60,7 +61,7 @@ def choose_attention(
     if asked == "chunked":
         return asked
     device = device or this_device()
-    needs = {name: _need(name, shape, str(dtype), dropout_rate, device) for name in KERNELS}
+    needs = {name: _need(name, shape, str(dtype), dropout_rate, packed, device) for name in KERNELS}
     if asked == "auto":
         possible: list[Kernel] = [name for name in KERNELS if needs[name] is None]
         return possible[0] if possible else "chunked"
@@ -70,7 +71,12 @@ def choose_attention(
 
 
 def _need(
-    kernel: Kernel, shape: tuple[int, ...], dtype: str, dropout_rate: float, device: Device
+    kernel: Kernel,
+    shape: tuple[int, ...],
+    dtype: str,
+    dropout_rate: float,
+    packed: bool,
+    device: Device,
 ) -> str | None:
     """The first thing that `kernel` needs and does not get, or None."""
     rows, _, length, width = shape
@@ -97,6 +103,7 @@ def _need(
         ],
     }[kernel]
     needs.append((dropout_rate == 0, f"dropout 0, not {dropout_rate}"))
+    needs.append((not packed, "one text a row, not several packed into one"))
     return next((need for met, need in needs if not met), None)
 
 

@@ -13,16 +13,23 @@ def embed(
     *,
     tokens_table: Float[Array, "V D"],
     positions_table: Float[Array, "S D"],
-    start: Int[Array, " B"] | None = None,
+    places: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T D"]:
     """The token's row plus the position's row, for each token.
 
-    Positions count from 0, or from `start` in each row of a cached decode. Ids must be below V and
-    positions below S: a lookup under `jit` cannot raise, so they are checked where data is read.
+    Positions count from 0 unless `places` are given. Ids must be below V and positions below S: a
+    lookup under `jit` cannot raise, so they are checked where data is read.
     """
-    if start is None:
+    if places is None:
         return tokens_table[tokens] + positions_table[: tokens.shape[1]]
-    return tokens_table[tokens] + positions_table[start[:, None] + jnp.arange(tokens.shape[1])]
+    return tokens_table[tokens] + positions_table[places]
+
+
+def places_within(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """The position of each token in its text, where several lie in a row, each with its number."""
+    places = jnp.arange(segments.shape[1])
+    begins = jnp.diff(segments, axis=1, prepend=segments[:, :1]) != 0
+    return places - jax.lax.cummax(jnp.where(begins, places, 0), axis=1)
 
 
 def init_embedding(key: PRNGKeyArray, rows: int, width: int, std: float = 0.02) -> Array:

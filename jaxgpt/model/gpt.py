@@ -11,7 +11,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.attention import KeyValueCache
-from jaxgpt.model.embedding import embed, init_embedding, sinusoidal_positions, unembed
+from jaxgpt.model.embedding import (
+    embed,
+    init_embedding,
+    places_within,
+    sinusoidal_positions,
+    unembed,
+)
 from jaxgpt.model.layers import Params, dropout, init_layer_norm, init_linear, layer_norm
 from jaxgpt.model.transformer import block_settings, cached_block, init_stack, stack, unstack
 
@@ -41,12 +47,14 @@ class GPT(nnx.Module):
         self,
         tokens: Int[Array, "B T"],
         *,
+        segments: Int[Array, "B T"] | None = None,
         rng: PRNGKeyArray | None = None,
         **options: Any,
     ) -> Float[Array, "B T D"]:
         """The vectors that the head turns into logits; `options` go to `stack`.
 
-        Raises as a call does.
+        Where several texts lie in one row, `segments` numbers them; each is computed as if it had a
+        row of its own. Raises as a call does.
         """
         config, params = self.config, self.params.get_value()
         if tokens.shape[1] > config.context_length:
@@ -55,8 +63,10 @@ class GPT(nnx.Module):
             )
         embed_rng, stack_rng = (None, None) if rng is None else jax.random.split(rng)
         with jax.named_scope("embedding"):
-            x = dropout(embed(tokens, **self._tables()), config.dropout, embed_rng)
-        x = stack(_share_rows(x), params["blocks"], config, rng=stack_rng, **options)
+            places = None if segments is None else places_within(segments)
+            x = embed(tokens, **self._tables(), places=places)
+            x = _share_rows(dropout(x, config.dropout, embed_rng))
+        x = stack(x, params["blocks"], config, segments=segments, rng=stack_rng, **options)
         with jax.named_scope("norm"):
             return layer_norm(x, **params["norm"], epsilon=config.norm_epsilon)
 
@@ -73,7 +83,8 @@ class GPT(nnx.Module):
         `decoding_params` makes.
         """
         config, params = self.config, self.params.get_value()
-        x, new_cache = embed(tokens, **self._tables(), start=start), []
+        places = start[:, None] + jnp.arange(tokens.shape[1])
+        x, new_cache = embed(tokens, **self._tables(), places=places), []
         for layer, layer_cache in zip(params["blocks"], cache, strict=True):
             layer = jax.tree.map(jnp.transpose, layer)
             x, layer_cache = cached_block(x, layer_cache, start, **layer, **block_settings(config))

@@ -29,6 +29,7 @@ def block(
     gelu: Literal["tanh", "erf"] = "tanh",
     epsilon: float = 1e-5,
     attention: Attention = "auto",
+    segments: Int[Array, "B T"] | None = None,
     dropout_rate: float = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "B T D"]:
@@ -44,6 +45,7 @@ def block(
             **attn,
             num_heads=num_heads,
             attention=attention,
+            segments=segments,
             dropout_rate=dropout_rate,
             rng=weights_rng,
         )
@@ -75,11 +77,12 @@ def cached_block(
 
 def stack(
     x: Float[Array, "B T D"],
-    blocks: Params,
+    blocks: Params | tuple[Params, ...],
     config: ModelConfig,
     *,
     rng: PRNGKeyArray | None = None,
     attention: Attention = "auto",
+    segments: Int[Array, "B T"] | None = None,
     remat: bool = False,
     unroll: int = 1,
 ) -> Float[Array, "B T D"]:
@@ -88,9 +91,12 @@ def stack(
     Compile time then does not grow with L. The backward pass keeps what linear layers and attention
     kernels computed and computes the cheap rest again, such as norms and GELU; with `remat`, whole
     blocks. `unroll` is how many blocks one turn of the loop holds; from L on, there is no loop.
+    Where the blocks come in several parts, there is a loop for each, and no backward pass through
+    the first ones if they have no gradient.
     """
     settings: dict[str, Any] = block_settings(config) | {
         "attention": attention,
+        "segments": segments,
         "dropout_rate": config.dropout,
     }
 
@@ -102,7 +108,11 @@ def stack(
     # Outside a loop, XLA would take the second computation for the first, and keep that.
     outside, kept = unroll >= config.num_layers, None if remat else keep_products_and_kernels
     body = jax.checkpoint(body, prevent_cse=outside, policy=kept)
-    return jax.lax.scan(body, x, (blocks, rngs), unroll=min(unroll, config.num_layers))[0]
+    for part in blocks if isinstance(blocks, tuple) else (blocks,):
+        count = len(jax.tree.leaves(part)[0])
+        part_rngs, rngs = (None, None) if rngs is None else (rngs[:count], rngs[count:])
+        x, _ = jax.lax.scan(body, x, (part, part_rngs), unroll=min(unroll, count))
+    return x
 
 
 def block_settings(config: ModelConfig) -> dict[str, Any]:

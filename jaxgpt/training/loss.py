@@ -41,19 +41,25 @@ def cross_entropy(logits: Float[Array, "*B V"], targets: Int[Array, "*B"]) -> Lo
 def next_token_loss(config: TrainConfig) -> LossFunction:
     """The loss of pretraining: each token's surprise, on batches of (inputs, targets), each (B, T).
 
-    The parameters are cast once to the compute dtype; the gradient comes back in theirs.
+    A third array numbers the texts of a row, if there are several. The parameters are cast once to
+    the compute dtype; the gradient comes back in theirs.
     """
     dtype = jnp.dtype(config.compute_dtype)
 
     def loss(
         params: Params,
-        batch: tuple[Int[Array, "B T"], Int[Array, "B T"]],
+        batch: tuple[Int[Array, "B T"], ...],
         rng: PRNGKeyArray | None,
     ) -> Loss:
-        inputs, targets = batch
+        inputs, targets, *segments = batch
         cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         x = GPT(config.model, cast).hidden(
-            inputs, rng=rng, attention=config.attention, remat=config.remat, unroll=_unroll(config)
+            inputs,
+            segments=segments[0] if segments else None,
+            rng=rng,
+            attention=config.attention,
+            remat=config.remat,
+            unroll=_unroll(config),
         )
         tied = config.model.tie_head
         table = params["embed"]["tokens"] if tied else params["head"]["weight"].T

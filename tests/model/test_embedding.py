@@ -20,12 +20,12 @@ def test_embed_adds_the_tokens_row_and_the_positions():
             np.testing.assert_array_equal(x[b, t], TOKENS_TABLE[TOKENS[b, t]] + POSITIONS_TABLE[t])
 
 
-def test_embed_from_a_start_in_each_row():
+def test_embed_at_given_places():
     x = embed(
         TOKENS[:, :2],
         tokens_table=TOKENS_TABLE,
         positions_table=POSITIONS_TABLE,
-        start=jnp.array([0, 2]),
+        places=jnp.array([[0, 1], [2, 3]]),
     )
     np.testing.assert_array_equal(x[0, 1], TOKENS_TABLE[7] + POSITIONS_TABLE[1])
     np.testing.assert_array_equal(x[1, 0], TOKENS_TABLE[1] + POSITIONS_TABLE[2])
