@@ -39,6 +39,12 @@ Read it in the order in which data passes through it; each name is documented wh
       decoding             generate, stream: cached, ragged, sliding
       text                 generate_text
 
+    jaxgpt.finetuning    a pretrained model -> a classifier, an assistant
+      instructions         conversations -> batches; packing: several in a row
+      classification       classify, class_loss; measures: accuracy, calibration
+      preferences          preference_loss: DPO
+      lora, freezing       init_adapters, merge; frozen_loss: what is trained
+
     jaxgpt.parity        the same model in PyTorch, which most of this does without
       hf_weights           load_gpt2, save_gpt2: Hugging Face folders
       pretrained           load_pretrained: those, or what was trained here

@@ -13,6 +13,7 @@ import cli
 
 from jaxgpt.data.sources import read_documents
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.finetuning.records import read_records
 
 if TYPE_CHECKING:
     from jaxgpt.parity.worked.examples import Outcome
@@ -22,11 +23,14 @@ _NAME, _WIDTH = 39, 28  # characters for an id and for a value
 
 @dataclass(frozen=True)
 class Arguments:
-    """The story, and which examples."""
+    """The texts, and which examples."""
 
     text: str = ""
     """The short story that a third of the examples are about: a plain text file of "The Verdict" by
     Edith Wharton (1908)."""
+    records: str = ""
+    """The 1,100 instructions that two examples are about: a .json file with the fields instruction,
+    input, output, chosen and rejected."""
     only: tuple[str, ...] = ()
     """Beginnings of ids, such as ch03 or ch05.loss; all examples if none is given."""
 
@@ -37,6 +41,7 @@ def main(argv: list[str]) -> None:
     story = (
         "".join(item.text for item in read_documents([arguments.text])) if arguments.text else None
     )
+    records = read_records([arguments.records]) if arguments.records else None
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.parity.worked.examples import CHAPTERS, Given, load_facts, run_examples
@@ -50,7 +55,9 @@ def main(argv: list[str]) -> None:
         chapters = ", ".join(CHAPTERS)
         raise ConfigError(f"no example's id begins with {arguments.only[0]}; there are {chapters}")
     outcomes: list[Outcome] = []
-    chapters = groupby(run_examples(Given(story), facts), lambda outcome: outcome.id.split(".")[0])
+    chapters = groupby(
+        run_examples(Given(story, records), facts), lambda outcome: outcome.id.split(".")[0]
+    )
     for chapter, members in chapters:
         print(heading(CHAPTERS[chapter][0]), flush=True)
         for outcome in members:
@@ -98,6 +105,8 @@ def conclude(outcomes: list["Outcome"]) -> None:
     print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     if counts["needs the story"]:
         print("the story is given with --text FILE")
+    if counts["needs the records"]:
+        print("the records are given with --records FILE")
     if counts["miss"]:
         raise SystemExit(1)
     for outcome in outcomes:

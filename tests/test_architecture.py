@@ -17,13 +17,22 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "jaxgpt").rglob("*.py"))
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
-STAGES = ["errors", "config", "config_file", "data", "model", "training", "generation"]
+STAGES = [
+    "errors",
+    "config",
+    "config_file",
+    "data",
+    "model",
+    "training",
+    "generation",
+    "finetuning",
+]
 DOORS = {
     "flax": "jaxgpt/model/gpt.py",
     "orbax": "jaxgpt/training/checkpoint.py",
     "tiktoken": "jaxgpt/data/bpe_tokenizer.py",
     "torch": "jaxgpt/parity/",
-    "safetensors": "jaxgpt/parity/hf_",
+    "safetensors": ("jaxgpt/parity/hf_", "jaxgpt/finetuning/lora_file.py"),
     "transformers": "jaxgpt/parity/benchmark/transformers_writer.py",
     "tyro": "scripts/cli.py",
     "pyarrow": "jaxgpt/data/parquet.py",

@@ -15,6 +15,7 @@ import numpy as np
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import JaxgptError
+from jaxgpt.finetuning.records import Record
 from jaxgpt.model.layers import Params
 from jaxgpt.parity.torch_random import TorchGenerator, init_like_torch
 
@@ -26,35 +27,45 @@ CHAPTERS = {
     "ch05": ("chapter 5, pretraining", "pretraining"),
     "appA": ("appendix A, PyTorch", "appendices"),
     "appD": ("appendix D, the learning rate", "appendices"),
-    "ch06": ("chapter 6, classification", None),
-    "ch07": ("chapter 7, instructions", None),
-    "dpo": ("chapter 7, preferences", None),
-    "appE": ("appendix E, LoRA", None),
+    "ch06": ("chapter 6, classification", "classification"),
+    "ch07": ("chapter 7, instructions", "instructions"),
+    "dpo": ("chapter 7, preferences", "preferences"),
+    "appE": ("appendix E, LoRA", "lora"),
 }
 """The beginning of an id, its title, and the module here whose functions answer it."""
 
 GPT2_SMALL = ModelConfig(dropout=0.1, qkv_bias=False, tie_head=False)
 """The 124M shape as the notebooks build it, which counts 163 million parameters untied."""
 
-Verdict = Literal["ok", "miss", "needs the story", "not run", "not yet built"]
+Verdict = Literal["ok", "miss", "needs the story", "needs the records", "not run"]
 
 
-class NeedsStory(Exception):
-    """The example is about the short story, and no story was given."""
+class Missing(Exception):
+    """The example is about a text that was not given."""
+
+    def __init__(self, verdict: Verdict):
+        self.verdict: Verdict = verdict
 
 
 class Given:
-    """What the examples start from: the story, GPT-2's tokenizer, and models made once."""
+    """What the examples start from: texts, GPT-2's tokenizer, and models made once."""
 
-    def __init__(self, story: str | None = None):
-        self._story = story
+    def __init__(self, story: str | None = None, records: list[Record] | None = None):
+        self._story, self._records = story, records
 
     @property
     def story(self) -> str:
-        """The text of the short story; raises NeedsStory."""
+        """The text of the short story; raises Missing."""
         if self._story is None:
-            raise NeedsStory
+            raise Missing("needs the story")
         return self._story
+
+    @property
+    def records(self) -> list[Record]:
+        """Instructions with a chosen and a rejected answer; raises Missing."""
+        if self._records is None:
+            raise Missing("needs the records")
+        return self._records
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -118,8 +129,7 @@ def load_facts() -> list[dict[str, Any]]:
 def run_examples(given: Given, facts: list[dict[str, Any]] | None = None) -> Iterator[Outcome]:
     """Run the example of each fact, in the facts' order."""
     for _, module in CHAPTERS.values():
-        if module:
-            import_module(f"jaxgpt.parity.worked.{module}")
+        import_module(f"jaxgpt.parity.worked.{module}")
     for fact in load_facts() if facts is None else facts:
         yield _run(fact, given)
 
@@ -127,12 +137,10 @@ def run_examples(given: Given, facts: list[dict[str, Any]] | None = None) -> Ite
 def _run(fact: Mapping[str, Any], given: Given) -> Outcome:
     name, expected = fact["id"], fact["expected"]
     tolerance = _say_tolerance(fact)
-    if name not in _EXAMPLES:
-        return Outcome(name, expected, None, tolerance, "not yet built")
     try:
         computed = plain(_EXAMPLES[name](given))
-    except NeedsStory:
-        return Outcome(name, expected, None, tolerance, "needs the story")
+    except Missing as missing:
+        return Outcome(name, expected, None, tolerance, missing.verdict)
     except JaxgptError as error:
         return Outcome(name, expected, None, tolerance, "not run", str(error))
     except Exception as error:  # a miss like any other, which must not hide those after it

@@ -1,0 +1,1 @@
+"""A pretrained GPT -> a classifier, an assistant."""

@@ -1,0 +1,108 @@
+"""Rows of many lengths -> padded batches, in an order that depends on nothing but (seed, step)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+from jaxtyping import Int32, Int64, Integer
+
+from jaxgpt.data.batches import permute
+from jaxgpt.errors import ConfigError, DataError
+
+Example = TypeVar("Example")
+Collated = TypeVar("Collated")
+
+TooLong = Literal["refuse", "truncate"]
+"""What becomes of a text that is longer than the context: an error, or its beginning."""
+
+_LEAST_WIDTH = 16
+
+
+def bucket_widths(longest: int) -> list[int]:
+    """The widths that batches are padded to: 16, 24, 32, 48, 64, 96 ... and `longest`.
+
+    A function is compiled once for each, so they are few; at most a third of a batch's longest row
+    is padding.
+    """
+    powers = range(_LEAST_WIDTH.bit_length() - 1, longest.bit_length())
+    widths = [width for power in powers for width in (1 << power, 3 << power >> 1)]
+    return [width for width in widths if width < longest] + [longest]
+
+
+def pad(
+    rows: Sequence[Integer[np.ndarray, " _"]], filling: int, widths: Sequence[int] | None = None
+) -> Int32[np.ndarray, "B T"]:
+    """The rows one below the other, filled up on the right to the first of `widths` that holds all.
+
+    Without `widths`, to the longest row.
+    """
+    longest = max(map(len, rows))
+    width = longest if widths is None else next(width for width in widths if width >= longest)
+    padded = np.full((len(rows), width), filling, np.int32)
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = row
+    return padded
+
+
+def shuffled(size: int, step: int, batch_size: int, *, seed: int) -> Int64[np.ndarray, " B"]:
+    """Which of `size` rows are in the batch of training step `step`, counted from 0.
+
+    The rows come in an endless sequence of epochs, each a new permutation of all of them; a batch
+    may end one epoch and begin another.
+    """
+    epochs, places = np.divmod(step * batch_size + np.arange(batch_size), size)
+    indices = np.empty(batch_size, np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        indices[here] = permute(places[here], size, seed=seed, epoch=int(epoch))
+    return indices
+
+
+class Rows(Generic[Example, Collated]):
+    """Examples in batches that `collate` makes of them, for training and for evaluation.
+
+    `filler` is an example that counts for nothing; it fills up the last batch of an evaluation.
+
+    Raises:
+        DataError: no example.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        collate: Callable[[Sequence[Example]], Collated],
+        filler: Example,
+    ) -> None:
+        if not examples:
+            raise DataError("there is no record to make a batch of; give at least one")
+        self.examples = examples
+        self._collate = collate
+        self._filler = filler
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def batch(self, step: int, batch_size: int, *, seed: int) -> Collated:
+        """The batch of training step `step`; see `shuffled`.
+
+        Raises:
+            ConfigError: a batch size below 1.
+        """
+        self._check(batch_size)
+        indices = shuffled(len(self), step, batch_size, seed=seed)
+        return self._collate([self.examples[i] for i in indices])
+
+    def in_order(self, batch_size: int) -> Iterator[Collated]:
+        """All examples from first to last, each once, all batches with as many rows.
+
+        Raises:
+            ConfigError: a batch size below 1.
+        """
+        self._check(batch_size)
+        for first in range(0, len(self), batch_size):
+            some = list(self.examples[first : first + batch_size])
+            yield self._collate(some + [self._filler] * (batch_size - len(some)))
+
+    def _check(self, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")

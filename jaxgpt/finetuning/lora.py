@@ -1,0 +1,124 @@
+"""Low-rank adapters: a frozen matrix W acts as W + alpha / rank A B (Hu et al. 2021, "LoRA").
+
+Only A and B are trained. They lie beside the base's parameters as `{target: {"A": (L, I, R),
+"B": (L, R, O)}}`, R being the rank; those of the head have no L. Query, key and value have adapters
+of their own, though they are thirds of one matrix here.
+"""
+
+import hashlib
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxgpt.errors import ConfigError
+from jaxgpt.finetuning.settings import LoraConfig
+from jaxgpt.model.layers import Params, linear
+from jaxgpt.training.loss import Loss, LossFunction
+
+Adapters = dict[str, Params]
+"""Target -> its A and B."""
+
+_PLACES = {
+    "query": ("blocks", "attn", "qkv", "weight"),
+    "key": ("blocks", "attn", "qkv", "weight"),
+    "value": ("blocks", "attn", "qkv", "weight"),
+    "out": ("blocks", "attn", "out", "weight"),
+    "up": ("blocks", "mlp", "up", "weight"),
+    "down": ("blocks", "mlp", "down", "weight"),
+    "head": ("head", "weight"),
+}
+_THIRDS = {"query": 0, "key": 1, "value": 2}
+
+
+def lora_linear(
+    x: Float[Array, "*B I"],
+    *,
+    weight: Float[Array, "I O"],
+    bias: Float[Array, " O"] | None = None,
+    A: Float[Array, "I R"],
+    B: Float[Array, "R O"],
+    scale: float,
+) -> Float[Array, "*B O"]:
+    """A linear layer with its adapter beside it, `x W + bias + scale (x A) B`: the definition.
+
+    The model runs the same with W + scale A B in place of W (`merge`), and stays as it is.
+    """
+    return linear(x, weight=weight, bias=bias) + scale * linear(linear(x, weight=A), weight=B)
+
+
+def init_adapters(params: Params, config: LoraConfig, key: PRNGKeyArray) -> Adapters:
+    """Adapters of `params` that change nothing yet: A is normal with variance 1 / I, B is zero.
+
+    Raises ConfigError if there is no such matrix, as the head of a model that ties it.
+    """
+    keys = jax.random.split(key, len(config.targets))
+    return {
+        target: _init_adapter(params, target, config.rank, target_key)
+        for target, target_key in zip(config.targets, keys, strict=True)
+    }
+
+
+def _init_adapter(params: Params, target: str, rank: int, key: PRNGKeyArray) -> Params:
+    node: Any = params
+    for name in _PLACES[target]:
+        if name not in node:
+            raise ConfigError(f"the model has no {target} of its own to adapt; leave out {target}")
+        node = node[name]
+    *layers, inputs, outputs = node.shape
+    if target in _THIRDS:
+        outputs //= 3
+    return {
+        "A": jax.random.normal(key, (*layers, inputs, rank)) / math.sqrt(inputs),
+        "B": jnp.zeros((*layers, rank, outputs)),
+    }
+
+
+def merge(params: Params, adapters: Adapters, config: LoraConfig) -> Params:
+    """The parameters of one model that computes what the base and its adapters do together.
+
+    To train through, to generate from, and to export. The weights keep their dtype.
+    """
+    for target, adapter in adapters.items():
+        change = config.scale * adapter["A"] @ adapter["B"]
+        if target in _THIRDS:
+            before, width = _THIRDS[target], change.shape[-1]
+            columns = (before * width, (2 - before) * width)
+            change = jnp.pad(change, [(0, 0)] * (change.ndim - 1) + [columns])
+        params = _add(params, _PLACES[target], change)
+    return params
+
+
+def _add(tree: Params, path: tuple[str, ...], change: Array) -> Params:
+    """The tree with `change` added to the leaf at `path`; all other leaves are shared."""
+    name, *rest = path
+    if rest:
+        return tree | {name: _add(tree[name], tuple(rest), change)}
+    return tree | {name: (tree[name] + change).astype(tree[name].dtype)}
+
+
+def lora_loss(loss_fn: LossFunction, base: Params, config: LoraConfig) -> LossFunction:
+    """`loss_fn` as a loss of the adapters alone, so that they are all that has a gradient.
+
+    Whoever compiles a step with it passes `base` to the compiled function, and makes the loss
+    inside: of arrays that it finds outside, JAX would write a copy into the program.
+    """
+
+    def loss(adapters: Adapters, batch: Any, rng: PRNGKeyArray | None) -> Loss:
+        return loss_fn(merge(base, adapters, config), batch, rng)
+
+    return loss
+
+
+def fingerprint(params: Params) -> str:
+    """The sha256, in hex, of the names, types, shapes and numbers of all parameters."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(params):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        # As bytes: bfloat16 is no type that a buffer can name.
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,117 @@
+"""Adapters on disk: a folder of kilobytes that knows which base it belongs to."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from jaxgpt.config_file import from_dict, read_mapping
+from jaxgpt.data.atomic import new_folder
+from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
+from jaxgpt.finetuning.lora import Adapters, fingerprint, init_adapters
+from jaxgpt.finetuning.settings import LoraConfig
+from jaxgpt.model.layers import Params
+
+FORMAT = 1
+ADAPTERS = "adapters.safetensors"
+RECORD = "adapters.json"
+
+
+def save_adapters(
+    folder: str | Path,
+    adapters: Adapters,
+    config: LoraConfig,
+    base: Params,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write adapters, their config and the fingerprint of `base`, whole or not at all.
+
+    Raises ConfigError if the folder cannot be written, or holds something and `overwrite` is false;
+    ResourceError if the disk is full.
+    """
+    arrays = {
+        f"{target}.{name}": np.asarray(array)
+        for target, adapter in adapters.items()
+        for name, array in adapter.items()
+    }
+    with new_folder(folder, overwrite=overwrite) as draft:
+        try:
+            save_file(arrays, draft / ADAPTERS)
+        except SafetensorError as error:
+            raise ResourceError(f"{folder} could not be written: {error}") from None
+        record = {
+            "format": FORMAT,
+            "rank": config.rank,
+            "alpha": config.alpha,
+            "targets": config.targets,
+            "base": fingerprint(base),
+            "sha256": _sha256(draft / ADAPTERS),
+        }
+        (draft / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def load_adapters(folder: str | Path, base: Params) -> tuple[Adapters, LoraConfig]:
+    """The adapters in a folder, and their config.
+
+    Raises CheckpointError if there are none, if they are damaged or do not fit their config, or if
+    they were trained beside other parameters than `base`.
+    """
+    folder = Path(folder)
+    record = _read_record(folder / RECORD)
+    if record.pop("format") > FORMAT:
+        raise CheckpointError(f"{folder} was written by a newer jaxgpt; upgrade")
+    made_for, sha256 = record.pop("base"), record.pop("sha256")
+    try:
+        config = from_dict(LoraConfig(), record)
+        if _sha256(folder / ADAPTERS) != sha256:
+            raise CheckpointError(f"{folder / ADAPTERS} has changed since it was written (sha256)")
+        arrays = load_file(folder / ADAPTERS)
+        shapes = jax.eval_shape(lambda: init_adapters(base, config, jax.random.key(0)))
+    except (ConfigError, OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} holds no adapters that fit: {error}") from None
+    if fingerprint(base) != made_for:
+        raise CheckpointError(
+            f"{folder} holds adapters of another base model (sha256 of its parameters); give the "
+            "model that they were trained on, in the same dtype"
+        )
+    return _nested(folder, arrays, shapes), config
+
+
+def _read_record(path: Path) -> dict:
+    try:
+        record = read_mapping(path)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    kinds = {"format": int, "base": str, "sha256": str}
+    for name, kind in kinds.items():
+        if type(record.get(name)) is not kind:
+            raise CheckpointError(f"{path} has no {name}; name a folder that holds adapters")
+    return record
+
+
+def _nested(folder: Path, arrays: dict[str, np.ndarray], shapes: Adapters) -> Adapters:
+    wanted = {f"{target}.{name}" for target, adapter in shapes.items() for name in adapter}
+    if odd := sorted(wanted ^ arrays.keys()):
+        raise CheckpointError(f"{folder}: {RECORD} and {ADAPTERS} do not both have {odd[0]}")
+
+    def array(target: str, name: str) -> jax.Array:
+        found, shape = arrays[f"{target}.{name}"], shapes[target][name].shape
+        if found.dtype != np.float32 or found.shape != shape or not np.isfinite(found).all():
+            raise CheckpointError(
+                f"{folder}: {target}.{name} is {found.dtype} {found.shape}; it must be float32 "
+                f"{shape} and finite"
+            )
+        return jnp.asarray(found)
+
+    return {target: {name: array(target, name) for name in shapes[target]} for target in shapes}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

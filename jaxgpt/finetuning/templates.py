@@ -1,0 +1,85 @@
+"""Conversations as one text: what stands before, between and after what each side says."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["system", "user", "input", "assistant"]
+"""Who says it; `input` is what a user's instruction is to be applied to."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side says."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the whole text: a `marker` of the template, something said, or an `answer`."""
+
+    text: str
+    kind: Literal["marker", "said", "answer"]
+
+
+@dataclass(frozen=True)
+class Template:
+    """The markers around the turns. An answer is followed by the end-of-text token instead."""
+
+    before: dict[Role, str] = field(hash=False)
+    """Stands before a turn of each role."""
+    after: str = ""
+    """Stands after the system's turn, and after the user's with its input."""
+    preamble: str = ""
+    """The system's turn in a conversation that has none."""
+
+    def render(self, turns: Sequence[Turn]) -> Iterator[Piece]:
+        """The pieces of a conversation; joined, they are its text."""
+        if self.preamble and turns[0].role != "system":
+            turns = [Turn("system", self.preamble), *turns]
+        for i, turn in enumerate(turns):
+            yield Piece(self.before[turn.role], "marker")
+            yield Piece(turn.text, "answer" if turn.role == "assistant" else "said")
+            goes_on = i + 1 < len(turns) and turns[i + 1].role == "input"
+            if turn.role != "assistant" and not goes_on:
+                yield Piece(self.after, "marker")
+
+    def render_prompt(self, turns: Sequence[Turn]) -> Iterator[Piece]:
+        """The pieces up to where the assistant's next answer begins."""
+        yield from self.render(turns)
+        yield Piece(self.before["assistant"], "marker")
+
+
+TEMPLATES = {
+    "alpaca": Template(
+        before={
+            "system": "",
+            "user": "\n\n### Instruction:\n",
+            "input": "\n\n### Input:\n",
+            "assistant": "\n\n### Response:\n",
+        },
+        preamble="Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.",
+    ),
+    "phi": Template(
+        before={
+            "system": "<|system|>\n",
+            "user": "<|user|>\n",
+            "input": "\n",
+            "assistant": "<|assistant|>\n",
+        },
+        after="<|end|>\n",
+    ),
+    "chat": Template(
+        before={
+            "system": "<|im_start|>system\n",
+            "user": "<|im_start|>user\n",
+            "input": "\n",
+            "assistant": "<|im_start|>assistant\n",
+        },
+        after="<|im_end|>\n",
+    ),
+}
+"""Alpaca (Taori et al. 2023), Phi-3 (Abdin et al. 2024) and ChatML (OpenAI 2023)."""

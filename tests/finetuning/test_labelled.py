@@ -1,0 +1,117 @@
+"""Labelled texts: read, balanced and split by the seed alone; what no classifier can learn."""
+
+from collections import Counter
+from itertools import chain
+
+import pytest
+
+from jaxgpt.data.tokenizer import ByteTokenizer
+from jaxgpt.errors import DataError
+from jaxgpt.finetuning.labelled import (
+    Labelled,
+    balance,
+    class_names,
+    labelled_rows,
+    read_labelled,
+    split_labelled,
+)
+
+TEXTS = [Labelled(f"text {i}", "ham" if i % 4 else "spam", f"f:{i + 1}") for i in range(40)]
+
+
+def test_reading(tmp_path):
+    tsv, jsonl = tmp_path / "a.tsv", tmp_path / "b.jsonl"
+    tsv.write_text("ham\tOk lar\nspam\tFREE\tentry\n")
+    jsonl.write_text('{"label": 1, "text": "x"}\n{"label": " ham ", "text": "y"}\n')
+    assert read_labelled([tsv, jsonl]) == [
+        Labelled("Ok lar", "ham", f"{tsv}:1"),
+        Labelled("FREE\tentry", "spam", f"{tsv}:2"),
+        Labelled("x", "1", f"{jsonl}:1"),
+        Labelled("y", "ham", f"{jsonl}:2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('{"label": "x"}', r'a\.jsonl:1: no field "text"'),
+        ('{"text": "x"}', r'a\.jsonl:1: no field "label"'),
+        ('{"label": "", "text": "x"}', r'a\.jsonl:1: "label" is empty'),
+        ('{"label": "x", "text": ""}', r'a\.jsonl:1: "text" is empty'),
+        ('{"label": true, "text": "x"}', r'a\.jsonl:1: "label" must be a string, not bool'),
+    ],
+)
+def test_bad_records_say_where(tmp_path, line, complaint):
+    path = tmp_path / "a.jsonl"
+    path.write_text(line)
+    with pytest.raises(DataError, match=complaint):
+        read_labelled([path])
+
+
+def test_balancing():
+    balanced = balance(TEXTS, seed=0)
+    assert Counter(item.label for item in balanced) == {"ham": 10, "spam": 10}
+    assert balanced == sorted(balanced, key=TEXTS.index)
+    assert balanced == balance(TEXTS, seed=0)
+    assert balanced != balance(TEXTS, seed=1)
+    assert {item for item in balanced if item.label == "spam"} == set(TEXTS[::4])
+
+
+def test_every_part_has_the_shares_of_every_class():
+    parts = split_labelled(TEXTS, seed=0)
+    assert [Counter(item.label for item in part) for part in parts] == [
+        *({"spam": 7, "ham": 21}, {"spam": 1, "ham": 3}, {"spam": 2, "ham": 6})
+    ]
+    assert sorted(chain(*parts), key=TEXTS.index) == TEXTS
+    assert set(split_labelled(TEXTS[::-1], seed=0).test) == set(parts.test)
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_a_class_with_one_text(copies):
+    rare = [Labelled("one", "rare", "f:9")] * copies
+    with pytest.raises(DataError, match=r"class 'rare' has only 1 different text \(one at f:9\)"):
+        split_labelled(TEXTS + rare, seed=0)
+
+
+def test_one_class_is_none():
+    with pytest.raises(DataError, match="all 10 texts have the label 'spam'; give two classes"):
+        split_labelled(TEXTS[::4], seed=0)
+    assert class_names(TEXTS) == ["ham", "spam"]
+
+
+def rows_of(texts, context_length=64, **options):
+    tokenizer = ByteTokenizer()
+    return labelled_rows(
+        texts, ["ham", "spam"], tokenizer, context_length=context_length, **options
+    )
+
+
+def test_batches():
+    texts = [Labelled("ab", "spam", "f:1"), Labelled("abc", "ham", "f:2")]
+    (batch,) = rows_of(texts).in_order(3)
+    assert batch.tokens.shape == (3, 16)
+    assert batch.tokens[:2, :4].tolist() == [[97, 98, 0, 0], [97, 98, 99, 0]]
+    assert batch.lengths.tolist() == [2, 3, 1]
+    assert batch.labels.tolist() == [1, 0, -100]
+
+
+def test_a_label_never_seen():
+    with pytest.raises(
+        DataError, match=r"f:7: the label 'eggs' is none of the classes .*: ham, spa"
+    ):
+        rows_of([*TEXTS, Labelled("x", "eggs", "f:7")])
+
+
+def test_a_text_longer_than_the_context():
+    texts = [*TEXTS[:2], Labelled("x" * 65, "ham", "f:7")]
+    with pytest.raises(DataError, match="f:7: 65 tokens are longer than context_length 64"):
+        rows_of(texts, too_long="refuse")
+    with pytest.warns(UserWarning, match="1 of 3 texts were cut to context_length 64"):
+        rows = rows_of(texts)
+    assert [len(tokens) for tokens, _ in rows.examples] == [6, 6, 64]
+
+
+def test_a_text_without_tokens(monkeypatch):
+    monkeypatch.setattr(ByteTokenizer, "encode", lambda self, text: [])
+    with pytest.raises(DataError, match="f:1: the tokenizer finds no token"):
+        rows_of(TEXTS)
