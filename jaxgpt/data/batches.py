@@ -78,21 +78,13 @@ class SlidingWindows:
         return self.window(self.indices(step, batch_size, seed=seed))
 
     def indices(self, step: int, batch_size: int, *, seed: int) -> Int64[np.ndarray, " B"]:
-        """The windows of training step `step`, counted from 0.
-
-        They come in an endless sequence of epochs, each a new permutation of all of them, and a
-        step takes the next `batch_size`; a batch may end one epoch and begin another.
+        """The windows of training step `step`; see `shuffled`.
 
         Raises:
             ConfigError, DataError: see `check_batch_size`.
         """
         self.check_batch_size(batch_size)
-        epochs, places = np.divmod(step * batch_size + np.arange(batch_size), len(self))
-        indices = np.empty(batch_size, np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            indices[here] = permute(places[here], len(self), seed=seed, epoch=int(epoch))
-        return indices
+        return shuffled(len(self), step, batch_size, seed=seed)
 
     def check_batch_size(self, batch_size: int) -> None:
         """Make sure that there is a batch of this size.
@@ -135,6 +127,20 @@ class SlidingWindows:
                 inputs[row, : tokens.size - 1] = tokens[:-1]
                 targets[row, new : tokens.size - 1] = tokens[new + 1 :]
             yield Batch(inputs, targets)
+
+
+def shuffled(size: int, step: int, batch_size: int, *, seed: int) -> Int64[np.ndarray, " B"]:
+    """Which of `size` examples are in the batch of training step `step`, counted from 0.
+
+    They come in an endless sequence of epochs, each a new permutation of all of them; a batch
+    may end one epoch and begin another.
+    """
+    epochs, places = np.divmod(step * batch_size + np.arange(batch_size), size)
+    indices = np.empty(batch_size, np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        indices[here] = permute(places[here], size, seed=seed, epoch=int(epoch))
+    return indices
 
 
 def permute(

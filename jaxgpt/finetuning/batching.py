@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Int32, Int64, Integer
+from jaxtyping import Int32, Integer
 
-from jaxgpt.data.batches import permute
+from jaxgpt.data.batches import shuffled
 from jaxgpt.errors import ConfigError, DataError
 
 Example = TypeVar("Example")
@@ -42,20 +42,6 @@ def pad(
     for line, row in zip(padded, rows, strict=True):
         line[: len(row)] = row
     return padded
-
-
-def shuffled(size: int, step: int, batch_size: int, *, seed: int) -> Int64[np.ndarray, " B"]:
-    """Which of `size` rows are in the batch of training step `step`, counted from 0.
-
-    The rows come in an endless sequence of epochs, each a new permutation of all of them; a batch
-    may end one epoch and begin another.
-    """
-    epochs, places = np.divmod(step * batch_size + np.arange(batch_size), size)
-    indices = np.empty(batch_size, np.int64)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        indices[here] = permute(places[here], size, seed=seed, epoch=int(epoch))
-    return indices
 
 
 class Rows(Generic[Example, Collated]):

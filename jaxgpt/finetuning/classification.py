@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32, PRNGKeyArray
 
-from jaxgpt.config import ModelConfig, TrainConfig
+from jaxgpt.config import TrainConfig
 from jaxgpt.data.batches import IGNORE
 from jaxgpt.finetuning.labelled import LabelledBatch
-from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Params, init_linear, linear
-from jaxgpt.training.loss import Loss, LossFunction, cross_entropy
+from jaxgpt.training.loss import Loss, LossFunction, cross_entropy, hidden
 
 Pooling = Literal["last", "first", "mean"]
 """Which vector stands for a text: that of its last real token, the only one that has seen the whole
@@ -27,21 +26,20 @@ def classifier_params(params: Params, num_classes: int, key: PRNGKeyArray) -> Pa
 
 
 def classify(
-    config: ModelConfig,
+    config: TrainConfig,
     params: Params,
     tokens: Int[Array, "B T"],
     lengths: Int[Array, " B"],
     *,
     pooling: Pooling = "last",
     rng: PRNGKeyArray | None = None,
-    **options: Any,
 ) -> Float[Array, "B C"]:
     """The logits of each text's class; `lengths` tells how many of a row's tokens are real.
 
-    What follows them changes nothing. `options` go to `stack`. The head computes in float32.
+    What follows them changes nothing. The blocks compute in the config's dtype, the head in
+    float32.
     """
-    x = GPT(config, params).hidden(tokens, rng=rng, **options)
-    pooled = pool(x, lengths, pooling).astype(jnp.float32)
+    pooled = pool(hidden(config, params, tokens, rng=rng), lengths, pooling).astype(jnp.float32)
     with jax.named_scope("head"):
         return linear(pooled, **params["head"])
 
@@ -68,7 +66,8 @@ def class_loss(config: TrainConfig, pooling: Pooling = "last") -> LossFunction:
 
     def loss(params: Params, batch: Any, rng: PRNGKeyArray | None) -> Loss:
         tokens, lengths, labels = batch
-        return cross_entropy(_logits(config, params, tokens, lengths, pooling, rng), labels)
+        logits = classify(config, params, tokens, lengths, pooling=pooling, rng=rng)
+        return cross_entropy(logits, labels)
 
     return loss
 
@@ -79,27 +78,9 @@ def class_probabilities(
     """The function of parameters and a batch that gives each row's probability of each class."""
 
     def probabilities(params: Params, batch: Any) -> Float[Array, "B C"]:
-        return jax.nn.softmax(_logits(config, params, batch[0], batch[1], pooling, None))
+        return jax.nn.softmax(classify(config, params, batch[0], batch[1], pooling=pooling))
 
     return probabilities
-
-
-def _logits(
-    config: TrainConfig, params: Params, tokens: Array, lengths: Array, pooling: Pooling, rng: Any
-) -> Array:
-    dtype = jnp.dtype(config.compute_dtype)
-    cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    return classify(
-        config.model,
-        cast | {"head": params["head"]},
-        tokens,
-        lengths,
-        pooling=pooling,
-        rng=rng,
-        attention=config.attention,
-        remat=config.remat,
-        unroll=config.unroll or 1,
-    )
 
 
 def predict(

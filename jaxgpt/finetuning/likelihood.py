@@ -8,9 +8,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.data.batches import IGNORE
-from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Params
-from jaxgpt.training.loss import cross_entropy
+from jaxgpt.training.loss import cross_entropy, head_table, hidden
 
 _MOST_LOGITS = 1 << 25  # in memory at once
 
@@ -24,7 +23,6 @@ def row_likelihood(config: TrainConfig) -> Callable[..., Likelihood]:
     It gives the log-probability of each row's targets, but for those of -100. Parameters are cast
     as in `next_token_loss`, and so are the gradients.
     """
-    dtype = jnp.dtype(config.compute_dtype)
 
     def measure(
         params: Params,
@@ -32,17 +30,9 @@ def row_likelihood(config: TrainConfig) -> Callable[..., Likelihood]:
         targets: Int[Array, "B T"],
         rng: PRNGKeyArray | None = None,
     ) -> Likelihood:
-        cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-        x = GPT(config.model, cast).hidden(
-            inputs,
-            rng=rng,
-            attention=config.attention,
-            remat=config.remat,
-            unroll=config.unroll or 1,
-        )
-        tied = config.model.tie_head
-        table = params["embed"]["tokens"] if tied else params["head"]["weight"].T
-        return head_likelihood(x, table, targets), (targets != IGNORE).sum(axis=-1)
+        x = hidden(config, params, inputs, rng=rng)
+        nats = head_likelihood(x, head_table(config, params), targets)
+        return nats, (targets != IGNORE).sum(axis=-1)
 
     return measure
 

@@ -44,7 +44,6 @@ def next_token_loss(config: TrainConfig) -> LossFunction:
     A third array numbers the texts of a row, if there are several. The parameters are cast once to
     the compute dtype; the gradient comes back in theirs.
     """
-    dtype = jnp.dtype(config.compute_dtype)
 
     def loss(
         params: Params,
@@ -52,20 +51,36 @@ def next_token_loss(config: TrainConfig) -> LossFunction:
         rng: PRNGKeyArray | None,
     ) -> Loss:
         inputs, targets, *segments = batch
-        cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-        x = GPT(config.model, cast).hidden(
-            inputs,
-            segments=segments[0] if segments else None,
-            rng=rng,
-            attention=config.attention,
-            remat=config.remat,
-            unroll=_unroll(config),
-        )
-        tied = config.model.tie_head
-        table = params["embed"]["tokens"] if tied else params["head"]["weight"].T
-        return head_loss(x, table, targets)
+        x = hidden(config, params, inputs, segments=segments[0] if segments else None, rng=rng)
+        return head_loss(x, head_table(config, params), targets)
 
     return loss
+
+
+def hidden(
+    config: TrainConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    *,
+    segments: Int[Array, "B T"] | None = None,
+    rng: PRNGKeyArray | None = None,
+) -> Float[Array, "B T D"]:
+    """`GPT.hidden` as `config` wants it computed: in its dtype, by its kernel, kept or not."""
+    dtype = jnp.dtype(config.compute_dtype)
+    cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    return GPT(config.model, cast).hidden(
+        tokens,
+        segments=segments,
+        rng=rng,
+        attention=config.attention,
+        remat=config.remat,
+        unroll=_unroll(config),
+    )
+
+
+def head_table(config: TrainConfig, params: Params) -> Float[Array, "V D"]:
+    """What the head multiplies by, uncast: the token table if it is tied, or a table of its own."""
+    return params["embed"]["tokens"] if config.model.tie_head else params["head"]["weight"].T
 
 
 def _unroll(config: TrainConfig) -> int:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from jaxgpt.data.batches import shuffled
 from jaxgpt.errors import ConfigError, DataError
-from jaxgpt.finetuning.batching import Rows, bucket_widths, pad, shuffled
+from jaxgpt.finetuning.batching import Rows, bucket_widths, pad
 
 
 def test_widths_are_few_and_near():
