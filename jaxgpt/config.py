@@ -268,7 +268,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class FolderOptions:
     """How to treat what is already in a run's folder; nothing here changes a run's result."""
 
     resume: Literal["auto", "must", "never"] = "auto"
@@ -279,6 +279,19 @@ class RunOptions:
     """Go on although the run began with other settings."""
     allow_data_change: bool = False
     """Go on although the data is not what the checkpoint was trained on."""
+
+    def __post_init__(self):
+        """Refuse to resume and to begin anew at once."""
+        _check(
+            not (self.overwrite and self.resume == "must"),
+            "--overwrite removes the run that --resume must would go on with; drop one of the two",
+        )
+
+
+@dataclass(frozen=True)
+class RunOptions(FolderOptions):
+    """The same for pretraining, and how closely a run is looked at."""
+
     verify_data: bool = False
     """Compare the sha256 sums of all token shards before training."""
     profile: int = 0
@@ -286,12 +299,9 @@ class RunOptions:
     show where their time goes."""
 
     def __post_init__(self):
-        """Refuse to resume and to begin anew at once, and a trace that no one could open."""
+        """Refuse a trace that no one could open."""
+        super().__post_init__()
         _check(0 <= self.profile <= 100, f"profile is {self.profile}; it must be from 0 to 100")
-        _check(
-            not (self.overwrite and self.resume == "must"),
-            "--overwrite removes the run that --resume must would go on with; drop one of the two",
-        )
 
 
 def _gpt2(num_layers: int, num_heads: int, embed_dim: int, learning_rate: float) -> TrainConfig:

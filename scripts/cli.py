@@ -4,12 +4,13 @@ import hashlib
 import io
 import os
 import platform
+import shlex
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -56,7 +57,10 @@ class ModelSource:
     """Which model; one of checkpoint and init_from."""
 
     checkpoint: str = ""
-    """A run's folder, whose newest checkpoint is taken, or the folder of one checkpoint."""
+    """A run's folder, whose newest checkpoint is taken, the folder of one checkpoint, or adapters.
+    """
+    base: str = ""
+    """Where the model that adapters were trained beside lies now, if it was moved."""
     init_from: str = ""
     """Instead of checkpoint: also the folder of a GPT-2 of Hugging Face."""
     tokenizer: str = ""
@@ -72,13 +76,14 @@ class ModelSource:
     def load(self) -> Any:
         """The LoadedModel."""
         # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
-        if self.checkpoint:
-            from jaxgpt.training.checkpoint import load_model
-
-            return load_model(self.checkpoint)
+        from jaxgpt.finetuning.saved import find_adapters
         from jaxgpt.parity.pretrained import load_pretrained
+        from jaxgpt.training.checkpoint import load_model
 
-        return load_pretrained(self.init_from, self.tokenizer or None)
+        if self.checkpoint and not find_adapters(self.checkpoint):
+            return load_model(self.checkpoint)
+        path = self.checkpoint or self.init_from
+        return load_pretrained(path, self.tokenizer or None, base=self.base)
 
 
 def _one_line(complaint: str) -> str:
@@ -179,6 +184,58 @@ def check_output(flag: str, path: str | Path, suffix: str) -> None:
         raise ConfigError(f"{flag} is {path}; its name must end in {suffix}")
     if not os.path.isdir(path.absolute().parent):  # pathlib's would raise on a name too long
         raise ConfigError(f"{flag} is {path}, in a folder that does not exist; make it first")
+
+
+def resume_command(words: Sequence[str]) -> str:
+    """The command that goes on with the run that `words` began."""
+    line = " " + shlex.join(["python", *words]) + " "
+    for flag in (" --overwrite ", " --resume never ", " --resume=never "):
+        line = line.replace(flag, " ")
+    return line.strip()
+
+
+@contextmanager
+def standard_folder(out: str, standard: Path) -> Iterator[Path]:
+    """The run's folder, `out` or `standard`, whose own folder is made, and removed if left empty.
+
+    Raises ConfigError if it cannot be made.
+    """
+    if out:
+        yield Path(out)
+        return
+    try:
+        standard.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{standard.parent} cannot be made ({error.strerror}); set --out"
+        ) from None
+    try:
+        yield standard
+    except BaseException:
+        with suppress(OSError):  # it holds other runs
+            standard.parent.rmdir()
+        raise
+
+
+def leave_if_stopped(signal_number: int | None, run: Path, step: int, steps: int) -> None:
+    """Say how to go on, and exit as the signal says, if one stopped the run before its end."""
+    if signal_number is not None and step < steps:
+        print(
+            f"saved {run} at step {step}; resume with: {resume_command(sys.argv)}", file=sys.stderr
+        )
+        raise SystemExit(128 + signal_number)
+
+
+def say_measured(records: Sequence[Mapping[str, Any]]) -> None:
+    """Print what was first and last measured on held-out records, a line for each."""
+    measured = [
+        {name: value for name, value in item.items() if name.startswith("validation_")}
+        for item in records
+    ]
+    measured = [item for item in measured if item]
+    for name in measured[-1] if measured else ():
+        label = name.replace("_", " ")
+        print(f"{label:<28}{measured[0][name]:.6f} -> {measured[-1][name]:.6f}")
 
 
 class Progress:

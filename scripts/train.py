@@ -10,7 +10,6 @@ import argparse
 import os
 import shlex
 import sys
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,6 @@ import cli
 
 from jaxgpt.config import RunOptions, TrainConfig, get_preset
 from jaxgpt.config_file import load_config
-from jaxgpt.errors import ConfigError
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, SamplingConfig, check_range
 
 
@@ -88,46 +86,20 @@ def train(arguments: Arguments, out: Path) -> None:
     from jaxgpt.training.pretrain import pretrain
 
     select_platform(arguments.platform)
-    command = shlex.join(["python", *sys.argv])
-    if not arguments.out:
-        try:
-            out.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"{out.parent} cannot be made ({error.strerror}); set --out"
-            ) from None
-    try:
+    with cli.standard_folder(arguments.out, out) as out:
         result = pretrain(
             arguments.config,
             out,
             arguments.options,
-            command=command,
+            command=shlex.join(["python", *sys.argv]),
             sampler=write_sample,
             initial_params=partial(initial_params, arguments.config.init_from),
             progress=cli.Progress(),
         )
-    except BaseException:
-        if not arguments.out:
-            with suppress(OSError):  # it holds other runs
-                out.parent.rmdir()
-        raise
-    if result.signal is not None and int(result.state.step) < result.config.steps:
-        again = resume_command(sys.argv)
-        print(
-            f"saved {out} at step {int(result.state.step)}; resume with: {again}", file=sys.stderr
-        )
-        raise SystemExit(128 + result.signal)
+    cli.leave_if_stopped(result.signal, out, int(result.state.step), result.config.steps)
     print(summary(result.records))
     print(f"the run is in {out}: README.md, loss.png, metrics.jsonl, checkpoints/")
     print(f'write with it: python scripts/generate.py --checkpoint {out} --prompt "..."')
-
-
-def resume_command(words: list[str]) -> str:
-    """The command that goes on with the run that `words` began."""
-    line = " " + shlex.join(["python", *words]) + " "
-    for flag in (" --overwrite ", " --resume never ", " --resume=never "):
-        line = line.replace(flag, " ")
-    return line.strip()
 
 
 def summary(records: list[dict[str, Any]]) -> str:

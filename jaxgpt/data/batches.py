@@ -6,7 +6,7 @@ on any machine and for any number of processes.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64, Integer, UInt64
@@ -19,8 +19,7 @@ IGNORE = -100  # a target that takes no part in the loss
 _ROUNDS = 8
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Token windows and, at each place, the token that follows (or `IGNORE`)."""
 
     inputs: Int32[np.ndarray, "B T"]

@@ -10,7 +10,8 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from jaxgpt.training.step import TrainState
 FORMAT = 1
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
+TASK = "task.json"
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -47,14 +49,22 @@ class LoadedModel:
     tokenizer: Tokenizer
     step: int
     train_config: TrainConfig
+    task: Mapping[str, Any] = field(default_factory=dict)
+    """What fine-tuning made of it, such as `kind` and `template`; nothing after pretraining."""
 
 
 def save(
-    run: Path, state: TrainState, config: TrainConfig, tokenizer: Tokenizer, data: str
+    run: Path,
+    state: TrainState,
+    config: TrainConfig,
+    tokenizer: Tokenizer,
+    data: str,
+    task: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the state as `run/checkpoints/<step>` and return that folder.
 
-    `data` is the fingerprint of what the run was trained on. The folder appears whole or not at
+    `data` is the fingerprint of what the run was trained on, `task` what `LoadedModel.task` will
+    be. The folder appears whole or not at
     all; older ones beyond `config.keep_checkpoints` are removed after it. A step that is there
     already is kept. Raises ResourceError if it cannot be written.
     """
@@ -67,7 +77,8 @@ def save(
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         _write_arrays(draft / "optimizer", {"opt_state": state.opt_state, "step": state.step})
-        _write_model(draft, LoadedModel(config.model, state.params, tokenizer, step, config), data)
+        model = LoadedModel(config.model, state.params, tokenizer, step, config, task or {})
+        _write_model(draft, model, data)
         draft.rename(folder)
     except (OSError, ValueError) as error:
         shutil.rmtree(draft, ignore_errors=True)
@@ -95,6 +106,8 @@ def _write_model(draft: Path, model: LoadedModel, data: str) -> None:
     _write_arrays(draft / "params", model.params)
     (draft / "config.json").write_text(json.dumps(to_dict(model.train_config), indent=2) + "\n")
     model.tokenizer.save(draft / "tokenizer")
+    if model.task:
+        (draft / TASK).write_text(json.dumps(dict(model.task), indent=2) + "\n")
     _write_manifest(draft, model.step, data, str(jax.tree.leaves(model.params)[0].dtype))
 
 
@@ -230,7 +243,18 @@ def _check_leaves(stored: Any, wanted: Any, folder: Path) -> None:
 def load_model(path: str | Path) -> LoadedModel:
     """The model in a run's folder (its newest checkpoint) or in one checkpoint's folder.
 
-    Raises CheckpointError if there is none, or if its files are not the ones that were written.
+    Raises CheckpointError if there is none, if its files are not the ones that were written, or if
+    what was trained is no language model by itself: a classifier, or adapters.
+    """
+    return read_checkpoint(path, _language_model)
+
+
+def read_checkpoint(
+    path: str | Path, shapes_of: Callable[[ModelConfig, Mapping[str, Any]], Params]
+) -> LoadedModel:
+    """The newest checkpoint in `path`, with the parameters that `shapes_of` tells of its task.
+
+    Raises CheckpointError as `load_model` does.
     """
     folder = find_checkpoint(path)
     manifest = verify(folder)
@@ -238,13 +262,30 @@ def load_model(path: str | Path) -> LoadedModel:
     dtype = manifest.get("dtype", "float32")  # the first checkpoints did not name it
     if dtype not in _DTYPES:
         raise DamagedError(f"{folder}/{MANIFEST} has dtype {dtype!r}, none of {', '.join(_DTYPES)}")
+    task = read_task(folder)
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)),
-        parameter_shapes(config.model),
+        shapes_of(config.model, task),
     )
     params = _read_arrays(folder / "params", shapes)
     tokenizer = load_tokenizer(folder / "tokenizer")
-    return LoadedModel(config.model, params, tokenizer, manifest["step"], config)
+    return LoadedModel(config.model, params, tokenizer, manifest["step"], config, task)
+
+
+def read_task(folder: Path) -> dict[str, Any]:
+    """What the fine-tuning of a checkpoint says about it; nothing after pretraining."""
+    try:
+        return read_mapping(folder / TASK) if (folder / TASK).exists() else {}
+    except ConfigError as error:
+        raise DamagedError(str(error)) from None
+
+
+def _language_model(config: ModelConfig, task: Mapping[str, Any]) -> Params:
+    if task.get("kind") == "classification":
+        raise CheckpointError("this model is a classifier, which writes no text; use classify.py")
+    if "base" in task:
+        raise CheckpointError("these are adapters alone; name the run's folder, or its adapters/")
+    return parameter_shapes(config)
 
 
 def find_checkpoint(path: str | Path) -> Path:

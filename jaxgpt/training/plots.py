@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 Curves = Mapping[str, Float[np.ndarray, " steps"]]
 """Values by step, by name."""
@@ -14,26 +14,92 @@ Curves = Mapping[str, Float[np.ndarray, " steps"]]
 _MOST_NAMES = 48  # that can be read below an axis
 
 
+class Panel(NamedTuple):
+    """Axes of a run's curves: what lies upwards, and the records' names to draw, with labels."""
+
+    ylabel: str
+    curves: Mapping[str, str]
+    top: float | None = None
+    bottom: float | None = 0
+
+
+LOSSES = {"loss": "training", "validation_loss": "validation"}
+_CURVE_STYLES = (
+    {"color": "#9db8d2", "linewidth": 1},
+    {"color": "#d1495b", "marker": "o", "markersize": 4},
+    {"color": "#20303c", "marker": "o", "markersize": 3, "linewidth": 1},
+)
+
+
 def plot_losses(records: list[dict[str, Any]], path: Path, floor: float | None = None) -> None:
     """Draw training and validation loss (nats per token) over the steps, as a PNG at `path`.
 
     `floor`, in nats per token, is the entropy of the text where it is known.
     """
-    with _picture(path, heights=[4.5]) as (axes,):
-        axes.set(xlabel="step", ylabel="loss (nats per token)")
-        for name, label, style in (
-            ("loss", "training", {"color": "#9db8d2", "linewidth": 1}),
-            ("validation_loss", "validation", {"color": "#d1495b", "marker": "o", "markersize": 4}),
-        ):
-            points = [(item["step"], item[name]) for item in records if name in item]
-            if points:
-                last = f"{label}, last {points[-1][1]:.3f}"
-                axes.plot(*zip(*points, strict=True), label=last, **style)
+    plot_curves(records, [Panel("loss (nats per token)", LOSSES)], path, floor)
+
+
+def plot_curves(
+    records: list[dict[str, Any]],
+    panels: Sequence[Panel],
+    path: Path,
+    floor: float | None = None,
+) -> None:
+    """Draw up to three curves in each panel over the steps of the records, as a PNG at `path`.
+
+    `floor` is a line across the first panel: the entropy of the text.
+    """
+    with _picture(path, heights=[4.5, *[3.0] * (len(panels) - 1)]) as rows:
+        for axes, panel in zip(rows, panels, strict=True):
+            axes.set(ylabel=panel.ylabel)
+            for (name, label), style in zip(panel.curves.items(), _CURVE_STYLES, strict=False):
+                points = [(item["step"], item[name]) for item in records if name in item]
+                if points:
+                    last = f"{label}, last {points[-1][1]:.3f}"
+                    axes.plot(*zip(*points, strict=True), label=last, **style)
+            axes.set_ylim(bottom=panel.bottom, top=panel.top)
+        rows[-1].set(xlabel="step")
         if floor is not None:
-            axes.axhline(
+            rows[0].axhline(
                 floor, color="#3c6e47", linestyle="--", label=f"entropy of the text {floor:.3f}"
             )
-        axes.set_ylim(bottom=0)
+
+
+def plot_confusion(confusion: Integer[np.ndarray, "C C"], names: Sequence[str], path: Path) -> None:
+    """Draw how many texts of each class (row) were taken for each class, as a PNG at `path`."""
+    side = min(3.0 + 0.5 * len(names), 12.0)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    with _picture(path, heights=[side], width=round(side) + 1) as (axes,):
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(confusion):
+            color = "white" if shares[row, column] > 0.5 else "#20303c"
+            axes.text(column, row, f"{count}", ha="center", va="center", color=color)
+        axes.set(xlabel="predicted", ylabel="true")
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+
+
+def plot_reliability(
+    counts: Integer[np.ndarray, " bins"],
+    confidence: Float[np.ndarray, " bins"],
+    accuracy: Float[np.ndarray, " bins"],
+    path: Path,
+) -> None:
+    """Draw how often a model is right against how sure it is, as a PNG at `path`.
+
+    Each bin has its number of texts, their mean probability and their accuracy; on the diagonal,
+    the model is as often right as it says.
+    """
+    some = counts > 0
+    with _picture(path, heights=[4.5, 1.5], width=6) as (above, below):
+        above.plot([0, 1], [0, 1], color="#3c6e47", linestyle="--", label="as sure as right")
+        above.plot(
+            confidence[some], accuracy[some], color="#d1495b", marker="o", label="this model"
+        )
+        above.set(ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
+        edges = (np.arange(len(counts)) + 0.5) / len(counts)
+        below.bar(edges, counts, width=0.8 / len(counts), color="#9db8d2", label="texts")
+        below.set(xlabel="probability of the class that was chosen", xlim=(0, 1.02), yscale="log")
 
 
 def plot_trajectories(losses: Curves, differences: Curves, path: Path) -> None:
@@ -91,18 +157,19 @@ def plot_bars(values: Mapping[str, float], what: str, path: Path) -> None:
 
 
 @contextmanager
-def _picture(path: Path, heights: list[float]) -> Iterator[Any]:
+def _picture(path: Path, heights: list[float], width: int = 8) -> Iterator[Any]:
     """Axes one above the other, of these heights in inches, drawn to `path` when all is in."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, rarely needed
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, sum(heights)), layout="constrained")
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
     rows = figure.subplots(len(heights), height_ratios=heights, squeeze=False)[:, 0]
     yield rows
     for axes in rows:
-        axes.grid(alpha=0.25)
+        if not axes.images:
+            axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend() is None:
+        if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
     figure.savefig(path, dpi=120)

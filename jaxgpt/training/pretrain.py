@@ -19,23 +19,23 @@ from jaxgpt.data.corpus import Progress, open_corpus
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
-from jaxgpt.model.attention_kernels import choose_attention
 from jaxgpt.model.gpt import count_parameters, init_params
 from jaxgpt.model.layers import Params
-from jaxgpt.training.checkpoint import restore_latest, save
+from jaxgpt.training.checkpoint import save
 from jaxgpt.training.device_tokens import batch_source
 from jaxgpt.training.evaluation import total_loss
-from jaxgpt.training.loop import Hooks, Step, fit
+from jaxgpt.training.loop import Hooks, fit
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.memory import check_memory
-from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh, state_shardings
-from jaxgpt.training.optimizer import learning_rate, make_optimizer
+from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh
+from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.plots import plot_losses
 from jaxgpt.training.profile import profiling
 from jaxgpt.training.report import Reporter, read_metrics
 from jaxgpt.training.run_card import entropy_per_byte, entropy_per_token, write_run_card
 from jaxgpt.training.run_folder import TOKENS, claim
-from jaxgpt.training.step import TrainState, eval_step, init_state, train_step
+from jaxgpt.training.run_state import begin, check_attention, compile_step, resume, state_template
+from jaxgpt.training.step import TrainState, eval_step, init_state
 from jaxgpt.training.stop import StopSignal
 
 PROFILE = "profile"
@@ -76,7 +76,7 @@ def pretrain(
     """
     run, options = Path(run), options or RunOptions()
     mesh = make_mesh(config)
-    _check_attention(config, mesh)
+    check_attention(config, mesh)
     # The tokenizer may not be known yet; what is too much without a vocabulary is too much.
     check_memory(replace(config.model, vocab_size=config.model.vocab_size or 1), config.fsdp)
     with claim(run, config, options):
@@ -124,13 +124,6 @@ def pretrain(
         return RunResult(state, config, reporter.records, stop.number)
 
 
-def _check_attention(config: TrainConfig, mesh: Mesh) -> None:
-    model, rows = config.model, config.batch_size // config.gradient_accumulation
-    shape = rows, model.num_heads, model.context_length, model.head_dim
-    choose = partial(choose_attention, dropout_rate=model.dropout)
-    on_mesh(choose, mesh)(config.attention, shape, config.compute_dtype)
-
-
 def _settle_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
     size = config.model.vocab_size or tokenizer.vocab_size
     if size < tokenizer.vocab_size:
@@ -162,10 +155,18 @@ def _headline(config: TrainConfig, dataset: TokenDataset) -> str:
     return line + ("" if floor is None else f"; entropy of the text {floor:.4f} bits per byte")
 
 
-def _initial_state(config: TrainConfig) -> TrainState:
+def _initial_params(config: TrainConfig) -> Params:
     params_key, _ = jax.random.split(jax.random.key(config.seed))
+    return init_params(config.model, params_key)
+
+
+def _template(config: TrainConfig, mesh: Mesh) -> TrainState:
+    return state_template(jax.eval_shape(partial(_initial_params, config)), config, mesh)
+
+
+def _initial_state(config: TrainConfig) -> TrainState:
     optimizer = make_optimizer(config.optimizer, config.steps)
-    return init_state(init_params(config.model, params_key), optimizer)
+    return init_state(_initial_params(config), optimizer)
 
 
 def _begin_or_resume(
@@ -176,31 +177,19 @@ def _begin_or_resume(
     mesh: Mesh,
     initial_params: InitialParams | None,
 ) -> TrainState:
-    shapes = jax.eval_shape(partial(_initial_state, config))
-    shardings = state_shardings(shapes, mesh)
-    template = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
-    restored = restore_latest(run, template)
-    if restored is None and config.init_from:
-        return _begin_from(config, template, initial_params)
-    if restored is None:
+    template = _template(config, mesh)
+    state = resume(run, template, dataset.fingerprint, options)
+    if state is None and config.init_from:
+        return begin(_read_params(config, template, initial_params), config, template)
+    if state is None:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
         return jax.jit(partial(_initial_state, config), out_shardings=shardings)()
-    state, manifest = restored
-    if manifest["data"] != dataset.fingerprint and not options.allow_data_change:
-        raise CheckpointError(
-            f"the data is not what {run} was trained on until step {manifest['step']}; bring it "
-            "back, name another --out, or set --allow-data-change"
-        )
-    print(f"resuming {run} at step {manifest['step']}", file=sys.stderr)
     return state
 
 
-def _begin_from(
+def _read_params(
     config: TrainConfig, template: TrainState, initial_params: InitialParams | None
-) -> TrainState:
+) -> Params:
     if initial_params is None:
         raise ConfigError(
             f"init_from is {config.init_from}, but nothing reads it; pass pretrain initial_params"
@@ -212,30 +201,12 @@ def _begin_from(
     )
     if found != wanted:
         raise CheckpointError(f"{config.init_from} holds other arrays than the model has")
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-    begin = partial(init_state, optimizer=make_optimizer(config.optimizer, config.steps))
-    return jax.jit(begin, out_shardings=shardings)(jax.device_put(params, shardings.params))
+    return params
 
 
-def make_step(config: TrainConfig, mesh: Mesh) -> Step:
-    """The jitted step of a run on `mesh`, which gives up the state it is given."""
-    rate = learning_rate(config.optimizer, config.steps)
-    step = partial(
-        train_step,
-        loss_fn=next_token_loss(config),
-        optimizer=make_optimizer(config.optimizer, config.steps),
-        micro_batches=config.gradient_accumulation,
-    )
-
-    def step_and_rate(state: TrainState, batch: Any, number: Any) -> tuple[TrainState, dict]:
-        _, dropout_key = jax.random.split(jax.random.key(config.seed))
-        # Computed with the step: outside it, the host would wait for the device to report it.
-        state, metrics = step(state, batch, number, key=dropout_key)
-        return state, metrics | {"learning_rate": rate(number)}
-
-    shardings = state_shardings(jax.eval_shape(partial(_initial_state, config)), mesh)
-    step_fn = on_mesh(step_and_rate, mesh)
-    return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+def make_step(config: TrainConfig, mesh: Mesh) -> Any:
+    """The jitted step of a run on `mesh`; see `compile_step`."""
+    return compile_step(config, mesh, _template(config, mesh), lambda: next_token_loss(config))
 
 
 def _evaluation(

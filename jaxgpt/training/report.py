@@ -22,18 +22,27 @@ class Reporter:
     `run/metrics.jsonl`: those steps will be taken, and recorded, again.
     """
 
-    def __init__(self, run: Path, steps: int, first_step: int, stream: TextIOBase | None = None):
+    def __init__(
+        self,
+        run: Path,
+        steps: int,
+        first_step: int,
+        stream: TextIOBase | None = None,
+        unit: str = "tokens",
+    ):
         self._path, self._steps, self._shown = run / METRICS, steps, first_step
+        self._unit = unit  # of what the targets of a step count
         self._stream = sys.stderr if stream is None else stream
         self._bar = None
         if self._stream.isatty():
             self._bar = tqdm(total=steps, initial=first_step, file=self._stream, unit="step")
         self.records = [item for item in read_metrics(run) if item["step"] <= first_step]
+        self.empty_batches = sum("empty_batches" in item for item in self.records)
         _replace(self._path, "".join(json.dumps(item) + "\n" for item in self.records))
         self._began: float | None = None
-        self._paused = self._tokens = self._steps_taken = 0.0
+        self._paused = self._targets = self._steps_taken = 0.0
 
-    def train(self, step: int, metrics: dict[str, float], tokens: int, *, record: bool) -> None:
+    def train(self, step: int, metrics: dict[str, float], targets: int, *, record: bool) -> None:
         """Show a step's `loss`, `learning_rate` and `grad_norm`; `record` also writes them down.
 
         The first call starts the clock: the step before it spent its time compiling.
@@ -41,11 +50,11 @@ class Reporter:
         if self._began is None:
             self._began, self._paused = time.monotonic(), 0.0
         else:
-            self._tokens += tokens
+            self._targets += targets
             self._steps_taken += 1
-        speed = self.tokens_per_second
+        speed = self.targets_per_second
         summary = f"loss {metrics['loss']:.4f}  lr {metrics['learning_rate']:.2e}"
-        summary += f"  {speed:,.0f} tokens/s" if speed else ""
+        summary += f"  {speed:,.0f} {self._unit}/s" if speed else ""
         if self._bar is not None:
             self._show(self._bar.set_postfix_str, summary, refresh=False)
             self._show(self._bar.update, step - self._shown)
@@ -53,12 +62,22 @@ class Reporter:
             self.say(f"step {step:>{len(str(self._steps))}}/{self._steps}  {summary}{self._left()}")
         self._shown = step
         if record:
-            self.record({"step": step, **metrics, "tokens_per_second": round(speed, 1)})
+            self.record({"step": step, **metrics, f"{self._unit}_per_second": round(speed, 1)})
+
+    def empty_step(self, step: int) -> None:
+        """Count a step whose batch had no target and changed nothing; say so at the first."""
+        self.empty_batches += 1
+        if self.empty_batches == 1:
+            self.say(
+                f"warning: the batch of step {step} has no target, so nothing is learnt from it; "
+                f"such batches are counted as empty_batches in {self._path.name}"
+            )
+        self.record({"step": step, "empty_batches": self.empty_batches})
 
     @property
-    def tokens_per_second(self) -> float:
-        """Training tokens per second since the clock started, pauses not counted; 0 before."""
-        return self._tokens / self._working() if self._tokens else 0.0
+    def targets_per_second(self) -> float:
+        """Training targets per second since the clock started, pauses not counted; 0 before."""
+        return self._targets / self._working() if self._targets else 0.0
 
     def _working(self) -> float:
         return max(time.monotonic() - (self._began or 0.0) - self._paused, 1e-9)

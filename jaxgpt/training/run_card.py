@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +31,34 @@ def write_run_card(
         "tokenizer": f"{tokenizer['name']}, {tokenizer['vocab_size']:,} ids",
         "training tokens": f"{train.num_tokens:,} ({train.num_bytes:,} bytes)",
         "validation tokens": f"{validation.num_tokens:,} ({validation.num_bytes:,} bytes)",
-        "steps": f"{_last(records, 'step', 0):,} of {config.steps:,}",
+        "steps": f"{last_value(records, 'step', 0):,} of {config.steps:,}",
         "tokens seen": f"{_tokens_seen(config, records):,}",
-        "training loss": _number(_last(records, "loss"), "nats per token"),
-        "validation loss": _number(_last(records, "validation_loss"), "nats per token"),
-        "validation bits per byte": _number(_last(records, "validation_bits_per_byte")),
+        "training loss": _number(last_value(records, "loss"), "nats per token"),
+        "validation loss": _number(last_value(records, "validation_loss"), "nats per token"),
+        "validation bits per byte": _number(last_value(records, "validation_bits_per_byte")),
         "entropy of the text": _number(entropy_per_byte(dataset), "bits per byte"),
-        "speed": f"{_last(records, 'tokens_per_second', 0):,.0f} tokens/s",
+        "speed": f"{last_value(records, 'tokens_per_second', 0):,.0f} tokens/s",
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
     }
+    write_card(run, config, rows, records, command, ["loss.png"])
+
+
+def write_card(
+    run: Path,
+    config: Any,
+    rows: Mapping[str, str],
+    records: list[dict[str, Any]],
+    command: str,
+    pictures: Sequence[str],
+) -> None:
+    """Write `run/README.md`: the command, a table of `rows`, pictures, a sample, the settings."""
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value)
-    sample = str(_last(records, "sample", "")).strip()
-    settings = json.dumps(to_dict(config), indent=2)
-    (run / "README.md").write_text(
-        f"# {run.name}\n\n```\n{command}\n```\n\n| | |\n|---|---|\n{table}\n\n"
-        f"![loss](loss.png)\n\nA sample:\n\n```\n{sample}\n```\n\n"
-        f"The settings:\n\n```json\n{settings}\n```\n",
-        encoding="utf-8",
-        errors="replace",
-    )
+    shown = "\n".join(f"![{name.partition('.')[0]}]({name})" for name in pictures)
+    text = f"# {run.name}\n\n```\n{command}\n```\n\n| | |\n|---|---|\n{table}\n\n{shown}\n\n"
+    if sample := str(last_value(records, "sample", "")).strip():
+        text += f"A sample:\n\n```\n{sample}\n```\n\n"
+    text += f"The settings:\n\n```json\n{json.dumps(to_dict(config), indent=2)}\n```\n"
+    (run / "README.md").write_text(text, encoding="utf-8", errors="replace")
 
 
 def entropy_per_byte(dataset: TokenDataset) -> float | None:
@@ -66,10 +76,11 @@ def entropy_per_token(dataset: TokenDataset) -> float | None:
 
 
 def _tokens_seen(config: TrainConfig, records: list[dict[str, Any]]) -> int:
-    return _last(records, "step", 0) * config.batch_size * config.model.context_length
+    return last_value(records, "step", 0) * config.batch_size * config.model.context_length
 
 
-def _last(records: list[dict[str, Any]], name: str, default: Any = None) -> Any:
+def last_value(records: list[dict[str, Any]], name: str, default: Any = None) -> Any:
+    """What the newest record that has `name` says."""
     return next((item[name] for item in reversed(records) if name in item), default)
 
 

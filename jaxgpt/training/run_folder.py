@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from jaxgpt.config import RunOptions, TrainConfig
-from jaxgpt.config_file import differences, to_dict
+from jaxgpt.config import FolderOptions, TrainConfig
+from jaxgpt.config_file import differences, from_dict, read_mapping, to_dict
 from jaxgpt.data.corpus import is_current
 from jaxgpt.errors import CheckpointError, ConfigError
-from jaxgpt.training.checkpoint import checkpoints, read_config
+from jaxgpt.training.checkpoint import checkpoints
 
 CONFIG = "config.json"
 TOKENS = "tokens"
@@ -32,9 +32,10 @@ _ASIDE = ".replaced"
 
 
 @contextmanager
-def claim(run: Path, config: TrainConfig, options: RunOptions) -> Iterator[None]:
+def claim(run: Path, config: Any, options: FolderOptions) -> Iterator[None]:
     """Make `run` this process's: a new folder, or one where a run of the same config goes on.
 
+    `config` is a dataclass, a TrainConfig or what another kind of run is decided by.
     If the body fails before it has made a checkpoint, the folder is left as it was, with the run
     that `options.overwrite` would have removed. Raises ConfigError if the folder cannot be written
     or belongs to something else, CheckpointError if another process has it or the run in it has
@@ -97,15 +98,13 @@ def _check_place(run: Path) -> None:
         )
 
 
-def _check_run(run: Path, config: TrainConfig, options: RunOptions) -> None:
+def _check_run(run: Path, config: Any, options: FolderOptions) -> None:
     if options.overwrite:
         return
     if options.resume == "never":
         raise ConfigError(f"{run} holds a run; name another --out, or remove it with --overwrite")
     changed = [
-        line
-        for line in differences(read_config(run / CONFIG), config)
-        if line.split(":")[0] not in _FREE
+        line for line in differences(_read(run, config), config) if line.split(":")[0] not in _FREE
     ]
     if changed and not options.allow_config_change:
         raise CheckpointError(
@@ -114,6 +113,17 @@ def _check_run(run: Path, config: TrainConfig, options: RunOptions) -> None:
         )
     if options.resume == "must" and not checkpoints(run):
         raise CheckpointError(f"--resume must, but {run} has no checkpoint; use --resume auto")
+
+
+def _read(run: Path, like: Any) -> Any:
+    """The config of the run in the folder, if it is of the same kind."""
+    try:
+        return from_dict(like, read_mapping(run / CONFIG))
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{run} holds another kind of run, or its settings are damaged ({error}); name another "
+            "--out, or set --overwrite"
+        ) from None
 
 
 def _take(lock: TextIO, run: Path) -> None:
@@ -129,7 +139,7 @@ def _take(lock: TextIO, run: Path) -> None:
     lock.flush()
 
 
-def _set_aside(run: Path, config: TrainConfig, *, everything: bool) -> None:
+def _set_aside(run: Path, config: Any, *, everything: bool) -> None:
     """Keep what may be replaced: all of the old run, or its config and its tokens of other data."""
     aside = run / _ASIDE
     if aside.exists():  # left by a process that was killed
@@ -150,7 +160,9 @@ def _set_aside(run: Path, config: TrainConfig, *, everything: bool) -> None:
             path.rename(aside / path.name)
         return
     shutil.copy2(run / CONFIG, aside)  # so that the run has one at every moment
-    old, new, tokens = read_config(run / CONFIG).data, config.data, run / TOKENS
+    if not isinstance(config, TrainConfig):
+        return  # only pretraining keeps its tokens
+    old, new, tokens = _read(run, config).data, config.data, run / TOKENS
     same = replace(old, stride=new.stride) == new and is_current(new, tokens)
     if tokens.exists() and not same:
         tokens.rename(aside / TOKENS)
@@ -169,7 +181,7 @@ def _contents(run: Path) -> list[Path]:
     return [path for path in run.iterdir() if path.name not in (_LOCK, _ASIDE)]
 
 
-def _write_config(run: Path, config: TrainConfig) -> None:
+def _write_config(run: Path, config: Any) -> None:
     draft = run / _DRAFT
     draft.write_text(json.dumps(to_dict(config), indent=2) + "\n")
     draft.replace(run / CONFIG)

@@ -48,6 +48,20 @@ def test_a_resumed_run_drops_what_it_will_record_again(tmp_path):
     assert read_metrics(tmp_path) == reporter.records
 
 
+def test_batches_without_targets_are_counted(tmp_path):
+    stream = io.StringIO()
+    reporter = Reporter(tmp_path, 9, 0, stream)
+    reporter.train(1, STEP, 100, record=True)
+    reporter.empty_step(2)
+    reporter.empty_step(3)
+    assert stream.getvalue().count("warning: the batch of step 2 has no target") == 1
+    assert "step 3" not in stream.getvalue()
+    resumed = Reporter(tmp_path, 9, 3, stream)
+    assert resumed.empty_batches == 2
+    resumed.empty_step(4)
+    assert resumed.records[-1] == {"step": 4, "empty_batches": 3}
+
+
 def test_a_file_that_cannot_be_written_does_not_end_the_run(tmp_path):
     stream = io.StringIO()
     reporter = Reporter(tmp_path, 5, 0, stream)
@@ -67,7 +81,7 @@ def test_pauses_do_not_count_as_training(tmp_path, monkeypatch):
         now[0] += 60
     now[0] += 2
     reporter.train(2, STEP, 100, record=True)
-    assert reporter.tokens_per_second == pytest.approx(50)
+    assert reporter.targets_per_second == pytest.approx(50)
 
 
 def test_the_plot_is_a_picture(tmp_path):
