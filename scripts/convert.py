@@ -69,13 +69,14 @@ def find_model(arguments: Arguments) -> str:
 
     Raises CheckpointError if the folder holds a model of the other kind than `--from` says.
     """
+    from jaxgpt.finetuning.saved import find_adapters
     from jaxgpt.parity.hf_hub import fetch_gpt2, is_hub_name
     from jaxgpt.parity.pretrained import is_own
     from jaxgpt.training.checkpoint import find_checkpoint
 
     name = arguments.model
     if arguments.source == "jaxgpt":
-        return str(find_checkpoint(name))
+        return name if find_adapters(name) else str(find_checkpoint(name))
     if is_own(name):
         raise CheckpointError(f"{name} is a checkpoint of jaxgpt; set --from jaxgpt")
     if not os.path.lexists(name) and is_hub_name(name):

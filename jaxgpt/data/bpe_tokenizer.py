@@ -78,6 +78,24 @@ class BPETokenizer:
         except KeyError as error:
             raise DataError(f"{self.name} has no token with this id: {error}") from None
 
+    def with_special_tokens(self, names: Sequence[str]) -> "BPETokenizer":
+        """This tokenizer with special tokens `names`, the new ones with ids from `vocab_size` on.
+
+        Those that it has already are kept. "gpt2" with two more is named "gpt2+2".
+
+        Raises:
+            DataError: an empty name, or one with a lone surrogate.
+        """
+        new = [name for name in dict.fromkeys(names) if name not in self.special_tokens]
+        if b"" in map(to_utf8, new):
+            raise DataError("a special token has no characters; give it a name such as <|user|>")
+        if not new:
+            return self
+        ids = dict(zip(new, range(self.vocab_size, self.vocab_size + len(new)), strict=True))
+        return BPETokenizer(
+            f"{self.name}+{len(new)}", self.pattern, self.ranks, self.special_tokens | ids
+        )
+
     def save(self, folder: Path) -> None:
         """Write `ranks.tiktoken` and `tokenizer.json` to `folder`."""
         record = {"name": self.name, **self._identity, "sha256": self.fingerprint}

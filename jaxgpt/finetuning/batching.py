@@ -68,6 +68,10 @@ class Rows(Generic[Example, Collated]):
     def __len__(self) -> int:
         return len(self.examples)
 
+    def with_examples(self, examples: Sequence[Example]) -> "Rows[Example, Collated]":
+        """Other examples, collated in the same way."""
+        return Rows(examples, self._collate, self._filler)
+
     def batch(self, step: int, batch_size: int, *, seed: int) -> Collated:
         """The batch of training step `step`; see `shuffled`.
 

@@ -95,16 +95,21 @@ def balance(texts: Sequence[Labelled], *, seed: int) -> list[Labelled]:
 def split_labelled(
     texts: Sequence[Labelled], *, seed: int, fractions: Sequence[float] = FRACTIONS
 ) -> Parts:
-    """Cut each class by itself as `split` does, so that every part has all classes in their shares.
+    """Training, validation and test texts in these shares; raises as `cut_labelled` does."""
+    return Parts(*cut_labelled(texts, seed=seed, fractions=fractions))
 
-    `fractions` are those of training, validation and test.
+
+def cut_labelled(
+    texts: Sequence[Labelled], *, seed: int, fractions: Sequence[float]
+) -> list[list[Labelled]]:
+    """Cut each class by itself as `split` does, so that every part has all classes in their shares.
 
     Raises:
         DataError: a class with too few distinct texts for a share in each part.
         ConfigError: see `split`.
     """
     of_class = {name: [item for item in texts if item.label == name] for name in class_names(texts)}
-    parts = Parts([], [], [])
+    parts: list[list[Labelled]] = [[] for _ in fractions]
     for name, members in of_class.items():
         if (distinct := len({item.text for item in members})) < len(parts):
             raise DataError(
@@ -112,6 +117,9 @@ def split_labelled(
                 f"{'s' * (distinct != 1)} (one at {members[0].where}); training, validation and "
                 "test need one each, so give more or drop the class"
             )
+        if len(parts) == 1:
+            parts[0].extend(members)
+            continue
         shares = split(members, lambda item: item.text, seed=seed, fractions=fractions)
         for part, share in zip(parts, shares, strict=True):
             part.extend(share)

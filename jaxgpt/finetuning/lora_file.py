@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_safetensors
 
 from jaxgpt.config_file import from_dict, read_mapping
 from jaxgpt.data.atomic import new_folder
@@ -20,6 +23,7 @@ from jaxgpt.model.layers import Params
 FORMAT = 1
 ADAPTERS = "adapters.safetensors"
 RECORD = "adapters.json"
+_KINDS = {"format": int, "base": str, "sha256": str, "init_from": str, "task": dict}
 
 
 def save_adapters(
@@ -28,9 +32,13 @@ def save_adapters(
     config: LoraConfig,
     base: Params,
     *,
+    init_from: str = "",
+    task: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write adapters, their config and the fingerprint of `base`, whole or not at all.
+
+    `init_from` is where the base lies, and `task` what the adapters make of it.
 
     Raises ConfigError if the folder cannot be written, or holds something and `overwrite` is false;
     ResourceError if the disk is full.
@@ -42,14 +50,16 @@ def save_adapters(
     }
     with new_folder(folder, overwrite=overwrite) as draft:
         try:
-            save_file(arrays, draft / ADAPTERS)
-        except SafetensorError as error:
+            (draft / ADAPTERS).write_bytes(to_safetensors(arrays))
+        except OSError as error:
             raise ResourceError(f"{folder} could not be written: {error}") from None
         record = {
             "format": FORMAT,
             "rank": config.rank,
             "alpha": config.alpha,
             "targets": config.targets,
+            "init_from": init_from,
+            "task": dict(task or {}),
             "base": fingerprint(base),
             "sha256": _sha256(draft / ADAPTERS),
         }
@@ -63,12 +73,10 @@ def load_adapters(folder: str | Path, base: Params) -> tuple[Adapters, LoraConfi
     they were trained beside other parameters than `base`.
     """
     folder = Path(folder)
-    record = _read_record(folder / RECORD)
-    if record.pop("format") > FORMAT:
-        raise CheckpointError(f"{folder} was written by a newer jaxgpt; upgrade")
-    made_for, sha256 = record.pop("base"), record.pop("sha256")
+    record = read_adapters_record(folder)
+    made_for, sha256 = record["base"], record["sha256"]
     try:
-        config = from_dict(LoraConfig(), record)
+        config = from_dict(LoraConfig(), {k: v for k, v in record.items() if k not in _KINDS})
         if _sha256(folder / ADAPTERS) != sha256:
             raise CheckpointError(f"{folder / ADAPTERS} has changed since it was written (sha256)")
         arrays = load_file(folder / ADAPTERS)
@@ -83,15 +91,21 @@ def load_adapters(folder: str | Path, base: Params) -> tuple[Adapters, LoraConfi
     return _nested(folder, arrays, shapes), config
 
 
-def _read_record(path: Path) -> dict:
+def read_adapters_record(folder: Path) -> dict[str, Any]:
+    """What stands beside the adapters: their settings, `init_from`, `task`, and sums.
+
+    Raises CheckpointError if there is none, or if a newer version wrote it.
+    """
+    path = folder / RECORD
     try:
         record = read_mapping(path)
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-    kinds = {"format": int, "base": str, "sha256": str}
-    for name, kind in kinds.items():
+    for name, kind in _KINDS.items():
         if type(record.get(name)) is not kind:
             raise CheckpointError(f"{path} has no {name}; name a folder that holds adapters")
+    if record["format"] > FORMAT:
+        raise CheckpointError(f"{folder} was written by a newer jaxgpt; upgrade")
     return record
 
 

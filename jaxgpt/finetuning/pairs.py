@@ -1,6 +1,5 @@
 """Records of preferences -> pairs of rows in batches."""
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -121,10 +120,15 @@ def preference_rows(
             cut += 1
         if _differ(pair):
             pairs.append(pair)
-    if cut or len(pairs) < len(preferences):
+    count, left_out = len(preferences), len(preferences) - len(pairs)
+    if cut:
         warnings.warn(
-            f"{cut} of {len(preferences)} preferences were cut to context_length {context_length}, "
-            f"and {len(preferences) - len(pairs)} were left out, as their answers do not differ",
+            f"{cut} of {count} preferences were cut to context_length {context_length}",
+            stacklevel=2,
+        )
+    if left_out:
+        warnings.warn(
+            f"{left_out} of {count} preferences were left out, as their answers do not differ",
             stacklevel=2,
         )
     padding = end_of_text(tokenizer)
@@ -155,9 +159,9 @@ def with_reference(
     batch can be measured as it comes: `pairs._replace(reference=measure(pairs))`.
     """
     found = np.concatenate([np.asarray(measure(pairs)) for pairs in rows.in_order(batch_size)])
-    measured = copy.copy(rows)
-    measured.examples = [
-        replace(pair, reference=(float(chosen), float(rejected)))
-        for pair, (chosen, rejected) in zip(rows.examples, found, strict=False)
-    ]
-    return measured
+    return rows.with_examples(
+        [
+            replace(pair, reference=(float(chosen), float(rejected)))
+            for pair, (chosen, rejected) in zip(rows.examples, found, strict=False)
+        ]
+    )

@@ -1,9 +1,10 @@
 """The choices of fine-tuning, in configs that check themselves. Standard library only."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from jaxgpt.config import OptimizerConfig
 from jaxgpt.errors import ConfigError
 
 LORA_TARGETS = ("query", "key", "value", "out", "up", "down", "head")
@@ -50,6 +51,134 @@ class PreferenceConfig:
         _check(self, "beta", self.beta > 0 and math.isfinite(self.beta), "above 0 and finite")
 
 
-def _check(config: LoraConfig | PreferenceConfig, name: str, holds: bool, allowed: str) -> None:
+@dataclass(frozen=True)
+class TuningConfig:
+    """What decides every kind of fine-tuning; the same settings and data give the same result."""
+
+    init_from: str
+    """The model to begin with: a run or a checkpoint of jaxgpt, adapters, or a Hugging Face folder
+    of a GPT-2."""
+    data: tuple[str, ...]
+    """Files, folders or globs of .json, .jsonl, .csv or .tsv."""
+    validation: tuple[str, ...] = ()
+    """The same, to measure on while training; none takes validation_fraction of the data."""
+    validation_fraction: float = 0.1
+    """Share of the data that is held out."""
+    tokenizer: str = ""
+    """The model's tokenizer, where a Hugging Face folder has none; gpt2, bytes, or a folder."""
+    trained: Literal["all", "lora"] | int = "all"
+    """All parameters; or low-rank adapters beside the frozen model; or the last N blocks, the last
+    norm and the head; 0 is the head alone."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """The adapters of --trained lora."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
+    )
+    """How a step changes what is trained."""
+    seed: int = 0
+    """Decides what is held out, the order of the batches, new parameters and dropout masks."""
+    epochs: int = 2
+    """Times that each record is trained on."""
+    steps: int = 0
+    """Optimizer steps; 0 takes those of the epochs."""
+    batch_size: int = 8
+    """Records in one step, or rows of packed ones."""
+    gradient_accumulation: int = 1
+    """Micro-batches that a step's batch is cut into, to save memory."""
+    dropout: float = 0.0
+    """Probability of zeroing an activation in training."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the products; parameters, norms, softmax and loss stay float32."""
+    remat: bool = False
+    """Recompute each block in the backward pass instead of keeping it: less memory, more time."""
+    fsdp: int = 1
+    """Devices that share the parameters, as well as the batch; all others share the batch."""
+    too_long: Literal["refuse", "truncate"] = "refuse"
+    """A record that is longer than the context: an error, or its beginning with a warning."""
+    evaluate_every: int = 50
+    """Steps between measurements; the last step is always measured."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: int = 1
+    """Newest checkpoints that are kept."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    sample_every: int = 200
+    """Steps between answers that are shown, where the model writes any."""
+
+    def __post_init__(self):
+        """Refuse what is no share or no number of steps; the rest is checked as in pretraining."""
+        _check(self, "init_from", bool(self.init_from), "the folder of a model")
+        _check(self, "data", bool(self.data), "one file or more")
+        _check_fraction(self, "validation_fraction")
+        _check(self, "epochs", self.epochs >= 1, "1 or more")
+        _check(self, "steps", self.steps >= 0, "0 or more")
+        _check(self, "batch_size", self.batch_size >= 1, "1 or more")
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(TuningConfig):
+    """How a classifier is made."""
+
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
+    )
+    """How a step changes what is trained."""
+    test: tuple[str, ...] = ()
+    """Files to measure on at the end; none takes test_fraction of the data."""
+    test_fraction: float = 0.2
+    """Share of the data that is kept for the end."""
+    balance: bool = False
+    """Train on as many texts of each class as the smallest has."""
+    pooling: Literal["last", "first", "mean"] = "last"
+    """The vector that stands for a text: of its last token, which has seen all, of its first, or
+    the mean."""
+    too_long: Literal["refuse", "truncate"] = "truncate"
+    """A text that is longer than the context: its beginning with a warning, or an error."""
+
+    def __post_init__(self):
+        """Refuse shares that leave nothing to train on."""
+        super().__post_init__()
+        _check_fraction(self, "test_fraction")
+        left = 1 - self.test_fraction - self.validation_fraction
+        _check(self, "test_fraction", left > 0, "below 1 - validation_fraction")
+
+
+@dataclass(frozen=True)
+class InstructionConfig(TuningConfig):
+    """How a model learns to follow instructions."""
+
+    template: Literal["alpaca", "phi", "chat"] = "alpaca"
+    """The markers around what each side says."""
+    special_tokens: bool = False
+    """Give each marker of the template an id of its own; the vocabulary grows, the rest of the
+    model's output stays as it is."""
+    mask_prompt: bool = True
+    """Learn the answers alone; else the prompts too."""
+    packing: bool = False
+    """Put several records into one row, where they do not see each other: less padding."""
+
+
+@dataclass(frozen=True)
+class PreferenceTuningConfig(TuningConfig):
+    """How a model learns which answers are preferred."""
+
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    """The loss."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            learning_rate=5e-6, warmup_steps=0, weight_decay=0.0
+        )
+    )
+    """How a step changes what is trained."""
+    template: Literal["", "alpaca", "phi", "chat"] = ""
+    """The markers around what each side says; by default those that the model was tuned with."""
+
+
+def _check_fraction(config: Any, name: str) -> None:
+    _check(config, name, 0 < getattr(config, name) < 1, "between 0 and 1")
+
+
+def _check(config: Any, name: str, holds: bool, allowed: str) -> None:
     if not holds:
         raise ConfigError(f"{name} is {getattr(config, name)}; it must be {allowed}")

@@ -1,5 +1,6 @@
 """Conversations as one text: what stands before, between and after what each side says."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -34,6 +35,12 @@ class Template:
     """Stands after the system's turn, and after the user's with its input."""
     preamble: str = ""
     """The system's turn in a conversation that has none."""
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """What in the markers is spelt `<|like this|>`, to be one token each."""
+        markers = "".join([*self.before.values(), self.after])
+        return list(dict.fromkeys(re.findall(r"<\|.*?\|>", markers)))
 
     def render(self, turns: Sequence[Turn]) -> Iterator[Piece]:
         """The pieces of a conversation; joined, they are its text."""

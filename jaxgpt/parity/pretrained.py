@@ -11,6 +11,8 @@ from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
 from jaxgpt.config_file import differences
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
+from jaxgpt.finetuning.lora_file import read_adapters_record
+from jaxgpt.finetuning.saved import find_adapters, load_adapted
 from jaxgpt.model.layers import Params
 from jaxgpt.parity.hf_config import read_gpt2_config
 from jaxgpt.parity.hf_weights import Dtype, load_gpt2
@@ -28,17 +30,24 @@ _VOCABULARIES = ("merges.txt", "vocab.json", "tokenizer.json")
 
 
 def load_pretrained(
-    path: str | Path, tokenizer: str | None = None, dtype: Dtype | None = None
+    path: str | Path,
+    tokenizer: str | None = None,
+    dtype: Dtype | None = None,
+    *,
+    base: str = "",
 ) -> LoadedModel:
     """The model in a Hugging Face folder of a GPT-2, or in a run's or a checkpoint's folder.
 
-    The tokenizer is the one named, or the folder's (`find_tokenizer`). The dtype is the file's
-    unless `dtype` asks for another. Raises CheckpointError as `load_gpt2` and `load_model` do,
-    DataError if there is no tokenizer, ConfigError if it has more ids than the model.
+    Adapters, or a run that trained some, are merged with their base, which is in `base` if it was
+    moved. The tokenizer is the one named, or the folder's (`find_tokenizer`). The dtype is the
+    file's, or of merged weights float32, unless `dtype` asks for another. Raises CheckpointError as
+    `load_gpt2` and `load_model` do, DataError if there is no tokenizer, ConfigError if it has more
+    ids than the model.
     """
     path = Path(path)
-    if is_own(path):
-        model = load_model(path)
+    adapters = find_adapters(path)
+    if adapters or is_own(path):
+        model = load_adapted(adapters, load_base, base) if adapters else load_model(path)
         own = model.tokenizer if not tokenizer else load_tokenizer(tokenizer)
         _check_vocabulary(path, model.config, own)
         return replace(model, params=_cast(path, model.params, dtype), tokenizer=own)
@@ -50,6 +59,11 @@ def load_pretrained(
     return LoadedModel(
         config, params, own, 0, TrainConfig(model=config, data=DataConfig(tokenizer=spec))
     )
+
+
+def load_base(path: str, tokenizer: str = "") -> LoadedModel:
+    """The model in a folder, to train on from it: `load_pretrained` in float32."""
+    return load_pretrained(path, tokenizer or None, dtype="float32")
 
 
 def is_own(path: str | Path) -> bool:
@@ -85,7 +99,9 @@ def initial_params(path: str, config: ModelConfig) -> Params:
     Raises CheckpointError as `load_gpt2` and `load_model` do.
     """
     folder = Path(path)
-    if is_own(folder):
+    if find_adapters(folder):
+        params = load_base(path).params
+    elif is_own(folder):
         params = _cast(folder, load_model(folder).params, "float32")
     else:
         _, params = load_gpt2(folder, "float32")
@@ -122,6 +138,8 @@ def find_tokenizer(folder: Path, config: ModelConfig) -> str:
 
 def _read_shape(path: Path, tokenizer: str | None) -> tuple[ModelConfig, str]:
     """The model's shape and its tokenizer, from small files alone."""
+    if adapters := find_adapters(path):
+        return _read_shape(Path(read_adapters_record(adapters)["init_from"]), tokenizer)
     if is_own(path):
         folder = find_checkpoint(path)
         model = read_config(folder / "config.json").model

@@ -82,14 +82,18 @@ def _visit(
     if evaluate:
         measured = hooks.evaluate(state)
         reporter.record({"step": step, **measured})
-        shown = "  ".join(f"{name.replace('_', ' ')} {x:.4f}" for name, x in measured.items())
-        reporter.say(f"step {step:>{len(str(config.steps))}}/{config.steps}  {shown}")
+        reporter.say(f"step {step:>{len(str(config.steps))}}/{config.steps}  {describe(measured)}")
     if save or stopped:
         hooks.save(state)
     if sample and hooks.sample is not None:
         _sample(hooks.sample, state, reporter)
     if save or stopped:
         hooks.publish()
+
+
+def describe(measured: dict[str, float]) -> str:
+    """What was measured, in a line."""
+    return "  ".join(f"{name.replace('_', ' ')} {x:.4f}" for name, x in measured.items())
 
 
 def _sample(write: Callable[[TrainState], str], state: TrainState, reporter: Reporter) -> None:
@@ -118,5 +122,8 @@ def _report(
             "--allow-config-change"
         )
     targets = int(values.pop("targets"))
+    if not targets:
+        reporter.empty_step(step)
+        return
     record = step % config.log_every == 0 or step in (1, config.steps)
     reporter.train(step, values, targets, record=record)

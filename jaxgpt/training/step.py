@@ -83,7 +83,8 @@ def train_step(
 
     Dropout is a function of (key, step). A loss or gradient that is not finite changes nothing,
     and nor does any later step: `step` is then ahead of `state.step`. For that, `optimizer.update`
-    must heed `healthy`, as that of `make_optimizer` does.
+    must heed `healthy`, as that of `make_optimizer` does. A batch without targets is a step that
+    teaches nothing: parameters and running means stay as they are.
     """
     rng = jax.random.fold_in(key, step)
     grads, (nats, count) = gradients(loss_fn, state.params, batch, rng, micro_batches)
@@ -91,10 +92,12 @@ def train_step(
     metrics = {"loss": nats / jnp.maximum(count, 1), "grad_norm": norm, "targets": count * 1.0}
 
     healthy = jnp.isfinite(nats) & jnp.isfinite(norm) & (state.step == step)
-    keep = partial(jnp.where, healthy)
+    keep, learns = partial(jnp.where, healthy), healthy & (count > 0)
     with jax.named_scope("optimizer"):
-        changes, opt_state = optimizer.update(grads, state.opt_state, state.params, healthy=healthy)
-        params: Any = jax.tree.map(keep, optax.apply_updates(state.params, changes), state.params)
+        changes, opt_state = optimizer.update(grads, state.opt_state, state.params, healthy=learns)
+        params: Any = jax.tree.map(
+            partial(jnp.where, learns), optax.apply_updates(state.params, changes), state.params
+        )
         # The optimizer holds its arrays, at no cost in memory; its counts are held here.
         opt_state = jax.tree.map(
             lambda new, old: new if new.ndim else keep(new, old), opt_state, state.opt_state

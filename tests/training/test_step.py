@@ -92,6 +92,24 @@ def test_a_bad_step_and_all_after_it_change_nothing(step):
     np.testing.assert_array_equal(later.params["embed"]["tokens"], state.params["embed"]["tokens"])
 
 
+def test_a_step_without_targets_only_counts(step):
+    step, state = step
+    inputs, targets = _batch()
+    empty = inputs, jnp.full_like(targets, -100)
+    state, metrics = step(state, empty, np.int32(0))  # before anything was learnt
+    assert not any(metrics.values())
+    state, _ = step(state, _batch(), np.int32(1))
+    after, _ = step(state, empty, np.int32(2))
+    assert [int(state.step), int(after.step)] == [2, 3]
+    for ours, theirs in zip(*map(jax.tree.leaves, (after.params, state.params)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    (_, adam, _, rate), (_, old, _, old_rate) = after.opt_state, state.opt_state
+    for ours, theirs in zip(*map(jax.tree.leaves, (adam, old)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    # The learning rate goes by the steps of the run, Adam's correction by what it has seen.
+    assert (int(old.count), int(old_rate.count), int(rate.count)) == (1, 2, 3)
+
+
 def test_evaluation_has_no_dropout_and_training_does():
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.5))
     loss_fn = next_token_loss(config)

@@ -11,10 +11,11 @@ from jaxtyping import Int
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
+from jaxgpt.finetuning.saved import find_adapters
 from jaxgpt.model.layers import Params
 from jaxgpt.parity.hf_config import check_folder
 from jaxgpt.parity.hf_weights import load_gpt2
-from jaxgpt.parity.pretrained import find_tokenizer, is_own
+from jaxgpt.parity.pretrained import find_tokenizer, is_own, load_pretrained
 from jaxgpt.parity.recordings.recording import Recording, record_model
 from jaxgpt.parity.recordings.recording_file import load_recording
 from jaxgpt.training.checkpoint import load_model
@@ -63,7 +64,7 @@ def open_side(spec: str) -> Side:
         return _of_params(
             spec, config, params, lambda: load_tokenizer(find_tokenizer(path, config))
         )
-    model = load_model(path)
+    model = load_pretrained(path) if find_adapters(path) else load_model(path)
     return _of_params(spec, model.config, model.params, lambda: model.tokenizer)
 
 

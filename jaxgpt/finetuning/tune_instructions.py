@@ -1,0 +1,159 @@
+"""Conversations and a pretrained model -> a model that answers, in a run's folder."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from jaxgpt.config import FolderOptions
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.errors import ConfigError
+from jaxgpt.finetuning.batching import Rows
+from jaxgpt.finetuning.instructions import (
+    conversation_rows,
+    encode_prompt,
+    end_of_text,
+    read_conversations,
+)
+from jaxgpt.finetuning.packing import packed_rows
+from jaxgpt.finetuning.settings import InstructionConfig, TuningConfig
+from jaxgpt.finetuning.splits import split
+from jaxgpt.finetuning.templates import TEMPLATES, Template, Turn
+from jaxgpt.finetuning.tuning import (
+    Job,
+    TuningResult,
+    compiled,
+    data_fingerprint,
+    train_config,
+    tune,
+)
+from jaxgpt.finetuning.vocabulary import grow_vocabulary
+from jaxgpt.generation.decoding import generate
+from jaxgpt.generation.settings import SamplingConfig
+from jaxgpt.model.layers import Params
+from jaxgpt.training.checkpoint import LoadedModel
+from jaxgpt.training.loss import next_token_loss
+from jaxgpt.training.mesh import make_mesh
+from jaxgpt.training.plots import LOSSES, Panel
+
+_SAMPLE_TOKENS = 128
+
+
+def tune_instructions(
+    run: str | Path,
+    config: InstructionConfig,
+    options: FolderOptions,
+    base: LoadedModel,
+    *,
+    command: str = "",
+) -> TuningResult:
+    """Teach `base` to answer, as the conversations of `config` do, in folder `run`.
+
+    Raises a JaxgptError before anything is written if the data, the settings or the folder will not
+    do.
+    """
+    template = TEMPLATES[config.template]
+    if config.special_tokens:
+        base = _with_markers(base, template, config)
+    training, held_out = read_parts(
+        config, read_conversations, lambda item: "\0".join(turn.text for turn in item.turns)
+    )
+    make_rows = partial(
+        conversation_rows,
+        template=template,
+        tokenizer=base.tokenizer,
+        context_length=base.config.context_length,
+        mask_prompt=config.mask_prompt,
+        too_long=config.too_long,
+    )
+    single, watched = make_rows(training), make_rows(held_out)
+    rows: Rows[Any, Any] = single
+    if config.packing:
+        rows = packed_rows(
+            single.examples,
+            width=base.config.context_length,
+            padding=end_of_text(base.tokenizer),
+        )
+    train = train_config(config, base, len(rows))
+    mesh = make_mesh(train)
+    loss_fn = next_token_loss(train)
+    batch_size = config.batch_size // config.gradient_accumulation
+    job = Job(
+        loss_fn=loss_fn,
+        batch=lambda step: rows.batch(step, config.batch_size, seed=config.seed),
+        measure=_held_out_loss(loss_fn, watched, batch_size, mesh),
+        task={"kind": "instructions", "template": config.template},
+        data=data_fingerprint(*([item.turns for item in part] for part in (training, held_out))),
+        panels=[Panel("loss (nats per token)", LOSSES)],
+        sample=answer_of(base, template, held_out[0].prompt),
+        facts={
+            "template": config.template,
+            "records": f"{len(single):,} to train"
+            + (f" in {len(rows):,} rows" if config.packing else "")
+            + f", {len(watched):,} to watch",
+        },
+    )
+    return tune(run, config, options, base, train, job, command=command)
+
+
+def read_parts(
+    config: TuningConfig,
+    read: Callable[[Sequence[str]], list[Any]],
+    text: Callable[[Any], str],
+) -> tuple[list[Any], list[Any]]:
+    """What is trained on, and what it is watched with: files of its own, or a share of the data.
+
+    Raises DataError as `read` and `split` do.
+    """
+    records = read(config.data)
+    if config.validation:
+        return records, read(config.validation)
+    share = config.validation_fraction
+    training, held_out = split(records, text, seed=config.seed, fractions=(1 - share, share))
+    return training, held_out
+
+
+def _with_markers(base: LoadedModel, template: Template, config: InstructionConfig) -> LoadedModel:
+    if config.trained != "all":
+        raise ConfigError(
+            f"special_tokens adds rows to the vocabulary, which --trained {config.trained} would "
+            "leave as they begin; set --trained all, or leave special_tokens out"
+        )
+    return grow_vocabulary(base, template.special_tokens, seed=config.seed)
+
+
+def _held_out_loss(
+    loss_fn: Callable, rows: Rows[Any, Any], batch_size: int, mesh: Mesh
+) -> Callable[[Params], dict[str, float]]:
+    measure = compiled(lambda params, batch: loss_fn(params, batch, None), mesh)
+
+    def evaluate(params: Params) -> dict[str, float]:
+        sums = [measure(params, batch) for batch in rows.in_order(batch_size)]
+        nats, count = (sum(float(part) for part in column) for column in zip(*sums, strict=True))
+        return {"validation_loss": nats / count}
+
+    return evaluate
+
+
+def answer_of(
+    base: LoadedModel, template: Template, prompt: Sequence[Turn]
+) -> Callable[[Params], str]:
+    """A function of parameters: the last turn of the prompt, and the likeliest answer to it."""
+    tokenizer: Tokenizer = base.tokenizer
+    tokens = encode_prompt(prompt, template, tokenizer)[-base.config.context_length :]
+
+    def answer(params: Params) -> str:
+        (written,) = generate(
+            base.config,
+            params,
+            [tokens],
+            max_new_tokens=_SAMPLE_TOKENS,
+            sampling=SamplingConfig(temperature=0.0),
+            end_of_text=tokenizer.end_of_text,
+            vocab_size=tokenizer.vocab_size,
+        )
+        return f"{prompt[-1].text}\n-> {tokenizer.decode(written)}"
+
+    return answer

@@ -1,0 +1,104 @@
+"""Preferences and a model that answers -> one that answers as preferred, in a run's folder."""
+
+from functools import partial
+from pathlib import Path
+
+from jaxgpt.config import FolderOptions
+from jaxgpt.errors import ConfigError
+from jaxgpt.finetuning.pairs import preference_rows, read_preferences, with_reference
+from jaxgpt.finetuning.preferences import (
+    Pairs,
+    evaluate_preferences,
+    pair_likelihood,
+    preference_loss,
+    preference_sums,
+)
+from jaxgpt.finetuning.settings import PreferenceTuningConfig
+from jaxgpt.finetuning.templates import TEMPLATES
+from jaxgpt.finetuning.tune_instructions import answer_of, read_parts
+from jaxgpt.finetuning.tuning import (
+    Job,
+    TuningResult,
+    compiled,
+    data_fingerprint,
+    train_config,
+    tune,
+)
+from jaxgpt.model.layers import Params
+from jaxgpt.training.checkpoint import LoadedModel
+from jaxgpt.training.mesh import make_mesh
+from jaxgpt.training.plots import LOSSES, Panel
+
+REWARDS = {"validation_chosen_reward": "chosen", "validation_rejected_reward": "rejected"}
+
+
+def tune_preferences(
+    run: str | Path,
+    config: PreferenceTuningConfig,
+    options: FolderOptions,
+    base: LoadedModel,
+    *,
+    command: str = "",
+) -> TuningResult:
+    """Make the chosen answers of `config`'s pairs likelier than the rejected ones, by DPO.
+
+    The reference is `base`, measured once before training. Raises a JaxgptError before anything is
+    written if the data, the settings or the folder will not do.
+    """
+    name = config.template or base.task.get("template", "alpaca")
+    if name not in TEMPLATES:
+        raise ConfigError(f"template is {name!r}; it must be one of {', '.join(TEMPLATES)}")
+    template = TEMPLATES[name]
+    training, held_out = read_parts(
+        config,
+        read_preferences,
+        lambda item: "\0".join((*(turn.text for turn in item.prompt), item.chosen, item.rejected)),
+    )
+    make_rows = partial(
+        preference_rows,
+        template=template,
+        tokenizer=base.tokenizer,
+        context_length=base.config.context_length,
+        too_long=config.too_long,
+    )
+    rows, watched = make_rows(training), make_rows(held_out)
+    train = train_config(config, base, len(rows))
+    mesh = make_mesh(train)
+    # A micro-batch's rows are pairs.
+    batch_size = config.batch_size // config.gradient_accumulation
+    likelihood = compiled(
+        lambda params, batch: pair_likelihood(train, config.preference)(params, Pairs(*batch)),
+        mesh,
+    )
+    reference = partial(likelihood, base.params)
+    rows, watched = (with_reference(part, reference, batch_size) for part in (rows, watched))
+    loss_fn = preference_loss(train, config.preference)
+    sums = preference_sums(train, config.preference)
+    measure = compiled(lambda params, batch: sums(params, Pairs(*batch)), mesh)
+
+    def watch(params: Params) -> dict[str, float]:
+        found = evaluate_preferences(measure, params, watched.in_order(batch_size))
+        names = ("loss", "margin", "accuracy", "chosen_reward", "rejected_reward")
+        return {f"validation_{name}": found[name] for name in names}
+
+    job = Job(
+        loss_fn=lambda params, batch, rng: loss_fn(params, Pairs(*batch), rng),
+        batch=lambda step: rows.batch(step, config.batch_size, seed=config.seed),
+        measure=watch,
+        task=dict(base.task) | {"kind": "preferences", "template": name},
+        data=data_fingerprint(
+            *([(x.prompt, x.chosen, x.rejected) for x in part] for part in (training, held_out))
+        ),
+        panels=[
+            Panel("loss (nats per pair)", LOSSES),
+            Panel("reward (nats)", REWARDS, bottom=None),
+            Panel("chosen preferred", {"validation_accuracy": "validation"}, top=1.0),
+        ],
+        unit="pairs",
+        sample=answer_of(base, template, held_out[0].prompt),
+        facts={
+            "template": name,
+            "pairs": f"{len(rows):,} to train, {len(watched):,} to watch",
+        },
+    )
+    return tune(run, config, options, base, train, job, command=command)

@@ -1,0 +1,274 @@
+"""A fine-tuning run from a pretrained model to its last checkpoint, over the one training loop."""
+
+import hashlib
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxgpt.config import FolderOptions, TrainConfig
+from jaxgpt.finetuning.lora import fingerprint
+from jaxgpt.finetuning.lora_file import save_adapters
+from jaxgpt.finetuning.saved import ADAPTERS_FOLDER
+from jaxgpt.finetuning.settings import TuningConfig
+from jaxgpt.finetuning.trainable import Trainable, restore_trained, trainable
+from jaxgpt.model.layers import Params
+from jaxgpt.training.checkpoint import LoadedModel, save
+from jaxgpt.training.loop import Hooks, Step, describe, fit
+from jaxgpt.training.loss import LossFunction
+from jaxgpt.training.memory import check_memory
+from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh, state_shardings
+from jaxgpt.training.plots import Panel, plot_curves
+from jaxgpt.training.report import Reporter, read_metrics
+from jaxgpt.training.run_card import last_value, write_card
+from jaxgpt.training.run_folder import claim
+from jaxgpt.training.run_state import (
+    begin,
+    check_attention,
+    compile_step,
+    resume,
+    state_template,
+    with_shardings,
+)
+from jaxgpt.training.step import TrainState
+from jaxgpt.training.stop import StopSignal
+
+CURVES = "loss.png"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one kind of fine-tuning brings to the loop."""
+
+    loss_fn: LossFunction
+    """Of the whole model's parameters."""
+    batch: Callable[[int], Any]
+    """The batch of a step, counted from 0."""
+    measure: Callable[[Params], dict[str, float]]
+    """What is watched on held-out records, of the whole model's parameters."""
+    task: Mapping[str, Any]
+    """What the checkpoints say of themselves: `LoadedModel.task`."""
+    data: str
+    """The fingerprint of the records."""
+    panels: Sequence[Panel]
+    """The curves that are drawn."""
+    unit: str = "tokens"
+    """What the targets of a step are."""
+    sample: Callable[[Params], str] | None = None
+    """An answer to show."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """Rows of the run's README.md."""
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """How a run ended: the whole model, the records of metrics.jsonl, the signal that stopped it.
+
+    Compiled functions of the model's parameters find them on the run's `mesh`.
+    """
+
+    model: LoadedModel
+    records: list[dict[str, Any]]
+    mesh: Mesh
+    signal: int | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps were taken."""
+        return self.model.step >= self.model.train_config.steps
+
+
+def train_config(config: TuningConfig, base: LoadedModel, num_rows: int) -> TrainConfig:
+    """The training that `config` asks for, on `num_rows` rows.
+
+    Raises:
+        ConfigError: settings that no run can be stepped by.
+    """
+    return TrainConfig(
+        model=replace(base.config, dropout=config.dropout),
+        data=base.train_config.data,
+        optimizer=config.optimizer,
+        init_from=config.init_from,
+        seed=config.seed,
+        steps=config.steps or math.ceil(config.epochs * num_rows / config.batch_size),
+        batch_size=config.batch_size,
+        gradient_accumulation=config.gradient_accumulation,
+        compute_dtype=config.compute_dtype,
+        remat=config.remat,
+        fsdp=config.fsdp,
+        evaluate_every=config.evaluate_every,
+        checkpoint_every=config.checkpoint_every,
+        keep_checkpoints=config.keep_checkpoints,
+        log_every=config.log_every,
+        sample_every=config.sample_every,
+    )
+
+
+def data_fingerprint(*parts: Iterable[Any]) -> str:
+    """The sha256, in hex, of all that is trained and measured on."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for item in part:
+            digest.update(repr(item).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def compiled(function: Callable, mesh: Mesh) -> Callable:
+    """`function` of parameters and a batch, jitted on the mesh; it lays out the batch itself."""
+    jitted, sharding = jax.jit(on_mesh(function, mesh)), batch_sharding(mesh)
+    return lambda params, batch: jitted(params, jax.device_put(tuple(batch), sharding))
+
+
+def tune(
+    run: str | Path,
+    config: TuningConfig,
+    options: FolderOptions,
+    base: LoadedModel,
+    train: TrainConfig,
+    job: Job,
+    *,
+    command: str = "",
+) -> TuningResult:
+    """Train what `config` says of `base` on `job`, and leave all that came of it in folder `run`.
+
+    The same call on the same folder goes on from the newest checkpoint. `base` holds float32
+    parameters, which are left as they are. Raises a JaxgptError before anything is written if the
+    settings or the folder will not do.
+    """
+    run, mesh = Path(run), make_mesh(train)
+    check_attention(train, mesh)
+    check_memory(train.model, train.fsdp)
+    key, _ = jax.random.split(jax.random.key(config.seed))
+    parts = trainable(base.params, config, key)
+    frozen = jax.device_put(parts.frozen, state_shardings(parts.frozen, mesh))
+    join = jax.jit(parts.join)
+    origin = fingerprint(base.params)
+    task = dict(job.task) | ({"base": origin} if parts.adapters else {})
+    data = data_fingerprint([job.data, origin])
+    with claim(run, config, options):
+        template = state_template(jax.eval_shape(lambda: parts.trained), train, mesh)
+        state = _begin_or_resume(run, config, options, parts, train, data, template, mesh)
+        if int(state.step) >= train.steps:
+            print(f"{run} is already finished at step {int(state.step)}", file=sys.stderr)
+            records, signal = read_metrics(run), None
+        else:
+            reporter = Reporter(run, train.steps, int(state.step), unit=job.unit)
+            reporter.say(_headline(parts, job))
+
+            def keep(state: TrainState) -> None:
+                stored = replace(state, params=parts.stored(state.params, frozen))
+                save(run, stored, train, base.tokenizer, data, task)
+                if parts.adapters:
+                    save_adapters(
+                        run / ADAPTERS_FOLDER,
+                        state.params,
+                        config.lora,
+                        base.params,
+                        init_from=config.init_from,
+                        task=job.task,
+                        overwrite=True,
+                    )
+
+            sample = job.sample
+            hooks = Hooks(
+                evaluate=lambda state: job.measure(join(state.params, frozen)),
+                save=keep,
+                publish=lambda: _publish(run, config, parts, job, reporter, command),
+                sample=sample and (lambda state: sample(join(state.params, frozen))),
+            )
+            step_fn = compile_step(train, mesh, template, partial(parts.loss, job.loss_fn))
+            state, signal = _fit(
+                state, train, job, hooks, reporter, mesh, lambda *given: step_fn(*given, frozen)
+            )
+            records = reporter.records
+    params = join(state.params, frozen)
+    model = LoadedModel(train.model, params, base.tokenizer, int(state.step), train, dict(job.task))
+    return TuningResult(model, records, mesh, signal)
+
+
+def _begin_or_resume(
+    run: Path,
+    config: TuningConfig,
+    options: FolderOptions,
+    parts: Trainable,
+    train: TrainConfig,
+    data: str,
+    template: TrainState,
+    mesh: Mesh,
+) -> TrainState:
+    stored = jax.eval_shape(parts.stored, parts.trained, parts.frozen)
+    state = resume(run, replace(template, params=with_shardings(stored, mesh)), data, options)
+    if state is not None:
+        return replace(state, params=restore_trained(state.params, config))
+    # A copy: each step gives up the state that it is given.
+    return begin(jax.tree.map(jnp.copy, parts.trained), train, template)
+
+
+def _fit(
+    state: TrainState,
+    train: TrainConfig,
+    job: Job,
+    hooks: Hooks,
+    reporter: Reporter,
+    mesh: Mesh,
+    step_fn: Step,
+) -> tuple[TrainState, int | None]:
+    """The state at the end, and the signal that stopped the run before, if one did."""
+    sharding = batch_sharding(mesh)
+    with StopSignal() as stop:
+        if not int(state.step):
+            measured = hooks.evaluate(state)
+            reporter.record({"step": 0, **measured})
+            reporter.say(f"before  {describe(measured)}")
+        state = fit(
+            state,
+            train,
+            step_fn=step_fn,
+            batch_at=lambda step: jax.device_put(tuple(job.batch(step)), sharding),
+            hooks=replace(hooks, stopped=lambda: stop.number is not None),
+            reporter=reporter,
+        )
+    reporter.close()
+    return state, stop.number
+
+
+def _headline(parts: Trainable, job: Job) -> str:
+    trained, frozen = (
+        sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (parts.trained, parts.frozen)
+    )
+    facts = ", ".join(f"{name} {value}" for name, value in job.facts.items())
+    return f"{trained:,} parameters are trained, {frozen:,} frozen; {facts}"
+
+
+def _publish(
+    run: Path,
+    config: TuningConfig,
+    parts: Trainable,
+    job: Job,
+    reporter: Reporter,
+    command: str,
+) -> None:
+    """The curves and the card of the run so far; neither is worth the end of a run."""
+    records = reporter.records
+    names = {name for item in records for name in item if name.startswith("validation_")}
+    trained = sum(leaf.size for leaf in jax.tree.leaves(parts.trained))
+    rows = {
+        "begun with": config.init_from,
+        "parameters trained": f"{trained:,}",
+        **job.facts,
+        "steps": f"{last_value(records, 'step', 0):,}",
+        **{name.replace("_", " "): f"{last_value(records, name):.4f}" for name in sorted(names)},
+    }
+    try:
+        plot_curves(records, job.panels, run / CURVES)
+        write_card(run, config, rows, records, command, [CURVES])
+    except OSError as error:
+        reporter.say(f"warning: {CURVES} and README.md of {run} could not be written: {error}")

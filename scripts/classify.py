@@ -1,0 +1,84 @@
+"""Tell the class of a text, or of every line of a file: `classify.py --checkpoint RUN --text TEXT`.
+
+Prints a line for each text: its class, the probability of that, and the text, between tabs.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import cli
+
+from jaxgpt.data.sources import read_text
+from jaxgpt.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The classifier and the texts; one of text and file."""
+
+    checkpoint: str
+    """The folder of a run of finetune_classifier.py, of one of its checkpoints, or of adapters."""
+    text: str = ""
+    """A text to classify."""
+    file: str = ""
+    """A file with a text on each line; - reads standard input."""
+    base: str = ""
+    """Where the model that adapters were trained beside lies now, if it was moved."""
+    batch_size: int = 32
+    """Texts at a time."""
+    all_classes: bool = False
+    """Print the probability of every class."""
+
+    def __post_init__(self):
+        """Refuse none and both."""
+        if bool(self.text) == bool(self.file):
+            raise ConfigError("give the text by one of --text and --file")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be 1 or more")
+
+
+def main(argv: list[str]) -> None:
+    """Load, classify, print."""
+    cli.need_arguments(argv, 'classify.py --checkpoint RUN --text "You won a prize"')
+    arguments = cli.parse(Arguments, argv, description=__doc__)
+    texts = [arguments.text] if arguments.text else read_lines(arguments.file)
+
+    from jaxgpt.finetuning.saved import load_classifier  # these import jax
+    from jaxgpt.finetuning.tune_classifier import classify_texts
+    from jaxgpt.generation.text import strip_controls
+    from jaxgpt.parity.pretrained import load_base
+
+    model = load_classifier(arguments.checkpoint, load_base, arguments.base)
+    classes = model.task["classes"]
+    clean = strip_controls if sys.stdout.isatty() else str
+    found = classify_texts(model, texts, batch_size=arguments.batch_size)
+    for text, probabilities in zip(texts, found, strict=True):
+        best = int(probabilities.argmax())
+        shown = f"{probabilities[best]:.4f}"
+        if arguments.all_classes:
+            pairs = zip(classes, probabilities, strict=True)
+            shown = " ".join(f"{name}={value:.4f}" for name, value in pairs)
+        print(f"{classes[best]}\t{shown}\t{clean(text)}")
+
+
+def read_lines(file: str) -> list[str]:
+    """The lines of a file or of standard input that hold a text.
+
+    Raises DataError if there is none, or no text.
+    """
+    if file == "-":
+        try:
+            text = sys.stdin.buffer.read().decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"standard input is not UTF-8 at byte {error.start}; mend it") from None
+    else:
+        text = "".join(piece.text for piece in read_text(Path(file)))
+    lines = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+    if not lines:
+        raise DataError(f"{file} has no line with a text; give at least one")
+    return lines
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,254 @@
+"""Whole fine-tuning runs: what is left in the folder, what changes nothing, and going on."""
+
+import json
+import math
+from dataclasses import replace
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgpt.config import FolderOptions, OptimizerConfig
+from jaxgpt.data.batches import IGNORE
+from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.finetuning import tuning
+from jaxgpt.finetuning.saved import find_adapters, load_adapted, load_classifier
+from jaxgpt.finetuning.settings import (
+    ClassifierConfig,
+    InstructionConfig,
+    LoraConfig,
+    PreferenceTuningConfig,
+)
+from jaxgpt.finetuning.tune_classifier import classify_texts, tune_classifier
+from jaxgpt.finetuning.tune_instructions import tune_instructions
+from jaxgpt.finetuning.tune_preferences import tune_preferences
+from jaxgpt.training.checkpoint import load_model
+from jaxgpt.training.report import read_metrics
+
+FAST = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
+CASES = [
+    ("classification", 0),
+    ("classification", "lora"),
+    ("instructions", 1),
+    ("instructions", "all"),
+    ("preferences", "lora"),
+    ("preferences", "all"),
+]
+
+
+def questions(count):
+    return [
+        {"instruction": f"Who ran {number} times?", "output": "Finn" if number % 2 else "Kai"}
+        for number in range(count)
+    ]
+
+
+def labelled(count):
+    return [
+        {"text": f"{'sea sea' if number % 2 else 'hero'} {number}", "label": f"c{number % 2}"}
+        for number in range(count)
+    ]
+
+
+def pairs(count):
+    return [
+        {"prompt": f"Who ran {number} times?", "chosen": "Finn ran.", "rejected": "Kai."}
+        for number in range(count)
+    ]
+
+
+KINDS = {
+    "classification": (tune_classifier, ClassifierConfig, labelled(32)),
+    "instructions": (tune_instructions, InstructionConfig, questions(32)),
+    "preferences": (tune_preferences, PreferenceTuningConfig, pairs(32)),
+}
+
+
+@pytest.fixture
+def tune(base, base_folder, write, tmp_path):
+    """`tune(kind, name, ...)`: a run of 4 steps in the folder `name`."""
+
+    def run(kind, name, options=None, model=base, **settings):
+        function, config_type, records = KINDS[kind]
+        chosen = {
+            "init_from": base_folder,
+            "data": write(f"{kind}.jsonl", records),
+            "optimizer": FAST,
+            "steps": 4,
+            "batch_size": 8,
+            "evaluate_every": 2,
+            "checkpoint_every": 2,
+            "sample_every": 4,
+            "lora": LoraConfig(rank=2),
+        }
+        if kind != "classification":
+            chosen["template"] = "chat"
+        config = config_type(**(chosen | settings))
+        return function(tmp_path / name, config, options or FolderOptions(), model)
+
+    return run
+
+
+def result_of(kind, answer):
+    return answer[0] if kind == "classification" else answer
+
+
+def same(one, other):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), one, other
+    )
+
+
+@pytest.mark.parametrize(("kind", "trained"), CASES)
+def test_a_run_learns_leaves_its_base_alone_and_can_be_loaded(kind, trained, tune, base, tmp_path):
+    before = jax.tree.map(np.array, base.params)
+    result = result_of(kind, tune(kind, "run", trained=trained))
+    same(base.params, before)
+    measured = [item for item in result.records if "validation_loss" in item]
+    assert [item["step"] for item in measured] == [0, 2, 4]
+    assert measured[-1]["validation_loss"] < measured[0]["validation_loss"]
+    for name in ("loss.png", "README.md", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+    assert (find_adapters(tmp_path / "run") is not None) == (trained == "lora")
+
+    load_base = lambda path: base  # noqa: E731, where it lies is of no interest here
+    if kind == "classification":
+        loaded = load_classifier(tmp_path / "run", load_base)
+    elif trained == "lora":
+        loaded = load_adapted(tmp_path / "run" / "adapters", load_base)
+    else:
+        loaded = load_model(tmp_path / "run")
+    assert loaded.task["kind"] == kind
+    same(loaded.params, result.model.params)
+
+
+@pytest.mark.parametrize(("kind", "trained"), [("classification", "lora"), ("instructions", 1)])
+def test_a_run_that_was_stopped_goes_on_to_the_same_parameters(
+    kind, trained, tune, tmp_path, monkeypatch
+):
+    whole = result_of(kind, tune(kind, "whole", trained=trained, evaluate_every=3))
+    monkeypatch.setattr(tuning, "StopSignal", StopAtOnce)
+    tune(kind, "part", trained=trained)
+    monkeypatch.undo()
+    assert load_step(tmp_path / "part") < 4
+    rest = result_of(kind, tune(kind, "part", trained=trained))
+    # Measured at other steps, too, which changes nothing.
+    same(rest.model.params, whole.model.params)
+    losses = [
+        {item["step"]: item["loss"] for item in read_metrics(tmp_path / name) if "loss" in item}
+        for name in ("whole", "part")
+    ]
+    assert losses[0][4] == losses[1][4]
+
+
+class StopAtOnce:
+    """A stop signal that came during the first step."""
+
+    number = 15
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def load_step(run):
+    return max(int(folder.name) for folder in (run / "checkpoints").glob("0*"))
+
+
+def test_what_is_frozen_stays_and_adapters_take_kilobytes(tune, base, tmp_path):
+    last = tune("instructions", "last", trained=1).model.params
+    same(last["embed"], base.params["embed"])
+    first = jax.tree.map(lambda leaf: leaf[:1], (last["blocks"], base.params["blocks"]))
+    same(*first)
+    tune("instructions", "lora", trained="lora")
+    folder = tmp_path / "lora" / "adapters"
+    numbers = 4 * 2 * sum(16 * a + b for a, b in ((2, 32), (2, 32), (2, 32), (2, 32), (2, 128)))
+    assert (folder / "adapters.safetensors").stat().st_size < 2 * numbers
+    with pytest.raises(CheckpointError, match="adapters of another base model"):
+        load_adapted(folder, lambda path: replace(base, params=last))
+    with pytest.raises(CheckpointError, match="these are adapters alone"):
+        load_model(tmp_path / "lora")
+
+
+def test_the_classifier_scores_the_test_texts_and_knows_its_classes(tune, base, tmp_path):
+    result, scores = tune("classification", "run", steps=30, balance=True, pooling="mean")
+    assert scores.summary()["balanced_accuracy"] == 1.0
+    written = json.loads((tmp_path / "run" / "test.json").read_text())
+    assert written["classes"] == ["c0", "c1"]
+    assert np.trace(written["confusion"]) == written["texts"] == len(scores.labels)
+    for name in ("confusion.png", "calibration.png"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+    model = load_classifier(tmp_path / "run", lambda path: base)
+    found = classify_texts(model, ["hero 77", "sea sea 78", "sea sea 79"], batch_size=2)
+    assert found.argmax(axis=1).tolist() == [0, 1, 1]
+    with pytest.raises(CheckpointError, match="a classifier, which writes no text"):
+        load_model(tmp_path / "run")
+    same(result.model.params, model.params)
+
+
+def test_preferences_begin_at_the_logarithm_of_two(tune):
+    first, *_ = tune("preferences", "run").records
+    assert first["validation_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert first["validation_margin"] == 0
+
+
+def test_packed_rows_are_fewer_and_their_first_loss_is_that_of_all(tune, base, write):
+    settings = {"batch_size": 32, "steps": 1, "trained": "all"}
+    held_out = write("held_out.jsonl", questions(4))
+    single = tune("instructions", "single", validation=held_out, **settings)
+    rows = 32 // 2  # two of these fit into a row of 64 tokens
+    packed = tune(
+        "instructions",
+        "packed",
+        validation=held_out,
+        **settings | {"batch_size": rows, "packing": True},
+    )
+    one, other = (
+        next(item for item in result.records if "loss" in item) for result in (single, packed)
+    )
+    # Both steps are taken on all records; float32 over some hundred terms.
+    assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+def test_new_special_tokens_need_parameters_that_are_trained(tune, tmp_path):
+    with pytest.raises(ConfigError, match="special_tokens adds rows to the vocabulary"):
+        tune("instructions", "run", special_tokens=True, trained=1)
+    assert not (tmp_path / "run").exists()
+    grown = tune("instructions", "run", special_tokens=True).model
+    assert grown.tokenizer.vocab_size == 292 == load_model(tmp_path / "run").config.vocab_size
+
+
+def test_another_base_other_data_and_other_settings_are_refused(
+    tune, base, write, tmp_path, capsys
+):
+    tune("instructions", "run")
+    moved = replace(base, params=jax.tree.map(lambda leaf: leaf + 1, base.params))
+    more = {"steps": 6}
+    allowed = FolderOptions(allow_config_change=True)
+    with pytest.raises(CheckpointError, match="the data is not what"):
+        tune("instructions", "run", allowed, model=moved, **more)
+    with pytest.raises(CheckpointError, match="the data is not what"):
+        tune("instructions", "run", allowed, data=write("other.jsonl", questions(9)), **more)
+    with pytest.raises(CheckpointError, match="batch_size: 8 -> 16"):
+        tune("instructions", "run", batch_size=16)
+    with pytest.raises(CheckpointError, match="holds another kind of run"):
+        tune("preferences", "run")
+    assert tune("instructions", "run").finished
+    assert "already finished at step 4" in capsys.readouterr().err
+    assert tune("instructions", "run", allowed, **more).model.step == 6
+
+
+def test_several_devices_share_the_batch_and_the_model(tune):
+    assert jax.device_count() == 8
+    one = tune("instructions", "one", trained="lora")
+    other = tune("instructions", "other", trained="lora", fsdp=4)
+    jax.tree.map(
+        # Sums over 8 devices in another order; 4 steps of Adam at 1e-2.
+        partial(np.testing.assert_allclose, atol=2e-5),
+        *(result.model.params for result in (one, other)),
+    )
+    assert IGNORE == -100
