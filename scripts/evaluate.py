@@ -1,15 +1,38 @@
-"""Measure how well a trained model predicts a text: loss, perplexity, bits per byte."""
+"""Measure a model: `evaluate.py [WHAT] --checkpoint RUN --data FILE`.
 
+WHAT is text (the default): how well it predicts a text; answers: how well it answers questions with
+known answers; choices: how often it finds the right ending the likeliest; judge: how often its
+answers are better than others, as a judge behind a URL finds; or duplicates: which texts of a test
+are nearly those of training. `evaluate.py WHAT --help` shows the options of each.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import cli
+from tqdm import tqdm
 
+from jaxgpt.assistant.judge import Judge
+from jaxgpt.assistant.near_duplicates import most_similar, read_texts
+from jaxgpt.assistant.win_rate import read_pairs, win_rate
+from jaxgpt.data.paths import expand_paths
 from jaxgpt.data.sources import read_documents
+from jaxgpt.errors import ConfigError
+from jaxgpt.finetuning.instructions import conversation
+from jaxgpt.finetuning.records import read_records
+from jaxgpt.generation.settings import MAX_NEW_TOKENS, check_range
+
+# What imports JAX is imported where it is used: --help and a mistyped argument do not wait for it.
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """The model and the text."""
+class Text:
+    """Measure how well a model predicts a text: loss, perplexity, bits per byte."""
 
     model: cli.ModelSource
     data: tuple[str, ...]
@@ -20,26 +43,187 @@ class Arguments:
     batch_size: int = 8
     """Windows at a time."""
 
+    def run(self) -> None:
+        """Load, measure, print."""
+        documents = read_documents(self.data)
+        from jaxgpt.training.evaluation import evaluate_documents
 
-def main(argv: list[str]) -> None:
-    """Load, measure, print."""
-    cli.need_arguments(argv, "evaluate.py --checkpoint RUN --data FILE")
-    arguments = cli.parse(Arguments, argv, description=__doc__)
-    documents = read_documents(arguments.data)
+        result = evaluate_documents(
+            self.model.load(), documents, stride=self.stride or None, batch_size=self.batch_size
+        )
+        print(f"loss           {result.loss:.4f} nats per token")
+        print(f"perplexity     {result.perplexity:.3f}")
+        print(f"bits per byte  {result.bits_per_byte:.4f}")
+        print(f"predicted      {result.targets:,} tokens, {result.num_bytes:,} bytes")
 
-    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
-    from jaxgpt.training.evaluation import evaluate_documents
 
-    result = evaluate_documents(
-        arguments.model.load(),
-        documents,
-        stride=arguments.stride or None,
-        batch_size=arguments.batch_size,
-    )
-    print(f"loss           {result.loss:.4f} nats per token")
-    print(f"perplexity     {result.perplexity:.3f}")
-    print(f"bits per byte  {result.bits_per_byte:.4f}")
-    print(f"predicted      {result.targets:,} tokens, {result.num_bytes:,} bytes")
+@dataclass(frozen=True)
+class Answers:
+    """Measure how well a model answers: the loss of the known answers, and exact matches."""
+
+    model: cli.ModelSource
+    data: tuple[str, ...]
+    """Files of records with instruction, input and output, or with messages."""
+    template: Literal["", "alpaca", "phi", "chat"] = ""
+    """How a conversation is written; by default as in fine-tuning, else alpaca."""
+    max_new_tokens: int = 64
+    """Tokens of the longest answer."""
+    limit: int = 0
+    """Records to take, from the first on; 0 takes all."""
+    batch_size: int = 32
+    """Questions at a time."""
+    out: str = ""
+    """A .jsonl file for the records, each with the model's answer, such as for judge."""
+
+    def __post_init__(self):
+        """Refuse what would fail only after the model is loaded."""
+        check_range("max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
+        check_range("limit", self.limit, 0, sys.maxsize)
+        if self.out:
+            cli.check_output("--out", self.out, ".jsonl")
+            if os.path.realpath(self.out) in map(os.path.realpath, expand_paths(self.data)):
+                raise ConfigError(f"--out {self.out} is among the data; choose another name")
+
+    def run(self) -> None:
+        """Read, load, measure, answer, print."""
+        records = read_records(self.data)[: self.limit or None]
+        asked = [conversation(record) for record in records]
+        from jaxgpt.assistant.answers import answer_loss, exact_match, write_answers
+        from jaxgpt.assistant.chat import find_template
+
+        model = self.model.load()
+        template = find_template(model, self.template)
+        loss, tokens = answer_loss(model, asked, template, batch_size=self.batch_size)
+        answers = write_answers(
+            model,
+            [item.prompt for item in asked],
+            template,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+        )
+        share = exact_match(answers, [item.answer for item in asked])
+        print(f"loss         {loss:.4f} nats per token, {tokens:,} tokens of answers")
+        print(f"exact match  {share:.1%} of {len(asked):,} answers")
+        if self.out:
+            pairs = zip(records, answers, strict=True)
+            lines = [json.dumps(record.fields | {"answer": answer}) for record, answer in pairs]
+            draft = Path(f"{self.out}.partial")
+            draft.write_text("\n".join(lines) + "\n", "utf-8")
+            draft.replace(self.out)
+            print(f"the answers are in {self.out}")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Measure how often a model finds the right ending likelier than the others (HellaSwag)."""
+
+    model: cli.ModelSource
+    data: tuple[str, ...]
+    """Files of records with ctx (or ctx_a and ctx_b), endings, and label, from 0."""
+    limit: int = 0
+    """Records to take, from the first on; 0 takes all."""
+    batch_size: int = 32
+    """Endings at a time."""
+
+    def __post_init__(self):
+        """Refuse a limit below 0."""
+        check_range("limit", self.limit, 0, sys.maxsize)
+
+    def run(self) -> None:
+        """Read, load, measure, print."""
+        from jaxgpt.assistant.choices import evaluate_choices, read_questions
+
+        questions = read_questions(self.data)[: self.limit or None]
+        result = evaluate_choices(self.model.load(), questions, batch_size=self.batch_size)
+        chance = sum(1 / len(item.endings) for item in questions) / len(questions)
+        print(f"acc        {result.acc:.2%} by log-probability")
+        print(f"acc_norm   {result.acc_norm:.2%} by log-probability per character")
+        print(f"chance     {chance:.2%}")
+        print(f"questions  {result.questions:,}")
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """Measure how often answers are better than others, as a judge behind a URL finds."""
+
+    judge: Judge
+    answers: tuple[str, ...]
+    """Files of records with an answer, as `evaluate.py answers --out` writes them."""
+    against: tuple[str, ...] = ()
+    """Files of the same questions with other answers; by default the records' own outputs."""
+    limit: int = 0
+    """Records to take, from the first on; 0 takes all."""
+
+    def __post_init__(self):
+        """Refuse a limit below 0."""
+        check_range("limit", self.limit, 0, sys.maxsize)
+
+    def run(self) -> None:
+        """Read, ask, print."""
+        pairs = read_pairs(self.answers, self.against)[: self.limit or None]
+        result = win_rate(self.judge.compare, tqdm(pairs, unit=" pairs", disable=None))
+        low, high = result.interval
+        print(f"win rate    {result.rate:.1%}, 95% interval {low:.1%} to {high:.1%}")
+        print(f"wins        {result.wins:,} of {result.judged:,}")
+        print(f"ties        {result.ties:,}, each half a win")
+        print(f"losses      {result.losses:,}")
+        print(f"unreadable  {result.unreadable:,}, left out")
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """List the texts of a test that are nearly those of training, the most similar first."""
+
+    train: tuple[str, ...]
+    """Files of records of any kind."""
+    test: tuple[str, ...]
+    """Files of records of any kind."""
+    threshold: float = 0.8
+    """The least similarity to list: from 0 (nothing shared) to 1 (the same runs)."""
+    words: int = 3
+    """Texts are compared by their runs of this many words."""
+
+    def __post_init__(self):
+        """Refuse a threshold outside its range."""
+        if not 0 < self.threshold <= 1:
+            raise ConfigError(f"threshold is {self.threshold}; it must be above 0 and at most 1")
+
+    def run(self) -> None:
+        """Read, compare, print."""
+        found = most_similar(read_texts(self.train), read_texts(self.test), words=self.words)
+        lines = [
+            f"{item.similarity:.2f}  {item.test.where}  {item.train.where}  {item.test.text[:60]!r}"
+            for item in sorted(found, key=lambda item: -item.similarity)
+            if item.train and item.similarity >= self.threshold
+        ]
+        for line in lines:
+            print(line)
+        print(
+            f"{len(lines):,} of {len(found):,} test texts ({len(lines) / len(found):.1%}) have a "
+            f"training text of similarity {self.threshold} or more"
+        )
+
+
+COMMANDS = {
+    "text": Text,
+    "answers": Answers,
+    "choices": Choices,
+    "judge": WinRate,
+    "duplicates": Duplicates,
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Take the first word for what to measure; parse, and measure it."""
+    words = "|".join(COMMANDS)
+    cli.need_arguments(argv, f"evaluate.py [{words}] --checkpoint RUN --data FILE")
+    if argv[0].startswith("-"):
+        cli.parse(Text, argv, description=__doc__).run()
+        return
+    name, *flags = argv
+    if name not in COMMANDS:
+        raise ConfigError(f"evaluate.py knows no {name!r}; its first word is one of {words}")
+    cli.parse(COMMANDS[name], flags, prog=f"evaluate.py {name}").run()
 
 
 if __name__ == "__main__":

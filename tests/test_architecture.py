@@ -26,6 +26,7 @@ STAGES = [
     "training",
     "generation",
     "finetuning",
+    "assistant",
 ]
 DOORS = {
     "flax": "jaxgpt/model/gpt.py",

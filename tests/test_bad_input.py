@@ -291,6 +291,27 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("evaluate.py --data text.txt --checkpoint run --batch-size 0", 2, "batch_size"),
     ("evaluate.py --data text.txt --checkpoint run --stride -1", 2, "stride"),
     ("evaluate.py --data text.txt --checkpoint run --strid 1", 2, "meant: --stride"),
+    ("evaluate.py guess --data text.txt", 2, "no 'guess'; its first word is one of text|answers"),
+    ("evaluate.py answers --init-from gpt", 2, "Missing from evaluate.py answers: --data"),
+    ("evaluate.py answers --init-from gpt --data broken.jsonl", 3, "broken.jsonl:2: not JSON"),
+    ("evaluate.py answers --init-from gpt --data bad.jsonl", 3, 'bad.jsonl:1: no field "instruct'),
+    ("evaluate.py answers --init-from gpt --data choices.jsonl --limit -1", 2, "limit is -1"),
+    ("evaluate.py answers --init-from gpt --data bad.jsonl --out bad.jsonl", 2, "among the data"),
+    (
+        "evaluate.py answers --init-from gpt --data bad.jsonl --out none/a.jsonl",
+        2,
+        "does not exist",
+    ),
+    ("evaluate.py choices --init-from gpt --data bad.jsonl", 3, 'bad.jsonl:1: no field "ctx"'),
+    (
+        "evaluate.py choices --init-from gpt --data choices.jsonl",
+        3,
+        "most context_length 16 of the",
+    ),
+    ("evaluate.py judge --answers bad.jsonl --url x --model m", 2, "must begin with http"),
+    ("evaluate.py judge --answers bad.jsonl --url http://x --model m", 3, "bad.jsonl:1: no field"),
+    ("evaluate.py duplicates --train bad.jsonl --test text.txt", 3, "bad.jsonl:2: no text, ctx"),
+    ("evaluate.py duplicates --train a --test b --threshold 2", 2, "threshold is 2.0; it must be"),
     # converting
     ("convert.py --model gpt --out out", 2, "Missing from convert.py: --from"),
     ("convert.py --from bert --model gpt --out out", 2, "Expected one of ('gpt2', 'jaxgpt')"),
@@ -344,6 +365,9 @@ def _write_texts():
     Path("text.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
     Path("bytes.txt").write_bytes(bytes(range(256)))
     Path("bad.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n')
+    Path("broken.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instruction":\n')
+    ending = "an ending longer than the context"
+    Path("choices.jsonl").write_text(f'{{"ctx": "a", "endings": ["b", "{ending}"], "label": 0}}\n')
     os.mkfifo("fifo.txt")
     Path("fifos").mkdir()
     os.mkfifo("fifos/fifo.txt")

@@ -35,7 +35,7 @@ class LanguageModel(Protocol):
         ...
 
 
-def generate_text(model: LanguageModel, prompt: str, **options) -> Iterator[str]:
+def generate_text(model: LanguageModel, prompt: str | Sequence[int], **options) -> Iterator[str]:
     """The text that follows `prompt`, piece by piece; `options` and errors: `stream_texts`."""
     for (piece,) in stream_texts(model, [prompt], **options):
         yield piece
@@ -43,11 +43,12 @@ def generate_text(model: LanguageModel, prompt: str, **options) -> Iterator[str]
 
 def stream_texts(
     model: LanguageModel,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     *,
     max_new_tokens: int,
     sampling: SamplingConfig | None = None,
     seed: int = 0,
+    sample_indices: Sequence[int] | None = None,
     stop: Sequence[str] = (),
     truncate: Literal["none", "left"] = "none",
     ignore_end_of_text: bool = False,
@@ -55,10 +56,10 @@ def stream_texts(
     """The text that follows each prompt, a piece for each at a time, some of them empty.
 
     A text ends after `max_new_tokens`, before the first string of `stop` that is written, and,
-    unless `ignore_end_of_text`, at the end-of-text token. A prompt without tokens starts from that
-    token, or from a newline where the tokenizer has none. `truncate="left"` drops the start of a
-    prompt that the context has no room for. Row b is the same as a call of its own with
-    `sample_indices=[b]` of `decoding.stream`.
+    unless `ignore_end_of_text`, at the end-of-text token. A prompt is a text, or tokens where some
+    are special. An empty text starts from the end-of-text token, or from a newline where the
+    tokenizer has none. `truncate="left"` drops the start of a prompt that the context has no room
+    for. `seed` and `sample_indices`: see `decoding.stream`.
 
     Raises:
         ConfigError: an empty stop string, a prompt longer than the context, or a number outside its
@@ -69,7 +70,10 @@ def stream_texts(
             "a stop string is empty, which would end every text at once; leave it out"
         )
     tokenizer, room = model.tokenizer, model.config.context_length
-    tokens = [prompt_tokens(tokenizer, prompt) for prompt in prompts]
+    tokens = [
+        prompt_tokens(tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
+        for prompt in prompts
+    ]
     writers = [TextWriter(tokenizer, stop) for _ in prompts]
     done = np.zeros(len(prompts), dtype=bool)
     chunks = stream(
@@ -79,6 +83,7 @@ def stream_texts(
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         seed=seed,
+        sample_indices=sample_indices,
         end_of_text=None if ignore_end_of_text else tokenizer.end_of_text,
         vocab_size=min(tokenizer.vocab_size, model.config.vocab_size),
         done=done,

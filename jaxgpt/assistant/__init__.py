@@ -1,0 +1,1 @@
+"""A fine-tuned model -> answers, how good they are, and a chat."""
