@@ -1,0 +1,91 @@
+"""How an assistant is made of the bundled stories: the settings of its three stages.
+
+Standard library only, so that `--help` answers at once.
+"""
+
+from dataclasses import dataclass, replace
+
+from jaxgpt.config import OptimizerConfig, TrainConfig, get_preset
+from jaxgpt.errors import ConfigError
+from jaxgpt.finetuning.settings import (
+    InstructionConfig,
+    PreferenceConfig,
+    PreferenceTuningConfig,
+)
+
+TEMPLATE = "chat"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long each stage is, and how much of its data there is."""
+
+    steps: int = 2500
+    """Steps of pretraining."""
+    conversations: int = 9000
+    """Stories with questions and answers to tune on, each once."""
+    preferences: int = 100
+    """Stories of which each question has an answer that is preferred."""
+    questions: int = 50
+    """Stories that are asked about to measure."""
+    seed: int = 0
+    """Decides the parameters and the order of everything."""
+
+    def __post_init__(self):
+        """Refuse stages of nothing."""
+        for name in ("steps", "conversations", "preferences", "questions"):
+            if getattr(self, name) < 2:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 2 or more")
+
+
+def pretraining(recipe: Recipe) -> TrainConfig:
+    """A small model that has read enough stories to tell its own."""
+    small = get_preset("small")
+    return replace(
+        small,
+        # Four heads copy more things at once, names and tools among them.
+        model=replace(small.model, num_heads=4),
+        data=replace(small.data, stories_bytes=20_000_000),
+        optimizer=replace(small.optimizer, warmup_steps=min(50, recipe.steps - 1)),
+        steps=recipe.steps,
+        seed=recipe.seed,
+        evaluate_every=500,
+        checkpoint_every=500,
+        sample_every=recipe.steps,
+    )
+
+
+def instructions(recipe: Recipe, init_from: str, data: str) -> InstructionConfig:
+    """Answers in both forms, learnt from the conversations in the file `data`."""
+    batch_size = 16
+    steps = recipe.conversations // batch_size
+    return InstructionConfig(
+        init_from=init_from,
+        data=(data,),
+        template=TEMPLATE,
+        special_tokens=True,
+        too_long="truncate",
+        optimizer=OptimizerConfig(
+            learning_rate=3e-3, warmup_steps=min(30, max(0, steps - 2)), beta2=0.99
+        ),
+        epochs=1,
+        batch_size=batch_size,
+        validation_fraction=0.02,
+        evaluate_every=100,
+        checkpoint_every=250,
+        seed=recipe.seed,
+    )
+
+
+def preferring(recipe: Recipe, init_from: str, data: str) -> PreferenceTuningConfig:
+    """The form of an answer, learnt from the pairs in the file `data`."""
+    return PreferenceTuningConfig(
+        init_from=init_from,
+        data=(data,),
+        preference=PreferenceConfig(beta=0.1),
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=0, weight_decay=0.0),
+        epochs=1,
+        batch_size=16,
+        evaluate_every=10,
+        seed=recipe.seed,
+    )

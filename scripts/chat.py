@@ -1,0 +1,184 @@
+"""Chat with a fine-tuned model; piped, each line is a message, and only answers are printed."""
+
+import io
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import cli
+from generate import put
+
+from jaxgpt.assistant.chat_config import ChatConfig
+from jaxgpt.config import nearest
+from jaxgpt.errors import ConfigError, JaxgptError
+
+if TYPE_CHECKING:
+    from jaxgpt.assistant.chat import Chat
+
+SETTINGS = {"/" + name.replace("_", "-"): name for name in ChatConfig().values()}
+COMMANDS = {
+    "/help": "this list",
+    "/settings": "every setting and its value",
+    "/history": "what was said so far",
+    "/retry": "draw the last answer again",
+    "/undo": "take back the last message and its answer",
+    "/reset": "begin a new conversation with the same settings",
+    "/save FILE": "write the conversation to a .jsonl file, to tune a model with",
+    "/quit": "leave, as Ctrl-D does",
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The model, and how it answers."""
+
+    model: cli.ModelSource
+    template: str = ""
+    """alpaca, phi or chat; empty takes the one that the model was tuned with, or else alpaca."""
+    chat: ChatConfig = field(default_factory=ChatConfig)
+    """What commands can change on the way."""
+
+
+def main(argv: list[str]) -> None:
+    """Load, then answer until the input ends."""
+    cli.need_arguments(argv, "chat.py --checkpoint RUN")
+    arguments = cli.parse(Arguments, argv, description=__doc__)
+
+    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
+    from jaxgpt.assistant.chat import Chat, find_template
+
+    model = arguments.model.load()
+    chat = Chat(model, find_template(model, arguments.template), arguments.chat)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # So that the tokenizer refuses bad bytes, in one line, and the session goes on.
+        sys.stdin.reconfigure(errors="surrogateescape")
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        with suppress(ImportError):
+            import readline  # noqa: F401  # gives input() its line editing and history
+        tell(f"a context of {model.config.context_length} tokens; /help shows the commands")
+        talk(chat, typed, interactive=True)
+    elif code := talk(chat, input, interactive=False):
+        raise SystemExit(code)
+
+
+def typed() -> str:
+    """What is typed; a line that ends with a backslash goes on in the next."""
+    text = input("you> ")
+    while text.endswith("\\"):
+        text = text[:-1] + "\n" + input("...> ")
+    return text
+
+
+def talk(chat: "Chat", read: Callable[[], str], *, interactive: bool) -> int:
+    """Answer or obey each line until there is no more; the exit code of the last error, or 0."""
+    code = 0
+    while True:
+        try:
+            line = read()
+            if line.strip() == "/quit":
+                return code
+            if line.startswith("/"):
+                obey(chat, line, interactive)
+            elif line.strip():
+                show(chat, chat.reply(line.strip()), interactive)
+        except EOFError:
+            if interactive:
+                tell("")  # leaves the line of the prompt
+            return code
+        except KeyboardInterrupt:
+            if not interactive:
+                raise
+            tell("\n(Ctrl-D or /quit leaves)")
+        except JaxgptError as error:
+            code = error.exit_code
+            tell(f"error: {' '.join(str(error).split())}")
+
+
+def obey(chat: "Chat", line: str, interactive: bool) -> None:
+    """Carry out a command; raises ConfigError with the nearest name if there is no such one."""
+    name, _, value = line.strip().partition(" ")
+    value = value.strip()
+    match name:
+        case "/help":
+            tell(help_text())
+        case "/settings":
+            tell("\n".join(f"{key:20}{given!r}" for key, given in chat.config.values().items()))
+        case "/history":
+            tell("\n".join(f"{turn.role}> {turn.text}" for turn in chat.turns) or "(empty)")
+        case "/retry":
+            show(chat, chat.retry(), interactive)
+        case "/undo":
+            chat.undo()
+            tell(f"(exchanges left: {len(chat.turns) // 2})")
+        case "/reset":
+            chat.reset()
+            tell("(a new conversation)")
+        case "/save":
+            chat.save(value)
+            tell(f"(written to {value})")
+        case _ if name in SETTINGS:
+            chat.change(SETTINGS[name], value)
+            tell(f"({SETTINGS[name]} is {chat.config.values()[SETTINGS[name]]!r})")
+        case _:
+            known = [*SETTINGS, *(command.split()[0] for command in COMMANDS)]
+            raise ConfigError(
+                f"there is no command {name}{nearest(name, known)}; /help shows them, and a "
+                "message may begin with a space before the slash"
+            )
+
+
+def help_text() -> str:
+    """The commands, a line each."""
+    lines = [f"{command:20}{does}" for command, does in COMMANDS.items()]
+    lines.append(f"{'/SETTING VALUE':20}change a setting: {' '.join(SETTINGS)}")
+    lines.append("A line that ends with a backslash goes on in the next. Ctrl-C stops an answer.")
+    return "\n".join(lines)
+
+
+def show(chat: "Chat", pieces: Generator[str, None, None], interactive: bool) -> None:
+    """Print an answer as it comes; Ctrl-C on a terminal ends it there."""
+    from jaxgpt.generation.text import strip_controls
+
+    before = chat.turns
+    if chat.left_out:
+        tell(
+            f"(the context of {chat.model.config.context_length} tokens is full; left out: the "
+            f"oldest {chat.left_out} of {len(before) // 2} exchanges)"
+        )
+    with closing(pieces), noted_interrupts() as pressed:
+        for piece in pieces:
+            put(strip_controls(piece) if interactive else piece)
+            if pressed:
+                break
+    if pressed and not interactive:
+        raise KeyboardInterrupt
+    put("\n")
+    if chat.turns is before:
+        tell("(nothing was written, so the message was not kept)")
+    elif pressed:
+        tell("(stopped; what was written is kept as the answer)")
+
+
+@contextmanager
+def noted_interrupts() -> Iterator[list[int]]:
+    """Note Ctrl-C in the list; an exception would be lost in JAX's callback of the collector."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def tell(text: str) -> None:
+    """Print what is no answer on standard error, without what could steer a terminal."""
+    from jaxgpt.generation.text import strip_controls
+
+    print(strip_controls(text), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
