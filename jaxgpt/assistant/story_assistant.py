@@ -1,4 +1,4 @@
-"""A whole assistant from nothing, on two cores: it learns to write, to answer, and then in what form.
+"""A whole assistant from nothing: a model learns to write, then to answer, and then in what form.
 
 Everything is made by the grammar of the bundled stories, so every answer is known, and how many are
 right can be measured after each stage. Stories of other seeds than those that the model was trained

@@ -3,6 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+import jax
+
 from jaxgpt.config import FolderOptions
 from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.pairs import preference_rows, read_preferences, with_reference
@@ -26,7 +28,7 @@ from jaxgpt.finetuning.tuning import (
 )
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import LoadedModel
-from jaxgpt.training.mesh import make_mesh
+from jaxgpt.training.mesh import make_mesh, state_shardings
 from jaxgpt.training.plots import LOSSES, Panel
 
 REWARDS = {"validation_chosen_reward": "chosen", "validation_rejected_reward": "rejected"}
@@ -70,7 +72,7 @@ def tune_preferences(
         lambda params, batch: pair_likelihood(train, config.preference)(params, Pairs(*batch)),
         mesh,
     )
-    reference = partial(likelihood, base.params)
+    reference = partial(likelihood, jax.device_put(base.params, state_shardings(base.params, mesh)))
     rows, watched = (with_reference(part, reference, batch_size) for part in (rows, watched))
     loss_fn = preference_loss(train, config.preference)
     sums = preference_sums(train, config.preference)

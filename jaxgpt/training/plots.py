@@ -156,6 +156,20 @@ def plot_bars(values: Mapping[str, float], what: str, path: Path) -> None:
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0))
 
 
+def plot_stages(stages: Sequence[str], shares: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw each share at each stage as bars side by side, as a PNG at `path`."""
+    with _picture(path, heights=[4.5]) as (axes,):
+        width = 0.8 / len(shares)
+        colors = ("#c9d8e6", "#9db8d2", "#6a9ac4", "#3f6f9f", "#20303c", "#d1495b")
+        for number, (name, values) in enumerate(shares.items()):
+            places = [stage + (number + 0.5) * width - 0.4 for stage in range(len(stages))]
+            bars = axes.bar(places, values, width, label=name, color=colors[number % len(colors)])
+            axes.bar_label(bars, [f"{value:.0%}" for value in values], fontsize=7)
+        axes.set(ylabel="share of answers that are right", ylim=(0, 1.05))
+        axes.set_xticks(range(len(stages)), [f"after {stage}" for stage in stages])
+        axes.legend(frameon=False, ncols=len(shares), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
 @contextmanager
 def _picture(path: Path, heights: list[float], width: int = 8) -> Iterator[Any]:
     """Axes one above the other, of these heights in inches, drawn to `path` when all is in."""

@@ -1,0 +1,105 @@
+"""The command lines of fine-tuning, from records to a class, an answer, and a folder for others."""
+
+import importlib
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.model.gpt import GPT
+from jaxgpt.parity.hf_weights import load_gpt2
+from jaxgpt.parity.pretrained import load_pretrained
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+FAST = "--steps 4 --learning-rate 1e-2 --batch-size 8 --platform cpu"
+
+
+@pytest.fixture
+def run(base_folder, monkeypatch, capsys, tmp_path):
+    """`run(command)` in the folder of the base; standard output and error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+    def run(command):
+        script, *argv = shlex.split(command)
+        monkeypatch.setattr(sys, "argv", [script, *argv])
+        importlib.import_module(script.removesuffix(".py")).main(argv)
+        return capsys.readouterr()
+
+    return run
+
+
+def records(path, items):
+    Path(path).write_text("".join(json.dumps(item) + "\n" for item in items))
+
+
+def test_a_classifier_from_a_table_to_the_class_of_a_line(run):
+    lines = [
+        f"{kind},{word} {i}" for i in range(16) for kind, word in (("c0", "hero"), ("c1", "sea"))
+    ]
+    Path("texts.csv").write_text("\n".join(["Label,Text", *lines]) + "\n")
+    shown = run(f"finetune_classifier.py --init-from base --data texts.csv --trained lora {FAST}")
+    out, _ = shown
+    assert out.startswith("true \\ predicted  c0  c1\n")
+    assert "balanced accuracy" in out
+    assert "runs/classifier" in out
+    assert json.loads(Path("runs/classifier/test.json").read_text())["texts"] == 6
+    card = Path("runs/classifier/README.md").read_text()
+    assert "python finetune_classifier.py --init-from base" in card
+
+    shutil.move("base", "elsewhere")
+    run_classifier = "classify.py --checkpoint runs/classifier --base elsewhere"
+    name, share, text = run(f'{run_classifier} --text "hero 3"').out.rstrip("\n").split("\t")
+    assert (name in ("c0", "c1"), text) == (True, "hero 3")
+    assert 0.5 <= float(share) <= 1
+    Path("lines.txt").write_text("hero 3\n\nsea 4\r\n")
+    out = run(f"{run_classifier} --file lines.txt --all-classes").out.splitlines()
+    assert [line.split("\t")[2] for line in out] == ["hero 3", "sea 4"]
+    shares = [float(pair.partition("=")[2]) for pair in out[0].split("\t")[1].split()]
+    assert sum(shares) == pytest.approx(1, abs=2e-4)
+
+
+def test_adapters_answer_are_tuned_further_and_leave_as_gpt2(run, base):
+    records(
+        "told.jsonl", [{"instruction": f"Who ran {i} times?", "output": "Finn"} for i in range(16)]
+    )
+    records(
+        "pairs.jsonl",
+        [
+            {"prompt": f"Who ran {i} times?", "chosen": "Finn ran.", "rejected": "Kai"}
+            for i in range(16)
+        ],
+    )
+    chat = f"--template chat {FAST}"
+    told = run(f"finetune_instructions.py --init-from base --data told.jsonl --trained lora {chat}")
+    assert "chat.py --checkpoint runs/instructions" in told.out
+    first, last = told.out.splitlines()[0].split()[2::2]
+    assert float(last) < float(first)
+
+    out = run(
+        'generate.py --checkpoint runs/instructions --prompt "Who ran" --max-new-tokens 4'
+    ).out
+    assert out.startswith("Who ran")
+    preferred = run(
+        "finetune_preferences.py --init-from runs/instructions --data pairs.jsonl --out preferred "
+        + FAST
+    )
+    loss = next(line for line in preferred.out.splitlines() if line.startswith("validation loss"))
+    assert loss.split()[2] == "0.693147"
+    assert load_pretrained("preferred").task == {"kind": "preferences", "template": "chat"}
+
+    run("convert.py --from jaxgpt --model runs/instructions/adapters --out exported")
+    config, params = load_gpt2("exported")
+    merged = load_pretrained("runs/instructions")
+    tokens = jnp.arange(12)[None]
+    np.testing.assert_array_equal(
+        GPT(config, params)(tokens), GPT(merged.config, merged.params)(tokens)
+    )
+    assert not np.array_equal(
+        params["blocks"]["mlp"]["up"]["weight"], base.params["blocks"]["mlp"]["up"]["weight"]
+    )
