@@ -44,6 +44,15 @@ Read it in the order in which data passes through it; each name is documented wh
       classification       classify, class_loss; measures: accuracy, calibration
       preferences          preference_loss: DPO
       lora, freezing       init_adapters, merge; frozen_loss: what is trained
+      vocabulary           grow_vocabulary: new special tokens
+      tuning               tune_classifier, tune_instructions, tune_preferences: whole runs
+
+    jaxgpt.assistant     a fine-tuned model -> answers, how good they are, and a chat
+      answers              write_answers, exact_match; choices: by log-likelihood
+      judge, win_rate      which of two answers a judge behind a URL finds better
+      near_duplicates      most_similar: what of a test is nearly in training
+      chat                 Chat: a session
+      story_assistant      make_assistant: all of it from nothing
 
     jaxgpt.parity        the same model in PyTorch, which most of this does without
       hf_weights           load_gpt2, save_gpt2: Hugging Face folders
@@ -88,6 +97,16 @@ _HOME = {
     "generation.sampling": "sample",
     "generation.decoding": "generate",
     "generation.text": "generate_text",
+    "finetuning.templates": "TEMPLATES Turn",
+    "finetuning.classification": "classify class_loss",
+    "finetuning.preferences": "preference_loss",
+    "finetuning.lora": "init_adapters merge",
+    "finetuning.vocabulary": "grow_vocabulary",
+    "finetuning.tune_classifier": "tune_classifier classify_texts",
+    "finetuning.tune_instructions": "tune_instructions",
+    "finetuning.tune_preferences": "tune_preferences",
+    "assistant.answers": "write_answers exact_match",
+    "assistant.chat": "Chat",
     "parity.hf_weights": "load_gpt2 save_gpt2",
     "parity.pretrained": "load_pretrained",
     "parity.torch_random": "TorchGenerator init_like_torch",

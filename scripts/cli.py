@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,18 +224,6 @@ def leave_if_stopped(signal_number: int | None, run: Path, step: int, steps: int
             f"saved {run} at step {step}; resume with: {resume_command(sys.argv)}", file=sys.stderr
         )
         raise SystemExit(128 + signal_number)
-
-
-def say_measured(records: Sequence[Mapping[str, Any]]) -> None:
-    """Print what was first and last measured on held-out records, a line for each."""
-    measured = [
-        {name: value for name, value in item.items() if name.startswith("validation_")}
-        for item in records
-    ]
-    measured = [item for item in measured if item]
-    for name in measured[-1] if measured else ():
-        label = name.replace("_", " ")
-        print(f"{label:<28}{measured[0][name]:.6f} -> {measured[-1][name]:.6f}")
 
 
 class Progress:

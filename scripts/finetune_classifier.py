@@ -4,28 +4,19 @@ Each line of FILE is a label, a tab and a text (.tsv, .txt), or a record with th
 text (.csv, .jsonl, .json). The same command on the same folder goes on where it was stopped.
 """
 
-import shlex
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass
 
 import cli
+from finetuning import RunArguments, tune
 
-from jaxgpt.config import FolderOptions
 from jaxgpt.finetuning.settings import ClassifierConfig
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(RunArguments):
     """Everything that the command line decides."""
 
     config: ClassifierConfig
-    options: FolderOptions = field(default_factory=FolderOptions)
-    out: str = ""
-    """The run's folder: test.json, pictures, checkpoints, README.md; runs/classifier by default."""
-    platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Where to run; auto takes the best there is."""
 
 
 def main(argv: list[str]) -> None:
@@ -33,22 +24,9 @@ def main(argv: list[str]) -> None:
     cli.need_arguments(argv, "finetune_classifier.py --init-from RUN --data FILE [--out DIR]")
     arguments = cli.parse(Arguments, argv, description=__doc__)
 
-    from jaxgpt.finetuning.tune_classifier import tune_classifier  # these import jax
-    from jaxgpt.parity.pretrained import load_base
-    from jaxgpt.training.mesh import select_platform
+    from jaxgpt.finetuning.tune_classifier import tune_classifier  # imports jax
 
-    select_platform(arguments.platform)
-    config = arguments.config
-    with cli.standard_folder(arguments.out, Path("runs/classifier")) as out:
-        result, scores = tune_classifier(
-            out,
-            config,
-            arguments.options,
-            load_base(config.init_from, config.tokenizer),
-            command=shlex.join(["python", *sys.argv]),
-        )
-    cli.leave_if_stopped(result.signal, out, result.model.step, result.model.train_config.steps)
-    assert scores is not None
+    out, (result, scores) = tune(arguments, "classifier", tune_classifier)
     print(table(list(result.model.task["classes"]), scores.confusion.tolist()))
     summary = scores.summary()
     print(

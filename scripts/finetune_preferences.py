@@ -5,29 +5,19 @@ answers, chosen and rejected. The method is direct preference optimization; the 
 model to begin with. The same command on the same folder goes on where it was stopped.
 """
 
-import shlex
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass
 
 import cli
+from finetuning import RunArguments, say_measured, tune
 
-from jaxgpt.config import FolderOptions
 from jaxgpt.finetuning.settings import PreferenceTuningConfig
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(RunArguments):
     """Everything that the command line decides."""
 
     config: PreferenceTuningConfig
-    options: FolderOptions = field(default_factory=FolderOptions)
-    out: str = ""
-    """The run's folder: checkpoints, loss.png, README.md, metrics.jsonl; runs/preferences by
-    default."""
-    platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Where to run; auto takes the best there is."""
 
 
 def main(argv: list[str]) -> None:
@@ -35,22 +25,10 @@ def main(argv: list[str]) -> None:
     cli.need_arguments(argv, "finetune_preferences.py --init-from RUN --data FILE [--out DIR]")
     arguments = cli.parse(Arguments, argv, description=__doc__)
 
-    from jaxgpt.finetuning.tune_preferences import tune_preferences  # these import jax
-    from jaxgpt.parity.pretrained import load_base
-    from jaxgpt.training.mesh import select_platform
+    from jaxgpt.finetuning.tune_preferences import tune_preferences  # imports jax
 
-    select_platform(arguments.platform)
-    config = arguments.config
-    with cli.standard_folder(arguments.out, Path("runs/preferences")) as out:
-        result = tune_preferences(
-            out,
-            config,
-            arguments.options,
-            load_base(config.init_from, config.tokenizer),
-            command=shlex.join(["python", *sys.argv]),
-        )
-    cli.leave_if_stopped(result.signal, out, result.model.step, result.model.train_config.steps)
-    cli.say_measured(result.records)
+    out, result = tune(arguments, "preferences", tune_preferences)
+    say_measured(result.records)
     print(f"the run is in {out}: loss.png, README.md, metrics.jsonl, checkpoints/")
     print(f"talk to it: python scripts/chat.py --checkpoint {out}")
 

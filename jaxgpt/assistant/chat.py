@@ -136,7 +136,7 @@ class Chat:
     def _fit(self, turns: list[Turn]) -> tuple[int, list[int]]:
         """How many of the oldest exchanges to leave out, and the tokens of the others."""
         room = self._room()
-        most = room - min(self.config.max_new_tokens, room // 2)
+        most = room - min(self.config.max_new_tokens, room // 4)
 
         def encode(left_out: int) -> list[int]:
             kept = [*self._system(), *turns[2 * left_out :]]

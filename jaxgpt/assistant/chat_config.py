@@ -14,7 +14,7 @@ class ChatConfig:
     system: str = ""
     """What the assistant is told before the conversation; empty leaves it to the template."""
     max_new_tokens: int = 200
-    """The most tokens of an answer; up to half of the context is kept free for them."""
+    """The most tokens of an answer; up to a quarter of the context is kept free for them."""
     seed: int = 0
     """Decides every draw: a session with the same seed and the same messages is the same."""
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.8))

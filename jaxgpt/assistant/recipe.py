@@ -20,11 +20,11 @@ TEMPLATE = "chat"
 class Recipe:
     """How long each stage is, and how much of its data there is."""
 
-    steps: int = 2500
+    steps: int = 3000
     """Steps of pretraining."""
-    conversations: int = 9000
+    conversations: int = 9800
     """Stories with questions and answers to tune on, each once."""
-    preferences: int = 100
+    preferences: int = 120
     """Stories of which each question has an answer that is preferred."""
     questions: int = 50
     """Stories that are asked about to measure."""
@@ -43,11 +43,13 @@ def pretraining(recipe: Recipe) -> TrainConfig:
     small = get_preset("small")
     return replace(
         small,
-        # Four heads copy more things at once, names and tools among them.
-        model=replace(small.model, num_heads=4),
+        # Four heads copy more at once; the context holds a story and ten questions about it; and
+        # with rows to spare for a template's markers, no table has to grow.
+        model=replace(small.model, num_heads=4, context_length=384, vocab_size=2064),
         data=replace(small.data, stories_bytes=20_000_000),
         optimizer=replace(small.optimizer, warmup_steps=min(50, recipe.steps - 1)),
         steps=recipe.steps,
+        batch_size=6,
         seed=recipe.seed,
         evaluate_every=500,
         checkpoint_every=500,
@@ -83,7 +85,7 @@ def preferring(recipe: Recipe, init_from: str, data: str) -> PreferenceTuningCon
         init_from=init_from,
         data=(data,),
         preference=PreferenceConfig(beta=0.1),
-        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=0, weight_decay=0.0),
+        optimizer=OptimizerConfig(learning_rate=5e-5, warmup_steps=0, weight_decay=0.0),
         epochs=1,
         batch_size=16,
         evaluate_every=10,

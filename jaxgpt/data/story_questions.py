@@ -31,8 +31,6 @@ QUESTIONS = Grammar(
         ),
         # No question holds what another asks for, but the hero's name: the story must be read.
         "ask hero": one_of("Who is the hero?, Who is the story about?, What is the hero's name?"),
-        "ask friend": one_of("""Who is {hero}'s friend?, Who is the hero's friend?,
-            Who went with {hero}?, What is the pet's name?"""),
         "ask place": one_of("Where did {hero} go?, Where did they go?"),
         "ask spot": one_of("Where was the {stranger}?, Where did they meet the {stranger}?"),
         "ask problem": one_of("""Why did the {stranger} need help?, Why was the {stranger} unhappy?,
@@ -46,7 +44,6 @@ QUESTIONS = Grammar(
 
 _ASKED: dict[str, tuple[Kind, str, str]] = {
     "hero": ("who", "{hero}", "The hero is {hero}."),
-    "friend": ("who", "{friend}", "{hero}'s friend is {friend}."),
     "place": ("where", "to the {place}", "They went to the {place}."),
     "spot": ("where", "{spot}", "It was {spot}."),
     "problem": ("why", "because {trouble}", "It needed help because {trouble}."),

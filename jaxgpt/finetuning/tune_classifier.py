@@ -128,7 +128,7 @@ def tune_classifier(
             "seed": config.seed,
         },
         data=data_fingerprint(*([(x.label, x.text) for x in part] for part in parts)),
-        panels=[Panel("loss (nats per text)", LOSSES), Panel("accuracy", ACCURACIES, top=1.0)],
+        panels=[Panel("loss (nats per text)", LOSSES), Panel("accuracy", ACCURACIES, top=1.02)],
         unit="texts",
         facts={
             "classes": ", ".join(classes),

@@ -94,7 +94,7 @@ def tune_preferences(
         panels=[
             Panel("loss (nats per pair)", LOSSES),
             Panel("reward (nats)", REWARDS, bottom=None),
-            Panel("chosen preferred", {"validation_accuracy": "validation"}, top=1.0),
+            Panel("chosen preferred", {"validation_accuracy": "validation"}, top=1.02),
         ],
         unit="pairs",
         sample=answer_of(base, template, held_out[0].prompt),

@@ -145,9 +145,9 @@ def tune(
     """
     run, mesh = Path(run), make_mesh(train)
     check_attention(train, mesh)
-    check_memory(train.model, train.fsdp)
     key, _ = jax.random.split(jax.random.key(config.seed))
     parts = trainable(base.params, config, key)
+    check_memory(train.model, train.fsdp, frozen=_count(parts.frozen))
     frozen = jax.device_put(parts.frozen, state_shardings(parts.frozen, mesh))
     join = jax.jit(parts.join)
     origin = fingerprint(base.params)
@@ -241,11 +241,13 @@ def _fit(
 
 
 def _headline(parts: Trainable, job: Job) -> str:
-    trained, frozen = (
-        sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (parts.trained, parts.frozen)
-    )
+    trained, frozen = _count(parts.trained), _count(parts.frozen)
     facts = ", ".join(f"{name} {value}" for name, value in job.facts.items())
     return f"{trained:,} parameters are trained, {frozen:,} frozen; {facts}"
+
+
+def _count(params: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _publish(
@@ -259,10 +261,9 @@ def _publish(
     """The curves and the card of the run so far; neither is worth the end of a run."""
     records = reporter.records
     names = {name for item in records for name in item if name.startswith("validation_")}
-    trained = sum(leaf.size for leaf in jax.tree.leaves(parts.trained))
     rows = {
         "begun with": config.init_from,
-        "parameters trained": f"{trained:,}",
+        "parameters trained": f"{_count(parts.trained):,}",
         **job.facts,
         "steps": f"{last_value(records, 'step', 0):,}",
         **{name.replace("_", " "): f"{last_value(records, name):.4f}" for name in sorted(names)},

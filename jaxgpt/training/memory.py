@@ -12,14 +12,19 @@ BYTES_PER_PARAMETER = 16
 """float32 parameter, gradient, and AdamW's two running means."""
 
 
-def check_memory(model: ModelConfig, fsdp: int = 1) -> None:
-    """Raise ResourceError, with the arithmetic, if parameters and optimizer exceed the memory."""
-    parameters = count_parameters(model)
-    needed, available = parameters * BYTES_PER_PARAMETER // fsdp, device_memory()
+def check_memory(model: ModelConfig, fsdp: int = 1, *, frozen: int = 0) -> None:
+    """Raise ResourceError, with the arithmetic, if parameters and optimizer exceed the memory.
+
+    `frozen` parameters have neither a gradient nor running means: 4 bytes each.
+    """
+    parameters = max(count_parameters(model) - frozen, 0)
+    needed = (parameters * BYTES_PER_PARAMETER + frozen * 4) // fsdp
+    available = device_memory()
     if available is not None and needed > available:
+        beside = f" and {frozen:,} frozen ones x 4" if frozen else ""
         raise ResourceError(
             f"{parameters:,} parameters x {BYTES_PER_PARAMETER} bytes (parameter, gradient, two "
-            f"running means) / {fsdp} shards = {needed / 1e9:,.1f} GB, but a device has "
+            f"running means){beside} / {fsdp} shards = {needed / 1e9:,.1f} GB, but a device has "
             f"{available / 1e9:,.1f} GB; choose a smaller model"
         )
 

@@ -38,7 +38,7 @@ def test_questions_are_about_the_same_story_that_stops_before_the_rescue():
 
 def test_every_story_is_asked_who_where_why_and_what_next():
     kinds = [question.kind for question in questions(0, seed=1)]
-    assert Counter(kinds) == {"who": 2, "where": 2, "why": 1, "what next": 1}
+    assert Counter(kinds) == {"who": 1, "where": 2, "why": 1, "what next": 1}
 
 
 def test_short_answers_are_in_the_story():
@@ -123,7 +123,7 @@ def test_a_story_that_was_asked_for_has_its_end(conversations):
     for index, messages in some:
         assert messages[1]["content"] + "\n\n" == tell_story(index, seed=1).text
         assert messages[0]["content"] in urn("ask story")
-        assert len(messages) == 2 * (1 + 5)
+        assert len(messages) == 2 * (1 + 4)
 
 
 def test_answers_come_in_either_form_and_questions_in_any_order(conversations):
@@ -153,7 +153,5 @@ def test_records_depend_on_seed_and_index_alone():
 def test_records_of_a_seed_never_change():
     """Pins the drawing and the words; edit it with them."""
     text = json.dumps([conversation(index, seed=1) for index in range(20)])
-    assert (
-        hashlib.sha256(text.encode()).hexdigest()
-        == "7402e9af80c515b3ad0097759361476f6c9edd178813886816a0fb12b607a7c5"
-    )
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert digest == "cbf803b033890bef94e616d08977ef4cf1cab5de8eda688b2af7cdd0936598e9"
