@@ -20,9 +20,9 @@ TEMPLATE = "chat"
 class Recipe:
     """How long each stage is, and how much of its data there is."""
 
-    steps: int = 3000
+    steps: int = 2500
     """Steps of pretraining."""
-    conversations: int = 9800
+    conversations: int = 8200
     """Stories with questions and answers to tune on, each once."""
     preferences: int = 120
     """Stories of which each question has an answer that is preferred."""

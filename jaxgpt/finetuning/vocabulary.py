@@ -14,6 +14,7 @@ from jaxgpt.errors import DataError
 from jaxgpt.training.checkpoint import LoadedModel
 
 _SPREAD = 0.1
+_UNIT = 64
 
 
 def grow_vocabulary(model: LoadedModel, names: Sequence[str], *, seed: int = 0) -> LoadedModel:
@@ -24,10 +25,9 @@ def grow_vocabulary(model: LoadedModel, names: Sequence[str], *, seed: int = 0) 
     likely as the average one (Hewitt 2021, "Initializing New Word Embeddings for Pretrained
     Language Models"), and a tenth of a deviation as theirs, so that no two are alike.
 
-    Old rows are copied, so old logits are the same sums of the same terms. Where no table grows,
-    they are bit for bit what they were. Where one does, XLA may add the terms up in another order,
-    which it chooses by the shape; the last bits can then differ. A model that is to grow can be
-    trained with a few rows to spare, by a `vocab_size` above the tokenizer's.
+    Old rows are copied, and old logits are bit for bit what they were: on a CPU, XLA orders the
+    terms of a product's sums by its width modulo 64, so the tables grow by 64 rows at a time, those
+    without a token being padding. On another device the last bits may differ.
 
     Raises:
         DataError: a name for a tokenizer that cannot grow; see `BPETokenizer.with_special_tokens`.
@@ -41,8 +41,11 @@ def grow_vocabulary(model: LoadedModel, names: Sequence[str], *, seed: int = 0) 
             "without special tokens, such as alpaca"
         )
     tokenizer = model.tokenizer.with_special_tokens(names)
-    config = replace(model.config, vocab_size=max(model.config.vocab_size, tokenizer.vocab_size))
-    fill = partial(_fill, begin=model.tokenizer.vocab_size, end=tokenizer.vocab_size)
+    size = model.config.vocab_size
+    size += -(-max(tokenizer.vocab_size - size, 0) // _UNIT) * _UNIT
+    config = replace(model.config, vocab_size=size)
+    end = tokenizer.vocab_size if size == model.config.vocab_size else size
+    fill = partial(_fill, begin=model.tokenizer.vocab_size, end=end)
     embed_key, head_key = jax.random.split(jax.random.key(seed))
     embed = model.params["embed"]
     params = model.params | {"embed": embed | {"tokens": fill(embed["tokens"], key=embed_key)}}
