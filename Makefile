@@ -30,7 +30,7 @@ test: $(BIN)/.installed-dev lint
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 -n 2
 
 assistant: $(BIN)/.installed
-	$(BIN)/python scripts/assistant.py --out runs/assistant $(ARGS)
+	$(BIN)/python scripts/assistant.py $(ARGS)
 
 # EXTRA=tpu PLATFORM=tpu measures a TPU; a dry run on a CPU takes EXTRA=test PLATFORM=cpu and a
 # small model in ARGS.

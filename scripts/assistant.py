@@ -4,6 +4,8 @@ Prints after each stage how many answers are right on stories that it has never 
 command on the same folder goes on where it was stopped.
 """
 
+import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -28,7 +30,6 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Parse, make, say where things are."""
-    cli.need_arguments(argv, "assistant.py --out runs/assistant")
     arguments = cli.parse(Arguments, argv, description=__doc__)
 
     from jaxgpt.assistant.story_assistant import make_assistant  # these import jax
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> None:
             out,
             arguments.recipe,
             overwrite=arguments.overwrite,
+            command=shlex.join(["python", *sys.argv]),
             watch=lambda signal, step, steps: cli.leave_if_stopped(signal, out, step, steps),
         )
     print(f"the three runs are in {out}, beside stages.json and stages.png")

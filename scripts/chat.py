@@ -52,13 +52,14 @@ def main(argv: list[str]) -> None:
 
     model = arguments.model.load()
     chat = Chat(model, find_template(model, arguments.template), arguments.chat)
+    del model  # the chat has its parameters in another layout
     if isinstance(sys.stdin, io.TextIOWrapper):
         # So that the tokenizer refuses bad bytes, in one line, and the session goes on.
         sys.stdin.reconfigure(errors="surrogateescape")
     if sys.stdin.isatty() and sys.stdout.isatty():
         with suppress(ImportError):
             import readline  # noqa: F401  # gives input() its line editing and history
-        tell(f"a context of {model.config.context_length} tokens; /help shows the commands")
+        tell(f"a context of {chat.model.config.context_length} tokens; /help shows the commands")
         talk(chat, typed, interactive=True)
     elif code := talk(chat, input, interactive=False):
         raise SystemExit(code)

@@ -80,6 +80,8 @@ class ModelSource:
         from jaxgpt.parity.pretrained import load_pretrained
         from jaxgpt.training.checkpoint import load_model
 
+        if self.base and not find_adapters(self.checkpoint or self.init_from):
+            raise ConfigError("--base goes with adapters, and the model named has none")
         if self.checkpoint and not find_adapters(self.checkpoint):
             return load_model(self.checkpoint)
         path = self.checkpoint or self.init_from

@@ -20,7 +20,7 @@ TEMPLATE = "chat"
 class Recipe:
     """How long each stage is, and how much of its data there is."""
 
-    steps: int = 2500
+    steps: int = 2000
     """Steps of pretraining."""
     conversations: int = 8200
     """Stories with questions and answers to tune on, each once."""
@@ -49,7 +49,7 @@ def pretraining(recipe: Recipe) -> TrainConfig:
         data=replace(small.data, stories_bytes=20_000_000),
         optimizer=replace(small.optimizer, warmup_steps=min(50, recipe.steps - 1)),
         steps=recipe.steps,
-        batch_size=6,
+        batch_size=8,
         seed=recipe.seed,
         evaluate_every=500,
         checkpoint_every=500,
@@ -57,13 +57,14 @@ def pretraining(recipe: Recipe) -> TrainConfig:
     )
 
 
-def instructions(recipe: Recipe, init_from: str, data: str) -> InstructionConfig:
+def instructions(recipe: Recipe, init_from: str, data: str, validation: str) -> InstructionConfig:
     """Answers in both forms, learnt from the conversations in the file `data`."""
     batch_size = 16
     steps = recipe.conversations // batch_size
     return InstructionConfig(
         init_from=init_from,
         data=(data,),
+        validation=(validation,),
         template=TEMPLATE,
         special_tokens=True,
         too_long="truncate",
@@ -72,18 +73,20 @@ def instructions(recipe: Recipe, init_from: str, data: str) -> InstructionConfig
         ),
         epochs=1,
         batch_size=batch_size,
-        validation_fraction=0.02,
         evaluate_every=100,
         checkpoint_every=250,
         seed=recipe.seed,
     )
 
 
-def preferring(recipe: Recipe, init_from: str, data: str) -> PreferenceTuningConfig:
+def preferring(
+    recipe: Recipe, init_from: str, data: str, validation: str
+) -> PreferenceTuningConfig:
     """The form of an answer, learnt from the pairs in the file `data`."""
     return PreferenceTuningConfig(
         init_from=init_from,
         data=(data,),
+        validation=(validation,),
         preference=PreferenceConfig(beta=0.1),
         optimizer=OptimizerConfig(learning_rate=5e-5, warmup_steps=0, weight_decay=0.0),
         epochs=1,

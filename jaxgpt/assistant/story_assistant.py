@@ -6,15 +6,16 @@ on are asked about.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxgpt.assistant.answers import write_answers
 from jaxgpt.assistant.recipe import TEMPLATE, Recipe, instructions, preferring, pretraining
-from jaxgpt.config import FolderOptions, RunOptions
+from jaxgpt.config import RunOptions
 from jaxgpt.data.story_questions import Question, conversation, preferences, questions
+from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
 from jaxgpt.finetuning.tune_instructions import tune_instructions
 from jaxgpt.finetuning.tune_preferences import tune_preferences
@@ -25,8 +26,10 @@ from jaxgpt.training.pretrain import pretrain
 STAGES = ("pretrained", "instructions", "preferences")
 PICTURE = "stages.png"
 _ANSWER_TOKENS = 24
-# The stories of seed 0 are those of pretraining.
-_CONVERSATIONS, _QUESTIONS, _PREFERENCES = 1, 2, 3
+# The stories of seed 0 are those of pretraining, these of tuning, and those of 3 tell how it goes.
+_CONVERSATIONS, _PREFERENCES, _WATCHED = 1, 2, 3
+_QUESTIONS = 4  # and these are asked about at the end of each stage
+_NUM_WATCHED = 20
 
 
 @dataclass(frozen=True)
@@ -47,53 +50,44 @@ def make_assistant(
     recipe: Recipe,
     *,
     overwrite: bool = False,
+    command: str = "",
     say: Callable[[str], None] = print,
     watch: Callable[[int | None, int, int], None] = lambda signal, step, steps: None,
 ) -> list[Stage]:
     """Pretrain, tune on instructions, tune on preferences, each in a folder within `run`.
 
-    Measures after each, and leaves stages.json and stages.png. The same call goes on where it was
-    stopped: `watch` is told the signal that ended a stage before its last step, and may leave.
-    Raises a JaxgptError where a stage does.
+    Measures after each, and leaves stages.json, stages.png and the records. The same call goes on
+    where it was stopped: `watch` is told the signal that ended a stage before its last step, and
+    may leave. Raises ConfigError if `run` cannot be made, and a JaxgptError where a stage does.
     """
     run = Path(run)
-    run.mkdir(exist_ok=True)
     held_out = [item for i in range(recipe.questions) for item in questions(i, seed=_QUESTIONS)]
+    files = _write_records(run, recipe, held_out)
+    folders = [run / name for name in STAGES]
+    options = RunOptions(overwrite=overwrite)
     stages: list[Stage] = []
 
-    def finish(name: str, model: LoadedModel) -> LoadedModel:
-        stages.append(_measure(name, model, held_out))
+    def finish(model: LoadedModel) -> None:
+        stages.append(_measure(STAGES[len(stages)], model, held_out))
         say(table(stages))
-        return model
 
     say("1. pretraining: the model reads stories, and learns to write them")
-    folder = run / STAGES[0]
-    options = RunOptions(overwrite=overwrite)
-    result = pretrain(pretraining(recipe), folder, options)
+    result = pretrain(pretraining(recipe), folders[0], options, command=command)
     watch(result.signal, int(result.state.step), result.config.steps)
-    model = finish(STAGES[0], load_model(folder))
+    model = load_model(folders[0])
+    finish(model)
 
     say("2. instructions: it learns to answer questions about a story")
-    data = _write(run / "conversations.jsonl", recipe.conversations, _told)
-    tuned = tune_instructions(
-        run / STAGES[1],
-        instructions(recipe, str(folder), data),
-        FolderOptions(overwrite=overwrite),
-        model,
-    )
+    config = instructions(recipe, str(folders[0]), files["told"], files["told_watched"])
+    tuned = tune_instructions(folders[1], config, options, model, command=command)
     watch(tuned.signal, tuned.model.step, tuned.model.train_config.steps)
-    model = finish(STAGES[1], tuned.model)
+    finish(tuned.model)
 
     say("3. preferences: it learns to answer in whole sentences")
-    data = _write(run / "preferences.jsonl", recipe.preferences, _preferred)
-    tuned = tune_preferences(
-        run / STAGES[2],
-        preferring(recipe, str(run / STAGES[1]), data),
-        FolderOptions(overwrite=overwrite),
-        model,
-    )
+    config = preferring(recipe, str(folders[1]), files["preferred"], files["preferred_watched"])
+    tuned = tune_preferences(folders[2], config, options, tuned.model, command=command)
     watch(tuned.signal, tuned.model.step, tuned.model.train_config.steps)
-    finish(STAGES[2], tuned.model)
+    finish(tuned.model)
     _write_stages(run, stages)
     return stages
 
@@ -114,21 +108,30 @@ def table(stages: list[Stage]) -> str:
     return "\n".join(lines)
 
 
-def _told(index: int) -> list[dict[str, Any]]:
-    return [conversation(index, seed=_CONVERSATIONS)]
+def _write_records(run: Path, recipe: Recipe, held_out: list[Question]) -> dict[str, str]:
+    """The records of all stages as files in `run`, for other command lines to read; their paths."""
+    told, watched = recipe.conversations, _NUM_WATCHED
+    records = {
+        "told": (conversation(i, seed=_CONVERSATIONS) for i in range(told)),
+        "told_watched": (conversation(i, seed=_WATCHED) for i in range(watched)),
+        "preferred": _preferences(recipe.preferences, _PREFERENCES),
+        "preferred_watched": _preferences(watched, _WATCHED),
+        "questions": ({"instruction": item.prompt, "output": item.sentence} for item in held_out),
+    }
+    try:
+        run.mkdir(exist_ok=True)
+        for name, items in records.items():
+            draft = run / f".{name}.jsonl.tmp"
+            with open(draft, "w") as file:
+                file.writelines(json.dumps(item) + "\n" for item in items)
+            draft.replace(run / f"{name}.jsonl")
+    except OSError as error:
+        raise ConfigError(f"--out {run} cannot be written ({error.strerror})") from None
+    return {name: str(run / f"{name}.jsonl") for name in records}
 
 
-def _preferred(index: int) -> list[dict[str, Any]]:
-    return preferences(index, seed=_PREFERENCES)
-
-
-def _write(path: Path, count: int, records: Callable[[int], Iterable[dict[str, Any]]]) -> str:
-    lines = (json.dumps(record) + "\n" for index in range(count) for record in records(index))
-    draft = path.with_name(f".{path.name}.tmp")
-    with open(draft, "w") as file:
-        file.writelines(lines)
-    draft.replace(path)
-    return str(path)
+def _preferences(count: int, seed: int) -> Iterator[dict[str, Any]]:
+    return (item for index in range(count) for item in preferences(index, seed=seed))
 
 
 def _measure(name: str, model: LoadedModel, asked: list[Question]) -> Stage:

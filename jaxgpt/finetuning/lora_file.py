@@ -23,22 +23,31 @@ from jaxgpt.model.layers import Params
 FORMAT = 1
 ADAPTERS = "adapters.safetensors"
 RECORD = "adapters.json"
-_KINDS = {"format": int, "base": str, "sha256": str, "init_from": str, "task": dict}
+_KINDS = {
+    "format": int,
+    "base": str,
+    "sha256": str,
+    "init_from": str,
+    "tokenizer": str,
+    "task": dict,
+}
 
 
 def save_adapters(
     folder: str | Path,
     adapters: Adapters,
     config: LoraConfig,
-    base: Params,
+    base: str,
     *,
     init_from: str = "",
+    tokenizer: str = "",
     task: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write adapters, their config and the fingerprint of `base`, whole or not at all.
+    """Write adapters, their config and the fingerprint `base`, whole or not at all.
 
-    `init_from` is where the base lies, and `task` what the adapters make of it.
+    `init_from` is where the base lies, `tokenizer` the one named where it has none, and `task` what
+    the adapters make of it.
 
     Raises ConfigError if the folder cannot be written, or holds something and `overwrite` is false;
     ResourceError if the disk is full.
@@ -60,14 +69,20 @@ def save_adapters(
             "targets": config.targets,
             "init_from": init_from,
             "task": dict(task or {}),
-            "base": fingerprint(base),
+            "tokenizer": tokenizer,
+            "base": base,
             "sha256": _sha256(draft / ADAPTERS),
         }
         (draft / RECORD).write_text(json.dumps(record, indent=2) + "\n")
 
 
-def load_adapters(folder: str | Path, base: Params) -> tuple[Adapters, LoraConfig]:
+def load_adapters(
+    folder: str | Path, base: Params, origin: Params | None = None
+) -> tuple[Adapters, LoraConfig]:
     """The adapters in a folder, and their config.
+
+    `origin` is what the fingerprint is of, where that is not `base`: a classifier's base has a new
+    head, of which another machine may draw the last bits otherwise.
 
     Raises CheckpointError if there are none, if they are damaged or do not fit their config, or if
     they were trained beside other parameters than `base`.
@@ -83,7 +98,7 @@ def load_adapters(folder: str | Path, base: Params) -> tuple[Adapters, LoraConfi
         shapes = jax.eval_shape(lambda: init_adapters(base, config, jax.random.key(0)))
     except (ConfigError, OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder} holds no adapters that fit: {error}") from None
-    if fingerprint(base) != made_for:
+    if fingerprint(base if origin is None else origin) != made_for:
         raise CheckpointError(
             f"{folder} holds adapters of another base model (sha256 of its parameters); give the "
             "model that they were trained on, in the same dtype"

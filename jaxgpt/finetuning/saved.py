@@ -1,7 +1,8 @@
 """What fine-tuning left in a folder -> the whole model, be it adapters or a classifier.
 
 The base of adapters may itself be of any kind that can be begun with, so whoever loads it is passed
-in as `load_base`: a function of a path that gives a LoadedModel with float32 parameters.
+in as `load_base`: a function of a path, and of a tokenizer's name or "", that gives a LoadedModel
+with float32 parameters.
 """
 
 import os
@@ -23,7 +24,7 @@ from jaxgpt.training.checkpoint import LoadedModel, read_checkpoint
 
 ADAPTERS_FOLDER = "adapters"
 
-LoadBase = Callable[[str], LoadedModel]
+LoadBase = Callable[[str, str], LoadedModel]
 
 
 def find_adapters(path: str | Path) -> Path | None:
@@ -46,7 +47,8 @@ def load_adapted(folder: Path, load_base: LoadBase, base: str = "") -> LoadedMod
     record = read_adapters_record(folder)
     if record["task"].get("kind") == "classification":
         raise CheckpointError("these adapters are of a classifier, which writes no text")
-    return _merged(folder, load_base(base or record["init_from"]), record["task"])
+    model = load_base(base or record["init_from"], record["tokenizer"])
+    return _merged(folder, model, model, record["task"])
 
 
 def load_classifier(path: str | Path, load_base: LoadBase, base: str = "") -> LoadedModel:
@@ -59,8 +61,9 @@ def load_classifier(path: str | Path, load_base: LoadBase, base: str = "") -> Lo
         return read_checkpoint(path, _classifier_shapes)
     record = read_adapters_record(folder)
     task = _check_classifier(record["task"])
-    model = load_base(base or record["init_from"])
-    return _merged(folder, with_class_head(model, len(task["classes"]), task["seed"]), task)
+    model = load_base(base or record["init_from"], record["tokenizer"])
+    with_head = with_class_head(model, len(task["classes"]), task["seed"])
+    return _merged(folder, with_head, model, task)
 
 
 def with_class_head(model: LoadedModel, num_classes: int, seed: int) -> LoadedModel:
@@ -69,13 +72,17 @@ def with_class_head(model: LoadedModel, num_classes: int, seed: int) -> LoadedMo
     return replace(model, params=classifier_params(model.params, num_classes, key))
 
 
-def _merged(folder: Path, base: LoadedModel, task: Mapping[str, Any]) -> LoadedModel:
-    adapters, lora = load_adapters(folder, base.params)
+def _merged(
+    folder: Path, base: LoadedModel, origin: LoadedModel, task: Mapping[str, Any]
+) -> LoadedModel:
+    adapters, lora = load_adapters(folder, base.params, origin.params)
     return replace(base, params=merge(base.params, adapters, lora), task=task)
 
 
 def _classifier_shapes(config: ModelConfig, task: Mapping[str, Any]) -> Params:
     task = _check_classifier(task)
+    if "base" in task:
+        raise CheckpointError("these are adapters alone; name the run's folder, or its adapters/")
     shapes, key = parameter_shapes(config), jax.random.key(0)
     return jax.eval_shape(lambda: classifier_params(shapes, len(task["classes"]), key))
 

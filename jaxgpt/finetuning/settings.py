@@ -111,6 +111,7 @@ class TuningConfig:
         _check(self, "init_from", bool(self.init_from), "the folder of a model")
         _check(self, "data", bool(self.data), "one file or more")
         _check_fraction(self, "validation_fraction")
+        _check(self, "seed", 0 <= self.seed < 2**32, f"from 0 to {2**32 - 1}")
         _check(self, "epochs", self.epochs >= 1, "1 or more")
         _check(self, "steps", self.steps >= 0, "0 or more")
         _check(self, "batch_size", self.batch_size >= 1, "1 or more")
@@ -120,10 +121,6 @@ class TuningConfig:
 class ClassifierConfig(TuningConfig):
     """How a classifier is made."""
 
-    optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
-    )
-    """How a step changes what is trained."""
     test: tuple[str, ...] = ()
     """Files to measure on at the end; none takes test_fraction of the data."""
     test_fraction: float = 0.2
@@ -171,6 +168,9 @@ class PreferenceTuningConfig(TuningConfig):
         )
     )
     """How a step changes what is trained."""
+    reference: Literal["cached", "model"] = "cached"
+    """Where the reference's log-probabilities come from: measured once for all pairs before the
+    first step, or by the model to begin with, beside each batch."""
     template: Literal["", "alpaca", "phi", "chat"] = ""
     """The markers around what each side says; by default those that the model was tuned with."""
 

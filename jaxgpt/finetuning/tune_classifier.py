@@ -22,6 +22,7 @@ from jaxgpt.finetuning.labelled import (
     labelled_rows,
     read_labelled,
 )
+from jaxgpt.finetuning.lora import fingerprint
 from jaxgpt.finetuning.measures import (
     accuracy,
     balanced_accuracy,
@@ -34,7 +35,7 @@ from jaxgpt.finetuning.settings import ClassifierConfig
 from jaxgpt.finetuning.tuning import (
     Job,
     TuningResult,
-    compiled,
+    check_run,
     data_fingerprint,
     train_config,
     tune,
@@ -57,6 +58,12 @@ class Scores(NamedTuple):
         """See `confusion_matrix`."""
         num_classes = self.probabilities.shape[1]
         return confusion_matrix(self.labels, self.probabilities.argmax(axis=1), num_classes)
+
+    @property
+    def loss(self) -> float:
+        """The mean surprise at the true class, in nats per text."""
+        given = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
+        return float(-np.log(np.maximum(given, np.finfo(np.float32).tiny)).mean())
 
     def summary(self) -> dict[str, Any]:
         """Accuracy, balanced accuracy, expected calibration error, and the confusion matrix."""
@@ -82,7 +89,9 @@ def tune_classifier(
     The folder also gets test.json, confusion.png and calibration.png. Raises a JaxgptError before
     anything is written if the data, the settings or the folder will not do.
     """
-    parts = _read_parts(config)
+    config = _with_head_adapters(config)
+    check_run(run, config, options)
+    origin, parts = fingerprint(base.params), _read_parts(config)
     classes = class_names(parts.train)
     training = balance(parts.train, seed=config.seed) if config.balance else parts.train
     make_rows = partial(
@@ -96,11 +105,8 @@ def tune_classifier(
     # As many of the training texts, of all classes, which lie one after the other.
     seen = rows.with_examples(rows.examples[:: -(-len(rows) // len(held_out))])
     base = with_class_head(base, len(classes), config.seed)
-    config = _with_head_adapters(config)
     train = train_config(config, base, len(rows))
     mesh = make_mesh(train)
-    loss_fn = class_loss(train, config.pooling)
-    measure = compiled(lambda params, batch: loss_fn(params, batch, None), mesh)
     probabilities = jax.jit(on_mesh(class_probabilities(train, config.pooling), mesh))
     batch_size = config.batch_size // config.gradient_accumulation
 
@@ -109,16 +115,15 @@ def tune_classifier(
         return Scores(*predict(probabilities, params, batches, batch_sharding(mesh)))
 
     def watch(params: Any) -> dict[str, float]:
-        sums = [measure(params, batch) for batch in held_out.in_order(batch_size)]
-        nats, count = (sum(float(part) for part in column) for column in zip(*sums, strict=True))
+        scores = score(params, held_out)
         return {
-            "validation_loss": nats / count,
+            "validation_loss": scores.loss,
             "training_accuracy": accuracy(score(params, seen).confusion),
-            "validation_accuracy": accuracy(score(params, held_out).confusion),
+            "validation_accuracy": accuracy(scores.confusion),
         }
 
     job = Job(
-        loss_fn=loss_fn,
+        loss_fn=class_loss(train, config.pooling),
         batch=lambda step: rows.batch(step, config.batch_size, seed=config.seed),
         measure=watch,
         task={
@@ -135,7 +140,7 @@ def tune_classifier(
             "texts": f"{len(rows):,} to train, {len(held_out):,} to watch, {len(test):,} to test",
         },
     )
-    result = tune(run, config, options, base, train, job, command=command)
+    result = tune(run, config, options, base, train, job, origin, command=command)
     if not result.finished:
         return result, None
     scores = score(result.model.params, test)

@@ -17,6 +17,7 @@ from jaxgpt.finetuning.instructions import (
     end_of_text,
     read_conversations,
 )
+from jaxgpt.finetuning.lora import fingerprint
 from jaxgpt.finetuning.packing import packed_rows
 from jaxgpt.finetuning.settings import InstructionConfig, TuningConfig
 from jaxgpt.finetuning.splits import split
@@ -24,6 +25,7 @@ from jaxgpt.finetuning.templates import TEMPLATES, Template, Turn
 from jaxgpt.finetuning.tuning import (
     Job,
     TuningResult,
+    check_run,
     compiled,
     data_fingerprint,
     train_config,
@@ -54,12 +56,11 @@ def tune_instructions(
     Raises a JaxgptError before anything is written if the data, the settings or the folder will not
     do.
     """
-    template = TEMPLATES[config.template]
+    check_run(run, config, options)
+    origin, template = fingerprint(base.params), TEMPLATES[config.template]
     if config.special_tokens:
         base = _with_markers(base, template, config)
-    training, held_out = read_parts(
-        config, read_conversations, lambda item: "\0".join(turn.text for turn in item.turns)
-    )
+    training, held_out = read_parts(config, read_conversations)
     make_rows = partial(
         conversation_rows,
         template=template,
@@ -95,33 +96,44 @@ def tune_instructions(
             + f", {len(watched):,} to watch",
         },
     )
-    return tune(run, config, options, base, train, job, command=command)
+    return tune(run, config, options, base, train, job, origin, command=command)
 
 
 def read_parts(
-    config: TuningConfig,
-    read: Callable[[Sequence[str]], list[Any]],
-    text: Callable[[Any], str],
+    config: TuningConfig, read: Callable[[Sequence[str]], list[Any]]
 ) -> tuple[list[Any], list[Any]]:
     """What is trained on, and what it is watched with: files of its own, or a share of the data.
 
-    Raises DataError as `read` and `split` do.
+    Records with the same prompt go to one side, whatever their answers. Raises DataError as `read`
+    and `split` do.
     """
     records = read(config.data)
     if config.validation:
         return records, read(config.validation)
     share = config.validation_fraction
-    training, held_out = split(records, text, seed=config.seed, fractions=(1 - share, share))
+    training, held_out = split(
+        records,
+        lambda item: "\0".join(turn.text for turn in item.prompt),
+        seed=config.seed,
+        fractions=(1 - share, share),
+    )
     return training, held_out
 
 
 def _with_markers(base: LoadedModel, template: Template, config: InstructionConfig) -> LoadedModel:
-    if config.trained != "all":
+    names = template.special_tokens
+    if not names:
+        raise ConfigError(
+            f"template {config.template} has no markers to be tokens; leave special_tokens out, or "
+            "take chat or phi"
+        )
+    known = getattr(base.tokenizer, "special_tokens", ())
+    if config.trained != "all" and not set(names) <= set(known):
         raise ConfigError(
             f"special_tokens adds rows to the vocabulary, which --trained {config.trained} would "
             "leave as they begin; set --trained all, or leave special_tokens out"
         )
-    return grow_vocabulary(base, template.special_tokens, seed=config.seed)
+    return grow_vocabulary(base, names, seed=config.seed)
 
 
 def _held_out_loss(

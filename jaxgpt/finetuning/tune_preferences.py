@@ -7,6 +7,7 @@ import jax
 
 from jaxgpt.config import FolderOptions
 from jaxgpt.errors import ConfigError
+from jaxgpt.finetuning.lora import fingerprint
 from jaxgpt.finetuning.pairs import preference_rows, read_preferences, with_reference
 from jaxgpt.finetuning.preferences import (
     Pairs,
@@ -21,6 +22,7 @@ from jaxgpt.finetuning.tune_instructions import answer_of, read_parts
 from jaxgpt.finetuning.tuning import (
     Job,
     TuningResult,
+    check_run,
     compiled,
     data_fingerprint,
     train_config,
@@ -44,18 +46,15 @@ def tune_preferences(
 ) -> TuningResult:
     """Make the chosen answers of `config`'s pairs likelier than the rejected ones, by DPO.
 
-    The reference is `base`, measured once before training. Raises a JaxgptError before anything is
+    The reference is `base`. Raises a JaxgptError before anything is
     written if the data, the settings or the folder will not do.
     """
+    check_run(run, config, options)
     name = config.template or base.task.get("template", "alpaca")
     if name not in TEMPLATES:
         raise ConfigError(f"template is {name!r}; it must be one of {', '.join(TEMPLATES)}")
     template = TEMPLATES[name]
-    training, held_out = read_parts(
-        config,
-        read_preferences,
-        lambda item: "\0".join((*(turn.text for turn in item.prompt), item.chosen, item.rejected)),
-    )
+    training, held_out = read_parts(config, read_preferences)
     make_rows = partial(
         preference_rows,
         template=template,
@@ -73,19 +72,27 @@ def tune_preferences(
         mesh,
     )
     reference = partial(likelihood, jax.device_put(base.params, state_shardings(base.params, mesh)))
-    rows, watched = (with_reference(part, reference, batch_size) for part in (rows, watched))
+    if config.reference == "cached":
+        rows, watched = (with_reference(part, reference, batch_size) for part in (rows, watched))
+        del reference  # and with it the model, where it lay on the mesh
+
+    def measured(pairs: Pairs) -> Pairs:
+        if pairs.reference is not None:
+            return pairs
+        return pairs._replace(reference=reference(pairs))
+
     loss_fn = preference_loss(train, config.preference)
     sums = preference_sums(train, config.preference)
     measure = compiled(lambda params, batch: sums(params, Pairs(*batch)), mesh)
 
     def watch(params: Params) -> dict[str, float]:
-        found = evaluate_preferences(measure, params, watched.in_order(batch_size))
+        found = evaluate_preferences(measure, params, map(measured, watched.in_order(batch_size)))
         names = ("loss", "margin", "accuracy", "chosen_reward", "rejected_reward")
         return {f"validation_{name}": found[name] for name in names}
 
     job = Job(
         loss_fn=lambda params, batch, rng: loss_fn(params, Pairs(*batch), rng),
-        batch=lambda step: rows.batch(step, config.batch_size, seed=config.seed),
+        batch=lambda step: measured(rows.batch(step, config.batch_size, seed=config.seed)),
         measure=watch,
         task=dict(base.task) | {"kind": "preferences", "template": name},
         data=data_fingerprint(
@@ -103,4 +110,4 @@ def tune_preferences(
             "pairs": f"{len(rows):,} to train, {len(watched):,} to watch",
         },
     )
-    return tune(run, config, options, base, train, job, command=command)
+    return tune(run, config, options, base, train, job, fingerprint(base.params), command=command)

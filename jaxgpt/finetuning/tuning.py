@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxgpt.config import FolderOptions, TrainConfig
-from jaxgpt.finetuning.lora import fingerprint
+from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.lora_file import save_adapters
 from jaxgpt.finetuning.saved import ADAPTERS_FOLDER
 from jaxgpt.finetuning.settings import TuningConfig
@@ -28,7 +29,7 @@ from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh, state_shard
 from jaxgpt.training.plots import Panel, plot_curves
 from jaxgpt.training.report import Reporter, read_metrics
 from jaxgpt.training.run_card import last_value, write_card
-from jaxgpt.training.run_folder import claim
+from jaxgpt.training.run_folder import check_folder, claim
 from jaxgpt.training.run_state import (
     begin,
     check_attention,
@@ -121,6 +122,22 @@ def data_fingerprint(*parts: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
+def check_run(run: str | Path, config: TuningConfig, options: FolderOptions) -> None:
+    """Raise before anything is read what `tune` would raise of the folder.
+
+    Raises:
+        ConfigError: a folder that cannot be written, belongs to something else, or holds the model
+            to begin with.
+        CheckpointError: a folder that holds a run with other settings.
+    """
+    run, base = Path(run), os.path.realpath(config.init_from)
+    if os.path.commonpath([os.path.realpath(run), base]) == os.path.realpath(run):
+        raise ConfigError(
+            f"--out {run} holds the model to begin with, {config.init_from}; name another --out"
+        )
+    check_folder(run, config, options)
+
+
 def compiled(function: Callable, mesh: Mesh) -> Callable:
     """`function` of parameters and a batch, jitted on the mesh; it lays out the batch itself."""
     jitted, sharding = jax.jit(on_mesh(function, mesh)), batch_sharding(mesh)
@@ -134,23 +151,25 @@ def tune(
     base: LoadedModel,
     train: TrainConfig,
     job: Job,
+    origin: str,
     *,
     command: str = "",
 ) -> TuningResult:
     """Train what `config` says of `base` on `job`, and leave all that came of it in folder `run`.
 
     The same call on the same folder goes on from the newest checkpoint. `base` holds float32
-    parameters, which are left as they are. Raises a JaxgptError before anything is written if the
-    settings or the folder will not do.
+    parameters, which are left as they are; `origin` is the fingerprint of those in
+    `config.init_from`, to which `base` may have added new ones. Raises a JaxgptError before
+    anything is written if the settings or the folder will not do.
     """
     run, mesh = Path(run), make_mesh(train)
     check_attention(train, mesh)
     key, _ = jax.random.split(jax.random.key(config.seed))
     parts = trainable(base.params, config, key)
-    check_memory(train.model, train.fsdp, frozen=_count(parts.frozen))
+    # The base stays in memory, whatever is trained of it.
+    check_memory(train.model, train.fsdp, trained=_count(parts.trained), frozen=_count(base.params))
     frozen = jax.device_put(parts.frozen, state_shardings(parts.frozen, mesh))
     join = jax.jit(parts.join)
-    origin = fingerprint(base.params)
     task = dict(job.task) | ({"base": origin} if parts.adapters else {})
     data = data_fingerprint([job.data, origin])
     with claim(run, config, options):
@@ -164,18 +183,19 @@ def tune(
             reporter.say(_headline(parts, job))
 
             def keep(state: TrainState) -> None:
-                stored = replace(state, params=parts.stored(state.params, frozen))
-                save(run, stored, train, base.tokenizer, data, task)
-                if parts.adapters:
+                if parts.adapters:  # first: a run whose checkpoint is there is not run again
                     save_adapters(
                         run / ADAPTERS_FOLDER,
                         state.params,
                         config.lora,
-                        base.params,
+                        origin,
                         init_from=config.init_from,
+                        tokenizer=config.tokenizer,
                         task=job.task,
                         overwrite=True,
                     )
+                stored = replace(state, params=parts.stored(state.params, frozen))
+                save(run, stored, train, base.tokenizer, data, task)
 
             sample = job.sample
             hooks = Hooks(
@@ -205,7 +225,9 @@ def _begin_or_resume(
     mesh: Mesh,
 ) -> TrainState:
     stored = jax.eval_shape(parts.stored, parts.trained, parts.frozen)
-    state = resume(run, replace(template, params=with_shardings(stored, mesh)), data, options)
+    template_stored = replace(template, params=with_shardings(stored, mesh))
+    subject = "the data or the model to begin with is"
+    state = resume(run, template_stored, data, options, subject=subject)
     if state is not None:
         return replace(state, params=restore_trained(state.params, config))
     # A copy: each step gives up the state that it is given.
@@ -224,7 +246,7 @@ def _fit(
     """The state at the end, and the signal that stopped the run before, if one did."""
     sharding = batch_sharding(mesh)
     with StopSignal() as stop:
-        if not int(state.step):
+        if not int(state.step) and not reporter.records:
             measured = hooks.evaluate(state)
             reporter.record({"step": 0, **measured})
             reporter.say(f"before  {describe(measured)}")

@@ -25,9 +25,11 @@ def grow_vocabulary(model: LoadedModel, names: Sequence[str], *, seed: int = 0) 
     likely as the average one (Hewitt 2021, "Initializing New Word Embeddings for Pretrained
     Language Models"), and a tenth of a deviation as theirs, so that no two are alike.
 
-    Old rows are copied, and old logits are bit for bit what they were: on a CPU, XLA orders the
-    terms of a product's sums by its width modulo 64, so the tables grow by 64 rows at a time, those
-    without a token being padding. On another device the last bits may differ.
+    Old rows are copied. Where no table grows, old logits are bit for bit what they were. Where the
+    tied table grows, they are so on a CPU: XLA orders the terms of that product's sums by its width
+    modulo 64, so tables grow by 64 rows at a time, those without a token being padding. With a head
+    of its own, and on other devices, the last bits may then differ; such a model can be pretrained
+    with rows to spare, by a `vocab_size` above the tokenizer's.
 
     Raises:
         DataError: a name for a tokenizer that cannot grow; see `BPETokenizer.with_special_tokens`.

@@ -12,12 +12,15 @@ BYTES_PER_PARAMETER = 16
 """float32 parameter, gradient, and AdamW's two running means."""
 
 
-def check_memory(model: ModelConfig, fsdp: int = 1, *, frozen: int = 0) -> None:
+def check_memory(
+    model: ModelConfig, fsdp: int = 1, *, trained: int | None = None, frozen: int = 0
+) -> None:
     """Raise ResourceError, with the arithmetic, if parameters and optimizer exceed the memory.
 
-    `frozen` parameters have neither a gradient nor running means: 4 bytes each.
+    `trained` are all of the model's parameters if not given; `frozen` ones beside them have neither
+    a gradient nor running means.
     """
-    parameters = max(count_parameters(model) - frozen, 0)
+    parameters = count_parameters(model) if trained is None else trained
     needed = (parameters * BYTES_PER_PARAMETER + frozen * 4) // fsdp
     available = device_memory()
     if available is not None and needed > available:

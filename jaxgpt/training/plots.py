@@ -71,7 +71,8 @@ def plot_confusion(confusion: Integer[np.ndarray, "C C"], names: Sequence[str], 
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     with _picture(path, heights=[side], width=round(side) + 1) as (axes,):
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), count in np.ndenumerate(confusion):
+        names = [name.replace("$", r"\$") for name in names]  # which would begin a formula
+        for (row, column), count in np.ndenumerate(confusion if len(names) <= 30 else []):
             color = "white" if shares[row, column] > 0.5 else "#20303c"
             axes.text(column, row, f"{count}", ha="center", va="center", color=color)
         axes.set(xlabel="predicted", ylabel="true")

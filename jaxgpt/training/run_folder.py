@@ -42,12 +42,8 @@ def claim(run: Path, config: Any, options: FolderOptions) -> Iterator[None]:
     another config.
     """
     existed = os.path.exists(run)
-    _check_place(run)
+    check_folder(run, config, options)
     fresh = not os.path.exists(run / CONFIG)
-    if not fresh:
-        _check_run(run, config, options)
-    elif options.resume == "must":
-        raise CheckpointError(f"--resume must, but {run} holds no run; use --resume auto to begin")
     try:
         run.mkdir(exist_ok=True)
         lock = open(run / _LOCK, "a+")  # noqa: SIM115, held as long as the claim
@@ -74,6 +70,15 @@ def claim(run: Path, config: Any, options: FolderOptions) -> Iterator[None]:
                 _put_back(run, everything=False)  # it was finished already
         finally:
             shutil.rmtree(run / _ASIDE, ignore_errors=True)
+
+
+def check_folder(run: Path, config: Any, options: FolderOptions) -> None:
+    """Raise what `claim` raises before it writes, for whoever has long work to do before that."""
+    _check_place(run)
+    if os.path.exists(run / CONFIG):
+        _check_run(run, config, options)
+    elif options.resume == "must":
+        raise CheckpointError(f"--resume must, but {run} holds no run; use --resume auto to begin")
 
 
 def _check_place(run: Path) -> None:

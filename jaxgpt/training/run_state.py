@@ -51,8 +51,17 @@ def begin(params: Any, config: TrainConfig, template: TrainState) -> TrainState:
     return jax.jit(start, out_shardings=shardings)(jax.device_put(params, shardings.params))
 
 
-def resume(run: Path, template: TrainState, data: str, options: FolderOptions) -> TrainState | None:
+def resume(
+    run: Path,
+    template: TrainState,
+    data: str,
+    options: FolderOptions,
+    *,
+    subject: str = "the data is",
+) -> TrainState | None:
     """The state of the newest whole checkpoint, or None if the run begins; says so on stderr.
+
+    `subject` names what `data` is the fingerprint of.
 
     Raises CheckpointError as `restore_latest` does, and if `data` is not the fingerprint of what
     the checkpoint was trained on, unless that is allowed.
@@ -63,7 +72,7 @@ def resume(run: Path, template: TrainState, data: str, options: FolderOptions) -
     state, manifest = restored
     if manifest["data"] != data and not options.allow_data_change:
         raise CheckpointError(
-            f"the data is not what {run} was trained on until step {manifest['step']}; bring it "
+            f"{subject} not what {run} was trained on until step {manifest['step']}; bring it "
             "back, name another --out, or set --allow-data-change"
         )
     print(f"resuming {run} at step {manifest['step']}", file=sys.stderr)

@@ -30,6 +30,8 @@ def test_each_stage_is_measured_and_the_last_model_can_be_asked(tmp_path, monkey
     assert set(stages[0].by_kind) == {"who", "where", "why", "what next"}
     written = json.loads((tmp_path / "run" / "stages.json").read_text())
     assert [stage["exact_match"] for stage in written] == [0.0, 0.0, 0.0]
+    asked = (tmp_path / "run" / "questions.jsonl").read_text().splitlines()
+    assert json.loads(asked[0])["output"].endswith(".")
     assert (tmp_path / "run" / "stages.png").stat().st_size > 0
     assert lines[-1].splitlines()[0].split()[:3] == ["after", "exact", "match"]
 

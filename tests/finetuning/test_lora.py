@@ -198,7 +198,7 @@ def test_the_fingerprint_is_of_every_number_and_name():
 
 @pytest.fixture
 def saved(tmp_path):
-    save_adapters(tmp_path / "adapters", trained(), LORA, BASE)
+    save_adapters(tmp_path / "adapters", trained(), LORA, fingerprint(BASE))
     return tmp_path / "adapters"
 
 
@@ -259,13 +259,13 @@ def test_another_base_is_refused(saved):
 def test_adapters_that_are_not_finite_are_refused(tmp_path):
     broken = trained()
     broken["up"]["A"] = broken["up"]["A"].at[0, 0, 0].set(jnp.nan)
-    save_adapters(tmp_path / "adapters", broken, LORA, BASE)
+    save_adapters(tmp_path / "adapters", broken, LORA, fingerprint(BASE))
     with pytest.raises(CheckpointError, match=r"up\.A is .* and finite"):
         load_adapters(tmp_path / "adapters", BASE)
 
 
 def test_a_folder_that_holds_something_is_kept(saved):
     with pytest.raises(ConfigError, match="not empty"):
-        save_adapters(saved, trained(), LORA, BASE)
-    save_adapters(saved, trained(), LORA, BASE, overwrite=True)
+        save_adapters(saved, trained(), LORA, fingerprint(BASE))
+    save_adapters(saved, trained(), LORA, fingerprint(BASE), overwrite=True)
     assert sorted(file.name for file in saved.iterdir()) == [RECORD, ADAPTERS]

@@ -112,7 +112,7 @@ def test_a_run_learns_leaves_its_base_alone_and_can_be_loaded(kind, trained, tun
         assert (tmp_path / "run" / name).stat().st_size > 0
     assert (find_adapters(tmp_path / "run") is not None) == (trained == "lora")
 
-    load_base = lambda path: base  # noqa: E731, where it lies is of no interest here
+    load_base = lambda path, tokenizer: base  # noqa: E731, where it lies is of no interest here
     if kind == "classification":
         loaded = load_classifier(tmp_path / "run", load_base)
     elif trained == "lora":
@@ -168,7 +168,7 @@ def test_what_is_frozen_stays_and_adapters_take_kilobytes(tune, base, tmp_path):
     numbers = 4 * 2 * sum(16 * a + b for a, b in ((2, 32), (2, 32), (2, 32), (2, 32), (2, 128)))
     assert (folder / "adapters.safetensors").stat().st_size < 2 * numbers
     with pytest.raises(CheckpointError, match="adapters of another base model"):
-        load_adapted(folder, lambda path: replace(base, params=last))
+        load_adapted(folder, lambda path, tokenizer: replace(base, params=last))
     with pytest.raises(CheckpointError, match="these are adapters alone"):
         load_model(tmp_path / "lora")
 
@@ -181,7 +181,7 @@ def test_the_classifier_scores_the_test_texts_and_knows_its_classes(tune, base, 
     assert np.trace(written["confusion"]) == written["texts"] == len(scores.labels)
     for name in ("confusion.png", "calibration.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0
-    model = load_classifier(tmp_path / "run", lambda path: base)
+    model = load_classifier(tmp_path / "run", lambda path, tokenizer: base)
     found = classify_texts(model, ["hero 77", "sea sea 78", "sea sea 79"], batch_size=2)
     assert found.argmax(axis=1).tolist() == [0, 1, 1]
     with pytest.raises(CheckpointError, match="a classifier, which writes no text"):
@@ -193,6 +193,14 @@ def test_preferences_begin_at_the_logarithm_of_two(tune):
     first, *_ = tune("preferences", "run").records
     assert first["validation_loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert first["validation_margin"] == 0
+
+
+def test_a_reference_beside_each_batch_is_the_one_that_was_measured_before(tune):
+    cached, beside = (
+        tune("preferences", name, reference=name).model.params for name in ("cached", "model")
+    )
+    # The reference's sums are rounded in batches of other widths; 4 steps of Adam at 1e-2.
+    jax.tree.map(partial(np.testing.assert_allclose, atol=2e-5), cached, beside)
 
 
 def test_packed_rows_are_fewer_and_their_first_loss_is_that_of_all(tune, base, write):
@@ -230,9 +238,9 @@ def test_another_base_other_data_and_other_settings_are_refused(
     moved = replace(base, params=jax.tree.map(lambda leaf: leaf + 1, base.params))
     more = {"steps": 6}
     allowed = FolderOptions(allow_config_change=True)
-    with pytest.raises(CheckpointError, match="the data is not what"):
+    with pytest.raises(CheckpointError, match="the data or the model to begin with is not what"):
         tune("instructions", "run", allowed, model=moved, **more)
-    with pytest.raises(CheckpointError, match="the data is not what"):
+    with pytest.raises(CheckpointError, match="the data or the model to begin with is not what"):
         tune("instructions", "run", allowed, data=write("other.jsonl", questions(9)), **more)
     with pytest.raises(CheckpointError, match="batch_size: 8 -> 16"):
         tune("instructions", "run", batch_size=16)
