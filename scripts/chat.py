@@ -158,7 +158,7 @@ def show(chat: "Chat", pieces: Generator[str, None, None], interactive: bool) ->
         raise KeyboardInterrupt
     put("\n")
     if chat.turns is before:
-        tell("(nothing was written, so the message was not kept)")
+        tell("(nothing was written, so the conversation is as it was)")
     elif pressed:
         tell("(stopped; what was written is kept as the answer)")
 

@@ -149,7 +149,7 @@ def test_an_interrupt_ends_the_answer_and_not_the_session(typed, scripted):
     assert out == "onc\n\ntwo\n"
     assert err.splitlines() == [
         "(stopped; what was written is kept as the answer)",
-        "(nothing was written, so the message was not kept)",
+        "(nothing was written, so the conversation is as it was)",
         "",
         "(Ctrl-D or /quit leaves)",
         "",
