@@ -574,9 +574,9 @@ def _write_records():
     Path("labels.parquet").write_text("a")
     record = {"instruction": "a", "output": "b"}
     for name, records in {
-        "records": [record | {"output": f"{i}"} for i in range(4)],
+        "records": [record | {"instruction": f"{i}"} for i in range(4)],
         "empty": [record, record | {"output": " "}],
-        "long": [record, record | {"output": "?" * 99}],
+        "long": [record, {"instruction": "?", "output": "?" * 99}],
         "pairs": [{"instruction": "a", "chosen": "b", "rejected": f"{i}"} for i in range(4)],
         "roles": [{"messages": [{"role": "robot", "content": "a"}]}],
     }.items():
