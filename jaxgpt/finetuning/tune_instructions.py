@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from jaxgpt.config import FolderOptions
@@ -26,7 +27,6 @@ from jaxgpt.finetuning.tuning import (
     Job,
     TuningResult,
     check_run,
-    compiled,
     data_fingerprint,
     train_config,
     tune,
@@ -36,9 +36,11 @@ from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import LoadedModel
-from jaxgpt.training.loss import next_token_loss
-from jaxgpt.training.mesh import make_mesh
+from jaxgpt.training.evaluation import total_loss
+from jaxgpt.training.loss import LossFunction, next_token_loss
+from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh
 from jaxgpt.training.plots import LOSSES, Panel
+from jaxgpt.training.step import eval_step
 
 _SAMPLE_TOKENS = 128
 
@@ -137,13 +139,13 @@ def _with_markers(base: LoadedModel, template: Template, config: InstructionConf
 
 
 def _held_out_loss(
-    loss_fn: Callable, rows: Rows[Any, Any], batch_size: int, mesh: Mesh
+    loss_fn: LossFunction, rows: Rows[Any, Any], batch_size: int, mesh: Mesh
 ) -> Callable[[Params], dict[str, float]]:
-    measure = compiled(lambda params, batch: loss_fn(params, batch, None), mesh)
+    measure = jax.jit(on_mesh(partial(eval_step, loss_fn=loss_fn), mesh))
 
     def evaluate(params: Params) -> dict[str, float]:
-        sums = [measure(params, batch) for batch in rows.in_order(batch_size)]
-        nats, count = (sum(float(part) for part in column) for column in zip(*sums, strict=True))
+        batches = rows.in_order(batch_size)
+        nats, count = total_loss(measure, params, batches, batch_sharding(mesh))
         return {"validation_loss": nats / count}
 
     return evaluate

@@ -1,9 +1,11 @@
 """Preferences and a model that answers -> one that answers as preferred, in a run's folder."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from jaxgpt.config import FolderOptions
 from jaxgpt.errors import ConfigError
@@ -23,14 +25,13 @@ from jaxgpt.finetuning.tuning import (
     Job,
     TuningResult,
     check_run,
-    compiled,
     data_fingerprint,
     train_config,
     tune,
 )
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import LoadedModel
-from jaxgpt.training.mesh import make_mesh, state_shardings
+from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh, state_shardings
 from jaxgpt.training.plots import LOSSES, Panel
 
 REWARDS = {"validation_chosen_reward": "chosen", "validation_rejected_reward": "rejected"}
@@ -46,8 +47,8 @@ def tune_preferences(
 ) -> TuningResult:
     """Make the chosen answers of `config`'s pairs likelier than the rejected ones, by DPO.
 
-    The reference is `base`. Raises a JaxgptError before anything is
-    written if the data, the settings or the folder will not do.
+    The reference is `base`. Raises a JaxgptError before anything is written if the data, the
+    settings or the folder will not do.
     """
     check_run(run, config, options)
     name = config.template or base.task.get("template", "alpaca")
@@ -67,7 +68,7 @@ def tune_preferences(
     mesh = make_mesh(train)
     # A micro-batch's rows are pairs.
     batch_size = config.batch_size // config.gradient_accumulation
-    likelihood = compiled(
+    likelihood = _compiled(
         lambda params, batch: pair_likelihood(train, config.preference)(params, Pairs(*batch)),
         mesh,
     )
@@ -83,7 +84,7 @@ def tune_preferences(
 
     loss_fn = preference_loss(train, config.preference)
     sums = preference_sums(train, config.preference)
-    measure = compiled(lambda params, batch: sums(params, Pairs(*batch)), mesh)
+    measure = _compiled(lambda params, batch: sums(params, Pairs(*batch)), mesh)
 
     def watch(params: Params) -> dict[str, float]:
         found = evaluate_preferences(measure, params, map(measured, watched.in_order(batch_size)))
@@ -111,3 +112,9 @@ def tune_preferences(
         },
     )
     return tune(run, config, options, base, train, job, fingerprint(base.params), command=command)
+
+
+def _compiled(function: Callable, mesh: Mesh) -> Callable:
+    """`function` of parameters and a batch, jitted on the mesh; it lays out the batch itself."""
+    jitted, sharding = jax.jit(on_mesh(function, mesh)), batch_sharding(mesh)
+    return lambda params, batch: jitted(params, jax.device_put(tuple(batch), sharding))

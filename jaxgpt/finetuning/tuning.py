@@ -25,7 +25,7 @@ from jaxgpt.training.checkpoint import LoadedModel, save
 from jaxgpt.training.loop import Hooks, Step, describe, fit
 from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.memory import check_memory
-from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh, state_shardings
+from jaxgpt.training.mesh import batch_sharding, make_mesh, state_shardings
 from jaxgpt.training.plots import Panel, plot_curves
 from jaxgpt.training.report import Reporter, read_metrics
 from jaxgpt.training.run_card import last_value, write_card
@@ -136,12 +136,6 @@ def check_run(run: str | Path, config: TuningConfig, options: FolderOptions) -> 
             f"--out {run} holds the model to begin with, {config.init_from}; name another --out"
         )
     check_folder(run, config, options)
-
-
-def compiled(function: Callable, mesh: Mesh) -> Callable:
-    """`function` of parameters and a batch, jitted on the mesh; it lays out the batch itself."""
-    jitted, sharding = jax.jit(on_mesh(function, mesh)), batch_sharding(mesh)
-    return lambda params, batch: jitted(params, jax.device_put(tuple(batch), sharding))
 
 
 def tune(

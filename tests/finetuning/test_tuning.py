@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import FolderOptions, OptimizerConfig
-from jaxgpt.data.batches import IGNORE
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.finetuning import tuning
 from jaxgpt.finetuning.saved import find_adapters, load_adapted, load_classifier
@@ -260,4 +259,3 @@ def test_several_devices_share_the_batch_and_the_model(tune):
         partial(np.testing.assert_allclose, atol=2e-5),
         *(result.model.params for result in (one, other)),
     )
-    assert IGNORE == -100
