@@ -28,6 +28,8 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
 STAGES = [
     "errors",
+    "terminal",
+    "files",
     "config",
     "config_file",
     "data",

@@ -1,0 +1,190 @@
+"""Files that nobody has to trust: read within bounds, parsed strictly, written whole.
+
+Standard library only. What is wrong with a file is one line that names it, raised as the kind of
+error that the caller reads it for.
+"""
+
+import errno
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.errors import DataError, JaxgptError, ResourceError
+
+JSON_BYTES = 1_000_000
+"""The most that a JSON file of settings, sums or names may have."""
+
+
+def read_regular(
+    path: str | Path, *, limit: int | None = None, error: type[JaxgptError] = DataError
+) -> bytes:
+    """The bytes of a regular file, or of one that a link leads to.
+
+    Raises:
+        error: no such file, a folder, pipe or device (which are never opened), more than `limit`
+            bytes, or no permission.
+    """
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
+            raise error(f"{path} is {kind}, not a regular file; name a file")
+        if limit is not None and found.st_size > limit:
+            raise error(f"{path} has {found.st_size:,} bytes; at most {limit:,} are read")
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as failure:
+        raise error(f"{path} cannot be read: {failure.strerror}") from None
+    except ValueError as failure:  # a name with a NUL byte or a lone surrogate
+        raise error(f"{str(path)!r} cannot be the name of a file: {failure}") from None
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text, without what other readers of JSON would disagree on.
+
+    Raises:
+        ValueError: not JSON (a json.JSONDecodeError, with line and column); a key given twice; NaN
+            or Infinity; a number beyond 64 bits or a double; half of a surrogate pair; nesting
+            beyond Python's recursion limit.
+    """
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_int=_bounded_int,
+            parse_float=_bounded_float,
+        )
+        if "\\u" in text:
+            _refuse_surrogates(value)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
+def read_json(
+    path: str | Path, *, limit: int = JSON_BYTES, error: type[JaxgptError] = DataError
+) -> Any:
+    """The value in a JSON file, parsed by `parse_json`; a byte-order mark is skipped.
+
+    Raises:
+        error: see `read_regular` and `parse_json`.
+    """
+    content = read_regular(path, limit=limit, error=error)
+    try:
+        return parse_json(content.decode("utf-8-sig"))
+    except json.JSONDecodeError as failure:
+        where = f"line {failure.lineno}, column {failure.colno}"
+        raise error(f"{path} is not JSON: {failure.msg} at {where}") from None
+    except ValueError as failure:
+        raise error(f"{path} cannot be used: {failure}") from None
+
+
+def member(folder: str | Path, name: Any, *, error: type[JaxgptError] = DataError) -> Path:
+    """The path of what a listing in `folder` calls `name`, which must lie inside of the folder.
+
+    Nothing is opened, and the file need not exist.
+
+    Raises:
+        error: not a string; empty, absolute, or with `..`, NUL, or half of a surrogate pair; a part
+            of more than 255 bytes.
+    """
+    if not isinstance(name, str):
+        raise error(f"{folder} lists {name!r} as a file; it must be a name")
+    parts = name.split("/")
+    try:
+        longest = max(len(os.fsencode(part)) for part in parts)
+    except UnicodeEncodeError:
+        longest = 0
+        parts = [""]
+    if "\0" in name or "\\" in name or longest > 255 or any(x in ("", ".", "..") for x in parts):
+        raise error(f"{folder} lists {name[:80]!r}, which is no name of a file inside it")
+    return Path(folder, name)
+
+
+def write_file(path: str | Path, content: bytes | str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of it.
+
+    The draft beside it has a name that cannot be guessed and is not opened through a link; a link
+    at `path` itself is replaced.
+
+    Raises:
+        ResourceError: the disk is full.
+        OSError: the folder cannot be written to.
+    """
+    with draft_of(path) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def draft_of(path: str | Path) -> Iterator[Path]:
+    """A new empty file beside `path` to write into, which takes its place when the body is done.
+
+    It is removed if the body fails; errors are those of `write_file`.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
+    try:
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            yield draft
+            with open(draft, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(draft)
+    except OSError as failure:
+        if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"{path}: the disk is full; the file was not changed, make room and run again"
+            ) from None
+        raise
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {twice} stands twice")
+    return mapping
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number that a setting can have")
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        shown = digits if len(digits) <= 24 else f"{digits[:20]}... ({len(digits)} digits)"
+        raise ValueError(f"the number {shown} is beyond 64 bits")
+    return int(digits)
+
+
+def _bounded_float(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        shown = digits if len(digits) <= 24 else f"{digits[:20]}..."
+        raise ValueError(f"the number {shown} is beyond the largest double, 1.8e308")
+    return value
+
+
+def _refuse_surrogates(value: Any) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_surrogates(key)
+            _refuse_surrogates(item)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_surrogates(item)
+    elif isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{value[:40]!a} has half of a surrogate pair") from None
