@@ -1,11 +1,14 @@
 """The terminal: the one place that prints, where no text of a file or model can steer it.
 
-Standard library only. A closed or broken stream never ends a run; a pipe that was closed by its
-reader ends a command quietly (BrokenPipeError, which the command lines turn into an exit code).
+Standard library only. A closed or broken standard error never ends a run; standard output that
+nobody reads any more ends a command quietly (BrokenPipeError, which the command lines turn into an
+exit code).
 """
 
+import errno
 import sys
 import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -14,18 +17,24 @@ from typing import Any
 _JOINERS = "\u200c\u200d"
 
 
-def escape(text: str) -> str:
+def escape(text: str, before: str = "") -> str:
     r"""The text with control characters spelt out, such as `\x1b`, but for newlines and tabs.
 
     So are characters that change the direction of the text, have no width, or are half of a
-    surrogate pair: all of Unicode's categories Cc, Cf, Cs, Zl and Zp.
+    surrogate pair: all of Unicode's categories Cc, Cf, Cs, Zl and Zp. `before` is what the text
+    goes on from.
     """
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
-    return "".join(
-        _escaped(character, text[place - 1] if place else "")
-        for place, character in enumerate(text)
-    )
+    return "".join(map(_escaped, text, before[-1:] + text if before else "\n" + text))
+
+
+def escape_pieces(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces of one text, escaped as they come."""
+    before = ""
+    for piece in pieces:
+        yield escape(piece, before)
+        before = piece or before
 
 
 def one_line(text: str) -> str:
@@ -34,19 +43,34 @@ def one_line(text: str) -> str:
 
 
 def say(text: str = "", *, end: str = "\n", stream: Any = None) -> None:
-    """Print to standard output, or to `stream`; what its encoding cannot hold is shown as `?`.
+    """Print escaped text to standard output, or to `stream`; the rest as of `put`."""
+    put(escape(text) + end, stream)
 
-    Raises BrokenPipeError if nobody reads any more.
+
+def put(text: str, stream: Any = None) -> None:
+    """Print text as it is, for programs that want every character; at a terminal, escape it first.
+
+    What the encoding of the stream cannot hold is shown as `?`. Raises BrokenPipeError if nobody
+    reads any more.
     """
     stream = sys.stdout if stream is None else stream
     if stream is not None:  # Python has none where the shell closed it
-        encoding = getattr(stream, "encoding", None) or "utf-8"
-        shown = (escape(text) + end).encode(encoding, "replace").decode(encoding)
-        print(shown, end="", file=stream, flush=True)
+        try:
+            print(showable(text, stream), end="", file=stream, flush=True)
+        except OSError as error:
+            if error.errno == errno.EIO:  # a terminal that was closed
+                raise BrokenPipeError from None
+            raise
+
+
+def showable(text: str, stream: Any) -> str:
+    """The text with `?` for what the encoding of `stream` cannot hold."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def note(text: str) -> None:
-    """Print a line to standard error; nothing happens if that is closed."""
+    """Print an escaped line to standard error; nothing happens if that is closed."""
     with suppress(OSError, ValueError):  # ValueError: I/O operation on closed file
         if sys.stderr is not None:
             say(text, stream=sys.stderr)
@@ -57,7 +81,7 @@ def _escaped(character: str, before: str) -> str:
         return character
     if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
         return character
-    if character in _JOINERS and before and not before.isascii():
+    if character in _JOINERS and not before.isascii():
         return character
     if character.isascii():
         return f"\\x{ord(character):02x}"

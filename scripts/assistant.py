@@ -13,6 +13,7 @@ from typing import Literal
 import cli
 
 from jaxgpt.assistant.recipe import Recipe
+from jaxgpt.terminal import say
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ def main(argv: list[str]) -> None:
             command=shlex.join(["python", *sys.argv]),
             watch=lambda signal, step, steps: cli.leave_if_stopped(signal, out, step, steps),
         )
-    print(f"the three runs are in {out}, beside stages.json and stages.png")
-    print(f"talk to it: python scripts/chat.py --checkpoint {out}/preferences")
-    print('ask for it: "Tell me a story.", and then who it is about, where they went, and why')
+    say(f"the three runs are in {out}, beside stages.json and stages.png")
+    say(f"talk to it: python scripts/chat.py --checkpoint {out}/preferences")
+    say('ask for it: "Tell me a story.", and then who it is about, where they went, and why')
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.generation.settings import check_range
 from jaxgpt.parity.benchmark.contenders import choose
 from jaxgpt.parity.benchmark.shapes import get_shape
+from jaxgpt.terminal import say
 
 if TYPE_CHECKING:
     from jaxgpt.parity.benchmark.report import Report
@@ -132,7 +133,7 @@ def main(argv: list[str]) -> None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     select_platform(arguments.platform)
     report = measure(arguments)
-    print(table(report))
+    say(table(report))
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(to_json(report), indent=2) + "\n")
     if arguments.plot:

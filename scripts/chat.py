@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import cli
-from generate import put
 
 from jaxgpt.assistant.chat_config import ChatConfig
 from jaxgpt.config import nearest
 from jaxgpt.errors import ConfigError, JaxgptError
+from jaxgpt.terminal import escape_pieces, note, one_line, put
 
 if TYPE_CHECKING:
     from jaxgpt.assistant.chat import Chat
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     if sys.stdin.isatty() and sys.stdout.isatty():
         with suppress(ImportError):
             import readline  # noqa: F401  # gives input() its line editing and history
-        tell(f"a context of {chat.model.config.context_length} tokens; /help shows the commands")
+        note(f"a context of {chat.model.config.context_length} tokens; /help shows the commands")
         talk(chat, typed, interactive=True)
     elif code := talk(chat, input, interactive=False):
         raise SystemExit(code)
@@ -87,15 +87,15 @@ def talk(chat: "Chat", read: Callable[[], str], *, interactive: bool) -> int:
                 show(chat, chat.reply(line.strip()), interactive)
         except EOFError:
             if interactive:
-                tell("")  # leaves the line of the prompt
+                note("")  # leaves the line of the prompt
             return code
         except KeyboardInterrupt:
             if not interactive:
                 raise
-            tell("\n(Ctrl-D or /quit leaves)")
+            note("\n(Ctrl-D or /quit leaves)")
         except JaxgptError as error:
             code = error.exit_code
-            tell(f"error: {' '.join(str(error).split())}")
+            note(f"error: {one_line(str(error))}")
 
 
 def obey(chat: "Chat", line: str, interactive: bool) -> None:
@@ -104,25 +104,25 @@ def obey(chat: "Chat", line: str, interactive: bool) -> None:
     value = value.strip()
     match name:
         case "/help":
-            tell(help_text())
+            note(help_text())
         case "/settings":
-            tell("\n".join(f"{key:20}{given!r}" for key, given in chat.config.values().items()))
+            note("\n".join(f"{key:20}{given!r}" for key, given in chat.config.values().items()))
         case "/history":
-            tell("\n".join(f"{turn.role}> {turn.text}" for turn in chat.turns) or "(empty)")
+            note("\n".join(f"{turn.role}> {turn.text}" for turn in chat.turns) or "(empty)")
         case "/retry":
             show(chat, chat.retry(), interactive)
         case "/undo":
             chat.undo()
-            tell(f"(exchanges left: {len(chat.turns) // 2})")
+            note(f"(exchanges left: {len(chat.turns) // 2})")
         case "/reset":
             chat.reset()
-            tell("(a new conversation)")
+            note("(a new conversation)")
         case "/save":
             chat.save(value)
-            tell(f"(written to {value})")
+            note(f"(written to {value})")
         case _ if name in SETTINGS:
             chat.change(SETTINGS[name], value)
-            tell(f"({SETTINGS[name]} is {chat.config.values()[SETTINGS[name]]!r})")
+            note(f"({SETTINGS[name]} is {chat.config.values()[SETTINGS[name]]!r})")
         case _:
             known = [*SETTINGS, *(command.split()[0] for command in COMMANDS)]
             raise ConfigError(
@@ -141,26 +141,24 @@ def help_text() -> str:
 
 def show(chat: "Chat", pieces: Generator[str, None, None], interactive: bool) -> None:
     """Print an answer as it comes; Ctrl-C on a terminal ends it there."""
-    from jaxgpt.generation.text import strip_controls
-
     before = chat.turns
     if chat.left_out:
-        tell(
+        note(
             f"(the context of {chat.model.config.context_length} tokens is full; left out: the "
             f"oldest {chat.left_out} of {len(before) // 2} exchanges)"
         )
     with closing(pieces), noted_interrupts() as pressed:
-        for piece in pieces:
-            put(strip_controls(piece) if interactive else piece)
+        for piece in escape_pieces(pieces) if interactive else pieces:
+            put(piece)
             if pressed:
                 break
     if pressed and not interactive:
         raise KeyboardInterrupt
     put("\n")
     if chat.turns is before:
-        tell("(nothing was written, so the conversation is as it was)")
+        note("(nothing was written, so the conversation is as it was)")
     elif pressed:
-        tell("(stopped; what was written is kept as the answer)")
+        note("(stopped; what was written is kept as the answer)")
 
 
 @contextmanager
@@ -172,13 +170,6 @@ def noted_interrupts() -> Iterator[list[int]]:
         yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def tell(text: str) -> None:
-    """Print what is no answer on standard error, without what could steer a terminal."""
-    from jaxgpt.generation.text import strip_controls
-
-    print(strip_controls(text), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import cli
 
 from jaxgpt.data.sources import read_text
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.terminal import escape, put
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,11 @@ def main(argv: list[str]) -> None:
 
     from jaxgpt.finetuning.saved import load_classifier  # these import jax
     from jaxgpt.finetuning.tune_classifier import classify_texts
-    from jaxgpt.generation.text import strip_controls
     from jaxgpt.parity.pretrained import load_base
 
     model = load_classifier(arguments.checkpoint, load_base, arguments.base)
     classes = model.task["classes"]
-    clean = strip_controls if sys.stdout.isatty() else str
+    clean = escape if sys.stdout.isatty() else str
     found = classify_texts(model, texts, batch_size=arguments.batch_size)
     for text, probabilities in zip(texts, found, strict=True):
         best = int(probabilities.argmax())
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         if arguments.all_classes:
             pairs = zip(classes, probabilities, strict=True)
             shown = " ".join(f"{name}={value:.4f}" for name, value in pairs)
-        print(f"{classes[best]}\t{shown}\t{clean(text)}")
+        put(clean(f"{classes[best]}\t{shown}\t{text}\n"))
 
 
 def read_lines(file: str) -> list[str]:

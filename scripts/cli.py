@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from jaxgpt.data.downloads import default_cache
 from jaxgpt.errors import ConfigError, JaxgptError
+from jaxgpt.terminal import escape, note, one_line, showable
 
 Arguments = TypeVar("Arguments")
 Positional = tyro.conf.Positional  # Positional[str] is given by its place, without a flag
@@ -42,9 +43,22 @@ def parse(kind: type[Arguments], argv: Sequence[str], **options) -> Arguments:
     except SystemExit as stop:
         if stop.code:
             fail(_one_line(complaint.getvalue()), 2)
+        if "default" in options:
+            options["default"] = _escaped(options["default"])
         return tyro.cli(kind, **options)  # --help, which has earned its colours
-    print(complaint.getvalue(), end="", file=sys.stderr)  # warnings about the values
+    if complaint.getvalue():
+        note(complaint.getvalue().rstrip())  # warnings about the values
     return arguments
+
+
+def _escaped(value: Any) -> Any:
+    """A config with its strings escaped, to be shown."""
+    if is_dataclass(value) and not isinstance(value, type):
+        shown = {item.name: _escaped(getattr(value, item.name)) for item in fields(value)}
+        return replace(value, **shown)
+    if isinstance(value, tuple):
+        return tuple(map(_escaped, value))
+    return escape(value) if isinstance(value, str) else value
 
 
 def named(flag: str) -> Any:
@@ -106,14 +120,14 @@ def _one_line(complaint: str) -> str:
 
 def fail(message: str, exit_code: int) -> NoReturn:
     """Print `error: message` as one line on stderr and leave with `exit_code`."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    note(f"error: {one_line(message)}")
     raise SystemExit(exit_code)
 
 
 def need_arguments(argv: Sequence[str], usage: str) -> None:
     """Leave with one line of usage, such as `train.py small`, unless there are arguments."""
     if not argv:
-        print(f"usage: python {usage} (--help shows all options)", file=sys.stderr)
+        note(f"usage: python {usage} (--help shows all options)")
         raise SystemExit(2)
 
 
@@ -125,9 +139,12 @@ def run(main: Callable[[list[str]], None]) -> None:
     argv = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(argv) < len(sys.argv) - 1
     warnings.formatwarning = _warning_line
+    _open_standard_streams()
     keep_compiled()
     # So that what is half written is removed; training puts a handler of its own in this place.
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not where nohup asks to ignore it
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         main(argv)
     except JaxgptError as error:
@@ -148,7 +165,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         advice = "; lower --batch-size or raise --gradient-accumulation" if out_of_memory else ""
         fail(f"{str(error).splitlines()[0] if str(error) else error!r}{advice}", 6)
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        note("")
         raise SystemExit(128 + signal.SIGINT) from None
 
 
@@ -176,7 +193,20 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def _warning_line(message: Warning | str, *_: object) -> str:
-    return f"warning: {' '.join(str(message).split())}\n"
+    return f"warning: {one_line(str(message))}\n"
+
+
+def _open_standard_streams() -> None:
+    """Put an empty device where the shell closed standard input, output or error.
+
+    The next file to be opened would else take its number, and be written by what logs to that.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def check_output(flag: str, path: str | Path, suffix: str) -> None:
@@ -222,9 +252,7 @@ def standard_folder(out: str, standard: Path) -> Iterator[Path]:
 def leave_if_stopped(signal_number: int | None, run: Path, step: int, steps: int) -> None:
     """Say how to go on, and exit as the signal says, if one stopped the run before its end."""
     if signal_number is not None and step < steps:
-        print(
-            f"saved {run} at step {step}; resume with: {resume_command(sys.argv)}", file=sys.stderr
-        )
+        note(f"saved {run} at step {step}; resume with: {resume_command(sys.argv)}")
         raise SystemExit(128 + signal_number)
 
 
@@ -241,11 +269,17 @@ class Progress:
         if sys.stderr.isatty():
             if self._bar is None or self._label != label:
                 self._label = label
-                self._bar = tqdm(desc=label, total=total, unit="B", unit_scale=True, leave=False)
+                self._bar = tqdm(
+                    desc=showable(escape(label), sys.stderr),
+                    total=total,
+                    unit="B",
+                    unit_scale=True,
+                    leave=False,
+                )
             self._bar.update(done - self._bar.n)
             if done == total:
                 self._bar.close()
         elif time.monotonic() >= self._due:
             self._due = time.monotonic() + self._QUIET
             of = "" if total is None else f" of {total / 1e6:,.0f}"
-            print(f"{label}: {done / 1e6:,.0f}{of} MB", file=sys.stderr, flush=True)
+            note(f"{label}: {done / 1e6:,.0f}{of} MB")

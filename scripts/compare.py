@@ -12,6 +12,7 @@ from pathlib import Path
 import cli
 
 from jaxgpt.errors import ConfigError
+from jaxgpt.terminal import say
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> None:
     if arguments.save:
         save_recording(a, arguments.save)
     comparison = compare(a, b)
-    print(to_text(comparison, a, b))
+    say(to_text(comparison, a, b))
     if arguments.plot:
         from jaxgpt.training.plots import plot_differences
 

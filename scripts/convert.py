@@ -14,6 +14,7 @@ import cli
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.atomic import check_new_folder
 from jaxgpt.errors import CheckpointError
+from jaxgpt.terminal import say
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ def main(argv: list[str]) -> None:
             tokenizer=model.tokenizer,
             overwrite=arguments.overwrite,
         )
-    print(f"model      {count_parameters(model.config):,} parameters, {shape(model.config)}")
-    print(f"tokenizer  {model.tokenizer.name}, {model.tokenizer.vocab_size:,} ids")
-    print(f"saved      {os.path.realpath(arguments.out)}")
+    say(f"model      {count_parameters(model.config):,} parameters, {shape(model.config)}")
+    say(f"tokenizer  {model.tokenizer.name}, {model.tokenizer.vocab_size:,} ids")
+    say(f"saved      {os.path.realpath(arguments.out)}")
 
 
 def find_model(arguments: Arguments) -> str:

@@ -26,6 +26,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.instructions import conversation
 from jaxgpt.finetuning.records import read_records
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, check_range
+from jaxgpt.terminal import say
 
 # What imports JAX is imported where it is used: --help and a mistyped argument do not wait for it.
 
@@ -51,10 +52,10 @@ class Text:
         result = evaluate_documents(
             self.model.load(), documents, stride=self.stride or None, batch_size=self.batch_size
         )
-        print(f"loss           {result.loss:.4f} nats per token")
-        print(f"perplexity     {result.perplexity:.3f}")
-        print(f"bits per byte  {result.bits_per_byte:.4f}")
-        print(f"predicted      {result.targets:,} tokens, {result.num_bytes:,} bytes")
+        say(f"loss           {result.loss:.4f} nats per token")
+        say(f"perplexity     {result.perplexity:.3f}")
+        say(f"bits per byte  {result.bits_per_byte:.4f}")
+        say(f"predicted      {result.targets:,} tokens, {result.num_bytes:,} bytes")
 
 
 @dataclass(frozen=True)
@@ -102,15 +103,15 @@ class Answers:
             batch_size=self.batch_size,
         )
         share = exact_match(answers, [item.answer for item in asked])
-        print(f"loss         {loss:.4f} nats per token, {tokens:,} tokens of answers")
-        print(f"exact match  {share:.1%} of {len(asked):,} answers")
+        say(f"loss         {loss:.4f} nats per token, {tokens:,} tokens of answers")
+        say(f"exact match  {share:.1%} of {len(asked):,} answers")
         if self.out:
             pairs = zip(records, answers, strict=True)
             lines = [json.dumps(record.fields | {"answer": answer}) for record, answer in pairs]
             draft = Path(f"{self.out}.partial")
             draft.write_text("\n".join(lines) + "\n", "utf-8")
             draft.replace(self.out)
-            print(f"the answers are in {self.out}")
+            say(f"the answers are in {self.out}")
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,10 @@ class Choices:
         questions = read_questions(self.data)[: self.limit or None]
         result = evaluate_choices(self.model.load(), questions, batch_size=self.batch_size)
         chance = sum(1 / len(item.endings) for item in questions) / len(questions)
-        print(f"acc        {result.acc:.2%} by log-probability")
-        print(f"acc_norm   {result.acc_norm:.2%} by log-probability per character")
-        print(f"chance     {chance:.2%}")
-        print(f"questions  {result.questions:,}")
+        say(f"acc        {result.acc:.2%} by log-probability")
+        say(f"acc_norm   {result.acc_norm:.2%} by log-probability per character")
+        say(f"chance     {chance:.2%}")
+        say(f"questions  {result.questions:,}")
 
 
 @dataclass(frozen=True)
@@ -163,11 +164,11 @@ class WinRate:
         pairs = read_pairs(self.answers, self.against)[: self.limit or None]
         result = win_rate(self.judge.compare, tqdm(pairs, unit=" pairs", disable=None))
         low, high = result.interval
-        print(f"win rate    {result.rate:.1%}, 95% interval {low:.1%} to {high:.1%}")
-        print(f"wins        {result.wins:,} of {result.judged:,}")
-        print(f"ties        {result.ties:,}, each half a win")
-        print(f"losses      {result.losses:,}")
-        print(f"unreadable  {result.unreadable:,}, left out")
+        say(f"win rate    {result.rate:.1%}, 95% interval {low:.1%} to {high:.1%}")
+        say(f"wins        {result.wins:,} of {result.judged:,}")
+        say(f"ties        {result.ties:,}, each half a win")
+        say(f"losses      {result.losses:,}")
+        say(f"unreadable  {result.unreadable:,}, left out")
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,8 @@ class Duplicates:
             if item.train and item.similarity >= self.threshold
         ]
         for line in lines:
-            print(line)
-        print(
+            say(line)
+        say(
             f"{len(lines):,} of {len(found):,} test texts ({len(lines) / len(found):.1%}) have a "
             f"training text of similarity {self.threshold} or more"
         )

@@ -10,6 +10,7 @@ import cli
 from finetuning import RunArguments, tune
 
 from jaxgpt.finetuning.settings import ClassifierConfig
+from jaxgpt.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +28,14 @@ def main(argv: list[str]) -> None:
     from jaxgpt.finetuning.tune_classifier import tune_classifier  # imports jax
 
     out, (result, scores) = tune(arguments, "classifier", tune_classifier)
-    print(table(list(result.model.task["classes"]), scores.confusion.tolist()))
+    say(table(list(result.model.task["classes"]), scores.confusion.tolist()))
     summary = scores.summary()
-    print(
+    say(
         f"test: {summary['texts']:,} texts, accuracy {summary['accuracy']:.1%}, balanced accuracy "
         f"{summary['balanced_accuracy']:.1%}, calibration error {summary['calibration_error']:.3f}"
     )
-    print(f"the run is in {out}: test.json, loss.png, confusion.png, calibration.png, README.md")
-    print(f'classify with it: python scripts/classify.py --checkpoint {out} --text "..."')
+    say(f"the run is in {out}: test.json, loss.png, confusion.png, calibration.png, README.md")
+    say(f'classify with it: python scripts/classify.py --checkpoint {out} --text "..."')
 
 
 def table(classes: list[str], confusion: list[list[int]]) -> str:

@@ -11,6 +11,7 @@ import cli
 from finetuning import RunArguments, say_measured, tune
 
 from jaxgpt.finetuning.settings import PreferenceTuningConfig
+from jaxgpt.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ def main(argv: list[str]) -> None:
 
     out, result = tune(arguments, "preferences", tune_preferences)
     say_measured(result.records)
-    print(f"the run is in {out}: loss.png, README.md, metrics.jsonl, checkpoints/")
-    print(f"talk to it: python scripts/chat.py --checkpoint {out}")
+    say(f"the run is in {out}: loss.png, README.md, metrics.jsonl, checkpoints/")
+    say(f"talk to it: python scripts/chat.py --checkpoint {out}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import cli
 
 from jaxgpt.config import FolderOptions
+from jaxgpt.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,4 +57,4 @@ def say_measured(records: Sequence[Mapping[str, Any]]) -> None:
     measured = [item for item in measured if item]
     for name in measured[-1] if measured else ():
         label = name.replace("_", " ")
-        print(f"{label:<28}{measured[0][name]:.6f} -> {measured[-1][name]:.6f}")
+        say(f"{label:<28}{measured[0][name]:.6f} -> {measured[-1][name]:.6f}")

@@ -2,14 +2,16 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
 import cli
 
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, SamplingConfig, check_range
+from jaxgpt.terminal import escape_pieces, put
 
 MAX_SAMPLES = 256
 
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> None:
     prompt = read_prompt(arguments.prompt, arguments.errors)
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
-    from jaxgpt.generation.text import stream_texts, strip_controls
+    from jaxgpt.generation.text import stream_texts
 
     pieces = stream_texts(
         arguments.model.load(),
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> None:
         truncate=arguments.truncate,
         ignore_end_of_text=arguments.ignore_end_of_text,
     )
-    show(prompt, pieces, strip_controls if sys.stdout.isatty() else str)
+    show(prompt, pieces, escaped=sys.stdout.isatty())
 
 
 def read_prompt(prompt: str, errors: str) -> str:
@@ -81,24 +83,18 @@ def read_prompt(prompt: str, errors: str) -> str:
         ) from None
 
 
-def show(prompt: str, pieces: Iterator[list[str]], clean: Callable[[str], str]) -> None:
+def show(prompt: str, pieces: Iterator[list[str]], *, escaped: bool) -> None:
     """Print the prompt and a single continuation as it comes, or several one after another."""
+    clean = escape_pieces if escaped else iter
     first = next(pieces)  # before anything is printed: what is wrong with the arguments shows here
     if len(first) == 1:
-        put(clean(prompt + first[0]))
-        for (piece,) in pieces:
-            put(clean(piece))
+        for piece in clean(chain([prompt + first[0]], chain.from_iterable(pieces))):
+            put(piece)
         put("\n")
         return
     texts = map("".join, zip(first, *pieces, strict=True))
-    for number, text in enumerate(texts, start=1):
-        put(f"--- sample {number} of {len(first)} ---\n{clean(prompt + text)}\n")
-
-
-def put(text: str) -> None:
-    """Print `text` at once, with ? for what the encoding of standard output cannot hold."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
+    for number, text in enumerate(clean(prompt + text for text in texts), start=1):
+        put(f"--- sample {number} of {len(first)} ---\n{text}\n")
 
 
 if __name__ == "__main__":

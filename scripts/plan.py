@@ -15,6 +15,7 @@ from train import begin_from
 
 from jaxgpt.config import TrainConfig, get_preset
 from jaxgpt.config_file import load_config, to_dict
+from jaxgpt.terminal import say
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ def main(argv: list[str]) -> None:
     grid(config, devices)
     bfloat16 = memory is not None or multiplies_bfloat16()
     plan = make_plan(config, devices, bfloat16=bfloat16)
-    print(table(config, plan, devices))
+    say(table(config, plan, devices))
     memory = memory or device_memory()
     if memory is not None:
-        print(verdict(config, plan, memory, devices, bfloat16=bfloat16))
+        say(verdict(config, plan, memory, devices, bfloat16=bfloat16))
         if arguments.memory and 0.75 < plan.peak / memory <= 1:
-            print(
+            say(
                 "JAX takes 75% of a GPU's memory; XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 gives it more"
             )
     if arguments.json:

@@ -9,6 +9,7 @@ import cli
 from jaxgpt.config import DataConfig
 from jaxgpt.data.corpus import prepare_corpus
 from jaxgpt.data.tokens import TokenDataset
+from jaxgpt.terminal import say
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ def report(dataset: TokenDataset, seconds: float) -> None:
         line += f"   {split.tokens_per_byte:.4f} tokens per byte"
         if split.entropy_bits is not None:
             line += f"   {split.entropy_bits / split.num_bytes:.4f} bits per byte at best"
-        print(line)
+        say(line)
     num_bytes = sum(split.num_bytes for split in dataset.splits.values())
-    print(f"time       {seconds:.1f} s, {num_bytes / seconds / 1e6:.1f} MB/s")
-    print(f"saved      {dataset.folder.resolve()}")
+    say(f"time       {seconds:.1f} s, {num_bytes / seconds / 1e6:.1f} MB/s")
+    say(f"saved      {dataset.folder.resolve()}")
 
 
 if __name__ == "__main__":

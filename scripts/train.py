@@ -20,6 +20,7 @@ import cli
 from jaxgpt.config import RunOptions, TrainConfig, get_preset
 from jaxgpt.config_file import load_config
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, SamplingConfig, check_range
+from jaxgpt.terminal import escape, say
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,9 @@ def train(arguments: Arguments, out: Path) -> None:
             progress=cli.Progress(),
         )
     cli.leave_if_stopped(result.signal, out, int(result.state.step), result.config.steps)
-    print(summary(result.records))
-    print(f"the run is in {out}: README.md, loss.png, metrics.jsonl, checkpoints/")
-    print(f'write with it: python scripts/generate.py --checkpoint {out} --prompt "..."')
+    say(summary(result.records))
+    say(f"the run is in {out}: README.md, loss.png, metrics.jsonl, checkpoints/")
+    say(f'write with it: python scripts/generate.py --checkpoint {out} --prompt "..."')
 
 
 def summary(records: list[dict[str, Any]]) -> str:
@@ -117,7 +118,7 @@ def summary(records: list[dict[str, Any]]) -> str:
 
 def write_sample(config: TrainConfig, params: Any, tokenizer: Any) -> str:
     """What the model writes after the config's sample prompt, the same at every step's turn."""
-    from jaxgpt.generation.text import generate_text, strip_controls
+    from jaxgpt.generation.text import generate_text
     from jaxgpt.training.checkpoint import LoadedModel
 
     model = LoadedModel(config.model, params, tokenizer, 0, config)
@@ -129,7 +130,7 @@ def write_sample(config: TrainConfig, params: Any, tokenizer: Any) -> str:
         seed=config.seed,
         truncate="left",
     )
-    return strip_controls(config.sample_prompt + "".join(pieces))
+    return escape(config.sample_prompt + "".join(pieces))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from jaxgpt.data.atomic import new_folder
 from jaxgpt.data.bpe import train_bpe
 from jaxgpt.data.sources import read_documents
 from jaxgpt.data.tokenizer import BPETokenizer
+from jaxgpt.terminal import say
 
 SAMPLE = 8_000_000  # characters on which the compression is measured
 
@@ -39,9 +40,9 @@ def main(argv: list[str]) -> None:
         tokenizer = train_bpe(texts, arguments.vocab_size, strict=arguments.strict)
         tokenizer.save(partial)
     seconds = time.perf_counter() - start
-    print(f"vocabulary   {tokenizer.vocab_size:,} ids, trained in {seconds:.1f} s")
-    print(f"compression  {compression(tokenizer, arguments.data):.2f} bytes per token")
-    print(f"saved        {arguments.out.resolve()}")
+    say(f"vocabulary   {tokenizer.vocab_size:,} ids, trained in {seconds:.1f} s")
+    say(f"compression  {compression(tokenizer, arguments.data):.2f} bytes per token")
+    say(f"saved        {arguments.out.resolve()}")
 
 
 def compression(tokenizer: BPETokenizer, data: tuple[str, ...]) -> float:

@@ -12,6 +12,7 @@ import cli
 from jaxgpt.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from jaxgpt.data.corpus import local_paths
 from jaxgpt.data.sources import read_documents
+from jaxgpt.terminal import say
 
 if TYPE_CHECKING:
     from jaxgpt.parity.trajectories import Losses, Trajectories
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
 
     tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
     runs = compare_training(config, tokens)
-    print(table(runs))
+    say(table(runs))
     if arguments.plot:
         losses = {"PyTorch": runs.torch, "jaxgpt": runs.jaxgpt}
         plot_trajectories(losses, differences(runs), Path(arguments.plot))

@@ -14,6 +14,7 @@ import cli
 from jaxgpt.data.sources import read_documents
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.finetuning.records import read_records
+from jaxgpt.terminal import say
 
 if TYPE_CHECKING:
     from jaxgpt.parity.worked.examples import Outcome
@@ -59,9 +60,9 @@ def main(argv: list[str]) -> None:
         run_examples(Given(story, records), facts), lambda outcome: outcome.id.split(".")[0]
     )
     for chapter, members in chapters:
-        print(heading(CHAPTERS[chapter][0]), flush=True)
+        say(heading(CHAPTERS[chapter][0]))
         for outcome in members:
-            print(line(outcome), flush=True)
+            say(line(outcome))
             outcomes.append(outcome)
     conclude(outcomes)
 
@@ -102,11 +103,11 @@ def flatten(value: Any) -> Iterator[str]:
 def conclude(outcomes: list["Outcome"]) -> None:
     """Print the counts; leave with 1 for a miss, with 3 for what could not be run."""
     counts = Counter(outcome.verdict for outcome in outcomes)
-    print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    say("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     if counts["needs the story"]:
-        print("the story is given with --text FILE")
+        say("the story is given with --text FILE")
     if counts["needs the records"]:
-        print("the records are given with --records FILE")
+        say("the records are given with --records FILE")
     if counts["miss"]:
         raise SystemExit(1)
     for outcome in outcomes:

@@ -122,3 +122,14 @@ def test_every_config_field_is_read_somewhere():
     for kind in (*kinds, PreferenceConfig, ChatConfig, Recipe):
         for item in fields(kind):
             assert f".{item.name}" in sources, f"nothing reads {kind.__name__}.{item.name}"
+
+
+@pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_terminal_prints(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        printed = isinstance(node, ast.Name) and node.id == "print"
+        written = isinstance(node, ast.Attribute) and ast.unparse(node) in (
+            "sys.stdout.write",
+            "sys.stderr.write",
+        )
+        assert path.name == "terminal.py" or not (printed or written), f"{path}:{node.lineno}"

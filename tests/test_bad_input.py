@@ -799,3 +799,38 @@ def test_help_and_the_package_do_without_jax():
     assert ran.stdout.splitlines()[-1] == "[]"
     for flag in ("--learning-rate", "--stories-bytes", "--vocab-size", "--top-p", "--stride"):
         assert flag in ran.stdout
+
+
+HOSTILE = "\x1b[2J\u202e\u200b"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "command"),
+    [
+        ("a.json", json.dumps({HOSTILE: 1}), "train.py a.json --out out"),
+        ("a.json", json.dumps({"preset": HOSTILE}), "train.py a.json --out out"),
+        ("a.toml", 'init_from = "\\u001b[2J"', "train.py a.toml --out out --data none"),
+        ("a.jsonl", json.dumps({HOSTILE: "a"}), f"{CLASSIFIER} a.jsonl"),
+        (f"a{HOSTILE}.csv", "a", f"{INSTRUCTIONS} 'a{HOSTILE}.csv'"),
+        ("a.txt", "a", f"train.py tiny --data a.txt '--{HOSTILE}'"),
+        ("a.txt", "a", f"evaluate.py '{HOSTILE}' --data a.txt"),
+    ],
+)
+def test_no_text_of_a_file_or_an_argument_steers_the_terminal(run, folder, name, text, command):
+    (folder / name).write_text(text)
+    try:
+        code, out, err = run(command)
+    finally:
+        (folder / name).unlink()
+    assert (code in (2, 3, 4), out, err.count("\n")) == (True, "", 1)
+    assert not set(HOSTILE[0] + HOSTILE[-2:]) & set(err)
+    assert "\\x1b[2J" in err or "none" in err
+
+
+def test_help_shows_the_defaults_of_a_config_file_escaped(run, folder):
+    (folder / "a.json").write_text(json.dumps({"sample_prompt": HOSTILE}))
+    code, out, _ = run("train.py a.json --help")
+    (folder / "a.json").unlink()
+    assert code == 0
+    assert "\\x1b[2J" in out
+    assert "\u202e" not in out

@@ -1,9 +1,10 @@
+import errno
 import io
 import sys
 
 import pytest
 
-from jaxgpt.terminal import escape, note, one_line, say
+from jaxgpt.terminal import escape, escape_pieces, note, one_line, put, say
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,24 @@ def test_note_survives_a_standard_error_that_is_gone(stream, monkeypatch):
         stream.close() if not isinstance(stream, Broken) else None
     monkeypatch.setattr(sys, "stderr", stream)
     note("hello")
+
+
+def test_put_leaves_the_text_to_the_program_that_reads_it():
+    stream = io.StringIO()
+    put("\x1b[2J\u202e", stream)
+    assert stream.getvalue() == "\x1b[2J\u202e"
+
+
+def test_put_takes_a_terminal_that_was_closed_for_a_reader_that_is_gone():
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(BrokenPipeError):
+        put("hello", Closed())
+
+
+def test_pieces_of_a_text_are_escaped_as_the_whole():
+    text = "👩\u200d💻\x1b \u06cc\u200c\u062e a\u200db"
+    assert "".join(escape_pieces(text)) == escape(text)
+    assert "".join(escape_pieces(["👩", "", "\u200d💻"])) == "👩\u200d💻"

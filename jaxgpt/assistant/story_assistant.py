@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxgpt import terminal
 from jaxgpt.assistant.answers import write_answers
 from jaxgpt.assistant.recipe import TEMPLATE, Recipe, instructions, preferring, pretraining
 from jaxgpt.config import RunOptions
@@ -51,7 +52,7 @@ def make_assistant(
     *,
     overwrite: bool = False,
     command: str = "",
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.say,
     watch: Callable[[int | None, int, int], None] = lambda signal, step, steps: None,
 ) -> list[Stage]:
     """Pretrain, tune on instructions, tune on preferences, each in a folder within `run`.

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +20,7 @@ from jaxgpt.finetuning.saved import ADAPTERS_FOLDER
 from jaxgpt.finetuning.settings import TuningConfig
 from jaxgpt.finetuning.trainable import Trainable, restore_trained, trainable
 from jaxgpt.model.layers import Params
+from jaxgpt.terminal import note
 from jaxgpt.training.checkpoint import LoadedModel, save
 from jaxgpt.training.loop import Hooks, Step, describe, fit
 from jaxgpt.training.loss import LossFunction
@@ -170,7 +170,7 @@ def tune(
         template = state_template(jax.eval_shape(lambda: parts.trained), train, mesh)
         state = _begin_or_resume(run, config, options, parts, train, data, template, mesh)
         if int(state.step) >= train.steps:
-            print(f"{run} is already finished at step {int(state.step)}", file=sys.stderr)
+            note(f"{run} is already finished at step {int(state.step)}")
             records, signal = read_metrics(run), None
         else:
             reporter = Reporter(run, train.steps, int(state.step), unit=job.unit)

@@ -1,7 +1,6 @@
 """Strings in, strings out: what is written can be shown at once and never has to be taken back."""
 
 import codecs
-import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
@@ -144,8 +143,3 @@ class TextWriter:
             if any(stop.startswith(self._held[-size:]) for stop in self._stop):
                 return size
         return 0
-
-
-def strip_controls(text: str) -> str:
-    """`text` without control characters, which can steer a terminal; newlines and tabs remain."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")

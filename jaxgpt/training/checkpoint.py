@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.model.layers import Params
+from jaxgpt.terminal import note, one_line
 from jaxgpt.training.step import TrainState
 
 FORMAT = 1
@@ -189,7 +189,7 @@ def restore_latest(run: Path, template: TrainState) -> tuple[TrainState, dict[st
         except DamagedError as error:
             aside = folder.with_name(f"{folder.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}")
             folder.rename(aside)
-            print(f"warning: {error}; set aside as {aside.name}", file=sys.stderr)
+            note(f"warning: {one_line(str(error))}; set aside as {aside.name}")
         else:
             return _restore(folder, template), manifest
     if found or any((run / FOLDER).glob("*.corrupt-*")):

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
 from jaxgpt.model.gpt import count_parameters, init_params
 from jaxgpt.model.layers import Params
+from jaxgpt.terminal import note
 from jaxgpt.training.checkpoint import save
 from jaxgpt.training.device_tokens import batch_source
 from jaxgpt.training.evaluation import total_loss
@@ -97,7 +97,7 @@ def pretrain(
             )
         state = _begin_or_resume(config, run, options, dataset, mesh, initial_params)
         if int(state.step) >= config.steps:
-            print(f"{run} is already finished at step {int(state.step)}", file=sys.stderr)
+            note(f"{run} is already finished at step {int(state.step)}")
             return RunResult(state, config, read_metrics(run))
         reporter = Reporter(run, config.steps, int(state.step))
         reporter.say(_headline(config, dataset))

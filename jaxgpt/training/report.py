@@ -6,11 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import StringIO, TextIOBase
+from io import TextIOBase
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from jaxgpt.terminal import escape, say, showable
 
 METRICS = "metrics.jsonl"
 
@@ -32,9 +34,9 @@ class Reporter:
     ):
         self._path, self._steps, self._shown = run / METRICS, steps, first_step
         self._unit = unit  # of what the targets of a step count
-        self._stream = sys.stderr if stream is None else stream
+        self._stream: Any = sys.stderr if stream is None else stream  # None where it is closed
         self._bar = None
-        if self._stream.isatty():
+        if self._stream is not None and self._stream.isatty():
             self._bar = tqdm(total=steps, initial=first_step, file=self._stream, unit="step")
         self.records = [item for item in read_metrics(run) if item["step"] <= first_step]
         self.empty_batches = sum("empty_batches" in item for item in self.records)
@@ -108,15 +110,15 @@ class Reporter:
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
         if self._bar is not None:
-            self._show(tqdm.write, text, file=self._stream)
-        else:
-            self._show(print, text, file=self._stream, flush=True)
+            self._show(tqdm.write, showable(escape(text), self._stream), file=self._stream)
+        elif self._stream is not None:
+            self._show(say, text, stream=self._stream)
 
     def _show(self, write: Callable, *what: Any, **how: Any) -> None:
         try:
             write(*what, **how)
-        except OSError:  # the terminal is closed, or the pipe; the run goes on without
-            self._bar, self._stream = None, StringIO()
+        except (OSError, ValueError):  # the terminal or pipe is closed; the run goes on without
+            self._bar = self._stream = None
 
     def close(self) -> None:
         """Leave the bar as it stands."""

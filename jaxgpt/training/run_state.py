@@ -1,6 +1,5 @@
 """What a run steps from, and the compiled step, whatever it is that the run trains."""
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from jax.sharding import Mesh
 from jaxgpt.config import FolderOptions, TrainConfig
 from jaxgpt.errors import CheckpointError
 from jaxgpt.model.attention_kernels import choose_attention
+from jaxgpt.terminal import note
 from jaxgpt.training.checkpoint import restore_latest
 from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.mesh import on_mesh, state_shardings
@@ -75,7 +75,7 @@ def resume(
             f"{subject} not what {run} was trained on until step {manifest['step']}; bring it "
             "back, name another --out, or set --allow-data-change"
         )
-    print(f"resuming {run} at step {manifest['step']}", file=sys.stderr)
+    note(f"resuming {run} at step {manifest['step']}")
     return state
 
 

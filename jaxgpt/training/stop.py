@@ -2,9 +2,9 @@
 
 import os
 import signal
-import sys
-from contextlib import suppress
 from types import FrameType
+
+from jaxgpt.terminal import note
 
 
 class StopSignal:
@@ -35,5 +35,4 @@ class StopSignal:
             os._exit(128 + number)
         self.number = number
         name = signal.Signals(number).name
-        with suppress(OSError):  # the terminal may be closed
-            print(f"\n{name}: finishing this step, then saving", file=sys.stderr, flush=True)
+        note(f"\n{name}: finishing this step, then saving")

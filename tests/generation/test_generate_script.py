@@ -86,14 +86,14 @@ def test_pieces_are_printed_as_they_come(run, capsys):
             shown.append(capsys.readouterr().out)
             yield [piece]
 
-    importlib.import_module("generate").show(">", pieces(), str)
+    importlib.import_module("generate").show(">", pieces(), escaped=False)
     assert (*shown, capsys.readouterr().out) == ("", ">a", "b", "c\n")
 
 
 def test_an_output_without_unicode_gets_question_marks(run, monkeypatch):
     output = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
-    importlib.import_module("generate").show("é", iter([["a🙂"], ["b"]]), str)
+    importlib.import_module("generate").show("é", iter([["a🙂"], ["b"]]), escaped=False)
     assert output.getvalue() == b"?a?b\n"
 
 
@@ -105,7 +105,7 @@ def test_control_characters_do_not_reach_a_terminal(run, monkeypatch):
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdout", terminal)
     run("--prompt", "a")
-    assert terminal.getvalue() == "a[2J!\n"
+    assert terminal.getvalue() == "a\\x1b[2J!\n"
 
 
 def test_prompt_from_standard_input(run, folder):

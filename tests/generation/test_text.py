@@ -18,7 +18,6 @@ from jaxgpt.generation.text import (
     generate_text,
     prompt_tokens,
     stream_texts,
-    strip_controls,
 )
 
 BYTES = ByteTokenizer()
@@ -102,10 +101,6 @@ def test_words_join_as_they_decode():
     tokens = tokenizer.encode("the cat, the hat.")
     writer = TextWriter(tokenizer)
     assert "".join(writer.write([token]) for token in tokens) == " the cat, the hat."
-
-
-def test_control_characters_are_stripped():
-    assert strip_controls("a\x1b[31mb\r\x07\x9bc\td\ne\x7f é🙂") == "a[31mbc\td\ne é🙂"
 
 
 def test_no_prompt_is_a_newline_or_the_end_of_text():

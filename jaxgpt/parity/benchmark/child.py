@@ -15,6 +15,7 @@ from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import from_dict, read_mapping
 from jaxgpt.parity.benchmark.contenders import CONTENDERS, Unavailable, build
 from jaxgpt.parity.benchmark.workload import load_start, make_batches
+from jaxgpt.terminal import say
 
 STEPS = 3  # the first two allocate what the third finds there
 _STATUS = Path("/proc/self/status")
@@ -70,4 +71,4 @@ if __name__ == "__main__":
         result = main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4]))
     except Unavailable as reason:
         result = {"unavailable": str(reason)}
-    print(json.dumps(result))
+    say(json.dumps(result))
