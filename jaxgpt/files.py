@@ -5,12 +5,14 @@ error that the caller reads it for.
 """
 
 import errno
+import hashlib
 import json
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,24 @@ from jaxgpt.errors import DataError, JaxgptError, ResourceError
 JSON_BYTES = 1_000_000
 """The most that a JSON file of settings, sums or names may have."""
 
+_SEAL = "sha256"
+
 
 def read_regular(
     path: str | Path, *, limit: int | None = None, error: type[JaxgptError] = DataError
 ) -> bytes:
-    """The bytes of a regular file, or of one that a link leads to.
+    """The bytes of a regular file; the errors are those of `open_regular`."""
+    with open_regular(path, limit=limit, error=error) as file:
+        try:
+            return file.read()
+        except OSError as failure:
+            raise error(f"{path} cannot be read: {failure.strerror}") from None
+
+
+def open_regular(
+    path: str | Path, *, limit: int | None = None, error: type[JaxgptError] = DataError
+) -> BufferedReader:
+    """A regular file, or one that a link leads to, open for reading.
 
     Raises:
         error: no such file, a folder, pipe or device (which are never opened), more than `limit`
@@ -36,8 +51,7 @@ def read_regular(
             raise error(f"{path} is {kind}, not a regular file; name a file")
         if limit is not None and found.st_size > limit:
             raise error(f"{path} has {found.st_size:,} bytes; at most {limit:,} are read")
-        with open(path, "rb") as file:
-            return file.read()
+        return open(path, "rb")
     except OSError as failure:
         raise error(f"{path} cannot be read: {failure.strerror}") from None
     except ValueError as failure:  # a name with a NUL byte or a lone surrogate
@@ -83,6 +97,21 @@ def read_json(
         raise error(f"{path} is not JSON: {failure.msg} at {where}") from None
     except ValueError as failure:
         raise error(f"{path} cannot be used: {failure}") from None
+
+
+def seal(values: dict[str, Any]) -> bytes:
+    """A JSON file of `values` with a sum over the whole file under the key "sha256"."""
+    blank = json.dumps({**values, _SEAL: ""}, indent=2).encode()
+    return json.dumps({**values, _SEAL: hashlib.sha256(blank).hexdigest()}, indent=2).encode()
+
+
+def is_sealed(content: bytes, values: dict[str, Any]) -> bool:
+    """Whether the file that `values` were parsed from is, byte for byte, what `seal` made."""
+    found = values.get(_SEAL)
+    if not isinstance(found, str) or not found:
+        return False
+    blank = content.replace(json.dumps(found).encode(), b'""', 1)
+    return hashlib.sha256(blank).hexdigest() == found
 
 
 def member(folder: str | Path, name: Any, *, error: type[JaxgptError] = DataError) -> Path:

@@ -9,6 +9,7 @@ import gzip
 import importlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -148,7 +149,17 @@ SETTINGS = [
     ("--data other_width", 3, "its ids take 4 bytes"),
     ("--data other_id", 3, "it has the id 65535, outside [0, 256)"),
     ("--data lacking", 3, "cannot be read"),
+    ("--data piped", 3, "piped/train-00000.bin is a pipe"),
     ("--data flipped --verify-data", 3, "its sha256 sum is"),
+    (
+        "--data flipped --steps 20",
+        3,
+        "flipped/train-00000.bin: not the token file it should be: by",
+    ),
+    ("--data other_sums", 3, "other_sums/sums.bin: damaged"),
+    ("--data lacking_sums", 3, "lacking_sums/sums.bin cannot be read"),
+    ("--data lacking_seal", 3, "lacking_seal/manifest.json: damaged (ValueError: its sum"),
+    ("--data other_tokenizer", 3, "its tokens are from bytes ("),
     ("--data no_json", 3, "no_json/manifest.json: not JSON"),
     ("--data outside", 3, "outside/manifest.json: damaged"),
     ("--data tokens --tokenizer bpe:300", 3, "holds tokens of bytes (256 ids), not of bpe:300"),
@@ -458,6 +469,7 @@ def _write_configs():
 
 
 def _write_tokens():
+    from jaxgpt.data.bpe import train_bpe
     from jaxgpt.data.prepare import prepare
     from jaxgpt.data.tokenizer import ByteTokenizer
 
@@ -475,11 +487,21 @@ def _write_tokens():
         "other_id": whole[:24] + b"\xff\xff" + whole[26:],
         "flipped": whole[:24] + bytes([whole[24] ^ 1]) + whole[25:],
     }
-    for name in (*changes, "lacking", "no_json", "outside"):
+    sums = ("other_sums", "lacking_sums", "lacking_seal")
+    for name in (*changes, "lacking", "piped", "no_json", "outside", "other_tokenizer", *sums):
         shutil.copytree("tokens", name)
     for name, content in changes.items():
         Path(name, SHARD).write_bytes(content)
     Path("lacking", SHARD).unlink()
+    Path("piped", SHARD).unlink()
+    os.mkfifo(Path("piped", SHARD))
+    Path("other_sums/sums.bin").write_bytes(b"abcd")
+    Path("lacking_sums/sums.bin").unlink()
+    Path("lacking_seal/manifest.json").write_text(
+        re.sub(r',\s*"sha256": "\w+"\s*}$', "}", manifest)
+    )
+    shutil.rmtree("other_tokenizer/tokenizer")
+    train_bpe([TEXT], 265).save(Path("other_tokenizer/tokenizer"))
     Path("no_json/manifest.json").write_text("{")
     Path("outside/manifest.json").write_text(manifest.replace(SHARD, "../x.bin"))
 

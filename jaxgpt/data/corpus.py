@@ -37,10 +37,11 @@ def open_corpus(
     # os.path, for pathlib raises on a name that is too long.
     if len(config.data) == 1 and os.path.isfile(Path(config.data[0], MANIFEST)):
         dataset = TokenDataset.open(config.data[0], verify=verify)
-        return dataset, _tokenizer_of(dataset, config.tokenizer)
+        _check_agreed(dataset, config.tokenizer)
+        return dataset, dataset.tokenizer
     if (folder / MANIFEST).is_file():
-        dataset = TokenDataset.open(folder, verify=verify)
-        return dataset, load_tokenizer(folder / "tokenizer")
+        dataset = TokenDataset.open(folder, verify=verify, remade=True)
+        return dataset, dataset.tokenizer
     return prepare_corpus(config, folder, progress=progress)
 
 
@@ -131,14 +132,13 @@ def _head(texts: Iterator[str], characters: int) -> Iterator[str]:
             return
 
 
-def _tokenizer_of(dataset: TokenDataset, spec: str) -> Tokenizer:
-    """The tokenizer that prepared tokens are from, which must be the one that `spec` asks for."""
-    own = load_tokenizer(dataset.folder / "tokenizer")
+def _check_agreed(dataset: TokenDataset, spec: str) -> None:
+    """Raise DataError unless prepared tokens are from the tokenizer that `spec` asks for."""
+    own = dataset.tokenizer
     if spec in (own.name, f"{own.name}:{own.vocab_size}"):
-        return own
+        return
     if spec.startswith("bpe:") or load_tokenizer(spec).fingerprint != own.fingerprint:
         raise DataError(
             f"{dataset.folder} holds tokens of {own.name} ({own.vocab_size} ids), not of {spec}; "
             f"set --tokenizer {dataset.folder / 'tokenizer'}, or prepare the data again"
         )
-    return own

@@ -1,8 +1,6 @@
 """Text files -> a dataset of train and validation tokens, written whole or not at all."""
 
 import hashlib
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +14,7 @@ from jaxgpt.data.shards import SHARD_TOKENS, VERSION, TokenWriter
 from jaxgpt.data.sources import Document, is_plain_text
 from jaxgpt.data.stories import write_stories
 from jaxgpt.data.tokenizer import Tokenizer
-from jaxgpt.data.tokens import MANIFEST, SPLITS, TokenDataset
+from jaxgpt.data.tokens import MANIFEST, SPLITS, TokenDataset, write_manifest
 from jaxgpt.errors import ConfigError, DataError
 
 Progress = Callable[[int, int], object]
@@ -165,9 +163,8 @@ def _write(
             "sources": describe_sources(files),
         }
         tokenizer.save(partial / "tokenizer")
-        with open(partial / MANIFEST, "w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=2)
-            os.fsync(file.fileno())
+        sums = [sums for encoder in encoders.values() for sums in encoder.writer.sums]
+        write_manifest(partial, manifest, sums)
     return TokenDataset.open(folder, tokenizer=tokenizer)
 
 

@@ -2,21 +2,29 @@
 
 The header holds a magic word (8 bytes), the version (4), the bytes per id (4) and the number of
 ids (8). An id takes 2 bytes where the vocabulary has at most 65,536 tokens, else 4.
+
+Beside the sha256 sum of the whole there is a CRC-32 of each block of 16 KiB, which finds any bit
+that has changed, and is quick enough to be compared whenever a block is first read.
 """
 
 import hashlib
 import os
 import struct
+import zlib
+from contextlib import suppress
 from io import BufferedRandom
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import Int64, UInt
+from jaxtyping import Int64, UInt, UInt32
 
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.files import open_regular
 
 VERSION = 1
 SHARD_TOKENS = 100_000_000
+BLOCK = 1 << 14  # bytes, a few times what a window takes
 
 _MAGIC = b"JAXGPTOK"
 _HEADER = struct.Struct("<8sIIQ")
@@ -32,7 +40,8 @@ def shard_name(split: str, number: int) -> str:
 class TokenWriter:
     """Writes the shards of one split; a context manager that completes the last shard on leaving.
 
-    `shards` then lists each shard's file name, number of tokens and sha256 sum.
+    `shards` then lists each shard's file name, number of tokens and sha256 sum, and `sums` the
+    CRC-32s of its blocks.
 
     Raises:
         ConfigError: `shard_tokens`, the most that a shard holds, is below 1.
@@ -44,6 +53,7 @@ class TokenWriter:
         if shard_tokens < 1:
             raise ConfigError(f"shard_tokens must be at least 1, not {shard_tokens}")
         self.shards: list[dict[str, str | int]] = []
+        self.sums: list[UInt32[np.ndarray, " _"]] = []
         self._folder, self._split = folder, split
         self._vocab_size, self._shard_tokens = vocab_size, shard_tokens
         self._dtype = _dtype(vocab_size)
@@ -82,12 +92,12 @@ class TokenWriter:
     def _complete(self, file: BufferedRandom) -> None:
         file.seek(0)
         file.write(_HEADER.pack(_MAGIC, VERSION, self._dtype.itemsize, self._filled))
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest, sums = _sum(file)
         os.fsync(file.fileno())
         file.close()
         name = shard_name(self._split, len(self.shards))
         self.shards.append({"file": name, "tokens": self._filled, "sha256": digest})
+        self.sums.append(sums)
         self._file, self._filled = None, 0
 
     def __enter__(self) -> "TokenWriter":
@@ -101,21 +111,87 @@ class TokenWriter:
                 self._file.close()
 
 
-def open_shard(path: Path, *, tokens: int, vocab_size: int) -> UInt[np.ndarray, " N"]:
-    """The ids in a shard, memory-mapped, after its header and length were found right.
+class TokenShard:
+    """The ids of one shard, memory-mapped.
+
+    Given the sums of its blocks, it compares each with its own before it gives the first id of it.
+    A damaged file that is `remade`, when it is missing, from the text is put out of the way.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        ids: UInt[np.ndarray, " N"],
+        sums: UInt32[np.ndarray, " K"] | None = None,
+        *,
+        remade: bool = False,
+    ) -> None:
+        self._path, self._ids, self._sums, self._remade = path, ids, sums, remade
+        self._content = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        self._unread = bytearray(b"\1" * (0 if sums is None else sums.size))
+        self.size = self._ids.size
+
+    def __getitem__(self, part: slice) -> UInt[np.ndarray, " N"]:
+        """The ids of a slice, given by two whole numbers.
+
+        Raises:
+            DataError: a block of them is not what was written.
+        """
+        if self._unread and part.start < part.stop:
+            first, last = map(self._block, (part.start, min(part.stop, self.size) - 1))
+            while (block := self._unread.find(1, first, last + 1)) >= 0:
+                self._compare(block)
+        return self._ids[part]
+
+    def verify(self) -> None:
+        """Read all of the shard, and compare its blocks with their sums.
+
+        Raises:
+            DataError: a block is not what was written.
+        """
+        self[0 : self.size]
+
+    def _block(self, place: int) -> int:
+        return (_HEADER.size + place * self._ids.itemsize) // BLOCK
+
+    def _compare(self, block: int) -> None:
+        content = memoryview(self._content[block * BLOCK : (block + 1) * BLOCK])
+        if self._sums is not None and zlib.crc32(content) != self._sums[block]:
+            raise self._damage(block)
+        self._unread[block] = 0
+
+    def _damage(self, block: int) -> DataError:
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, self._content.size)
+        what = f"bytes {start} to {stop} have changed"
+        if not self._remade:
+            return _damaged(self._path, what)
+        with suppress(OSError):
+            self._path.rename(self._path.with_suffix(f".damaged{self._path.suffix}"))
+        return DataError(
+            f"{self._path}: {what}; run the same command again, which makes it again from the text"
+        )
+
+
+def open_shard(
+    path: Path,
+    *,
+    tokens: int,
+    vocab_size: int,
+    sums: UInt32[np.ndarray, " K"] | None = None,
+    remade: bool = False,
+) -> TokenShard:
+    """The shard at `path`, after its header and length were found right; see `TokenShard`.
 
     A sample of the ids is compared with `vocab_size`; the writer has checked them all.
 
     Raises:
-        DataError: missing, not a shard, truncated or extended, or an id outside the vocabulary.
+        DataError: missing, not a shard, truncated or extended, or an id outside the
+            vocabulary.
     """
     dtype = _dtype(vocab_size)
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            header = file.read(_HEADER.size)
-    except OSError as error:
-        raise _damaged(path, f"it cannot be read ({error.strerror})") from None
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        header = file.read(_HEADER.size)
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):
         raise _damaged(path, "it does not begin like a token file")
     _, version, itemsize, count = _HEADER.unpack(header)
@@ -126,7 +202,7 @@ def open_shard(path: Path, *, tokens: int, vocab_size: int) -> UInt[np.ndarray, 
             path, f"its ids take {itemsize} bytes, and {vocab_size} tokens need {dtype.itemsize}"
         )
     # Reading a mapping beyond the end of its file kills the process, so the length comes first.
-    expected = _HEADER.size + tokens * itemsize
+    expected = shard_bytes(tokens, vocab_size)
     if count != tokens or size != expected:
         raise _damaged(
             path,
@@ -138,7 +214,12 @@ def open_shard(path: Path, *, tokens: int, vocab_size: int) -> UInt[np.ndarray, 
         highest = ids[start : start + _PROBE_TOKENS].max()
         if highest >= vocab_size:
             raise _damaged(path, f"it has the id {highest}, outside [0, {vocab_size})")
-    return ids
+    return TokenShard(path, ids, sums, remade=remade)
+
+
+def shard_bytes(tokens: int, vocab_size: int) -> int:
+    """The length of a shard's file."""
+    return _HEADER.size + tokens * _dtype(vocab_size).itemsize
 
 
 def verify_shard(path: Path, sha256: str) -> None:
@@ -147,10 +228,20 @@ def verify_shard(path: Path, sha256: str) -> None:
     Raises:
         DataError: the sums differ.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
         raise _damaged(path, f"its sha256 sum is {found}, where the manifest has {sha256}")
+
+
+def _sum(file: BinaryIO) -> tuple[str, UInt32[np.ndarray, " K"]]:
+    """The sha256 sum of a file, and the CRC-32 of each of its blocks."""
+    file.seek(0)
+    whole, sums = hashlib.sha256(), []
+    while block := file.read(BLOCK):
+        whole.update(block)
+        sums.append(zlib.crc32(block))
+    return whole.hexdigest(), np.array(sums, np.uint32)
 
 
 def _dtype(vocab_size: int) -> np.dtype:

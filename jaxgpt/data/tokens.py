@@ -1,26 +1,44 @@
 """A dataset on disk: a folder with `manifest.json`, token shards, and the tokenizer they are from.
 
 The manifest lists, for the splits "train" and "validation", the shards with their numbers of
-tokens and sha256 sums, and how many bytes of text and documents stand behind them.
+tokens and sha256 sums, and how many bytes of text and documents stand behind them. It has a sum
+of its own, and that of `sums.bin`, which holds the CRC-32 of each block of all shards, in order.
+Datasets from before there were such sums are read too.
 """
 
 import hashlib
 import json
+import os
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, UInt32
 
-from jaxgpt.data.shards import VERSION, open_shard, shard_name, verify_shard
-from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.data.shards import (
+    BLOCK,
+    VERSION,
+    TokenShard,
+    open_shard,
+    shard_bytes,
+    shard_name,
+    verify_shard,
+)
+from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import DataError
+from jaxgpt.files import is_sealed, parse_json, read_regular, seal
 
 MANIFEST = "manifest.json"
+SUMS = "sums.bin"
 SPLITS = ("train", "validation")
+
+_MOST_BYTES = 1 << 30  # of a manifest, which names each file of text, and of the sums
+_QUICK = 1 << 27  # bytes of shards that are read whole when opened
+_QUICK_REMADE = 1 << 30  # and of those whose damage can be mended at once
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,7 @@ class TokenSplit:
     where whoever wrote the text knew it.
     """
 
-    shards: tuple[np.ndarray, ...]
+    shards: tuple[TokenShard | np.ndarray, ...]
     num_bytes: int
     num_documents: int
     entropy_bits: float | None = None
@@ -54,6 +72,7 @@ class TokenSplit:
 
         Raises:
             IndexError: not `0 <= start <= stop <= len(self)`.
+            DataError: a block that is read for the first time is not what was written.
         """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens [{start}, {stop}) of a split that has {len(self)}")
@@ -65,6 +84,12 @@ class TokenSplit:
             tokens[filled : filled + part.size] = part
             filled, shard = filled + part.size, shard + 1
         return tokens
+
+    def verify(self) -> None:
+        """Read all of it; raises DataError where a block is not what was written."""
+        for shard in self.shards:
+            if isinstance(shard, TokenShard):
+                shard.verify()
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -78,39 +103,59 @@ class TokenDataset:
     folder: Path
     manifest: dict[str, Any]
     splits: dict[str, TokenSplit]
+    tokenizer: Tokenizer
 
     @classmethod
     def open(
-        cls, folder: str | Path, *, tokenizer: Tokenizer | None = None, verify: bool = False
+        cls,
+        folder: str | Path,
+        *,
+        tokenizer: Tokenizer | None = None,
+        verify: bool = False,
+        remade: bool = False,
     ) -> "TokenDataset":
         """Open the dataset in `folder`; `verify` reads all of it and compares the sha256 sums.
 
+        Its tokens must be from `tokenizer`, by default the one that was saved with them.
+        Without, up to 128 MiB are read whole, and up to 1 GiB where damage is mended at once, as
+        the dataset is `remade` from its text. Of a larger one each block is compared with its sum
+        when it is first read; one from before there were such sums is not compared.
+
         Raises:
-            DataError: no dataset there, one from another version or with another tokenizer than
-                the one given, or a shard that is missing, truncated or damaged.
+            DataError: no dataset there, one from another version or another tokenizer, or a shard
+                that is missing, truncated or damaged.
         """
         folder = Path(folder)
         manifest = _read_manifest(folder)
-        if tokenizer is not None:
-            _check_tokenizer(folder, manifest["tokenizer"], tokenizer)
+        tokenizer = load_tokenizer(folder / "tokenizer") if tokenizer is None else tokenizer
+        _check_tokenizer(folder, manifest["tokenizer"], tokenizer)
+        ids = manifest["tokenizer"]["vocab_size"]
+        sums = _block_sums(folder, manifest)
         splits = {}
         for name, split in manifest["splits"].items():
+            shards = [
+                open_shard(
+                    folder / shard["file"],
+                    tokens=shard["tokens"],
+                    vocab_size=ids,
+                    sums=sums.get(shard["file"]),
+                    remade=remade,
+                )
+                for shard in split["shards"]
+            ]
             splits[name] = TokenSplit(
-                tuple(
-                    open_shard(
-                        folder / shard["file"],
-                        tokens=shard["tokens"],
-                        vocab_size=manifest["tokenizer"]["vocab_size"],
-                    )
-                    for shard in split["shards"]
-                ),
-                split["bytes"],
-                split["documents"],
-                split["entropy_bits"],
+                tuple(shards), split["bytes"], split["documents"], split["entropy_bits"]
             )
-            for shard in split["shards"] if verify else ():
+        listed = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+        size = sum(shard_bytes(shard["tokens"], ids) for shard in listed)
+        quick = size <= (_QUICK_REMADE if remade else _QUICK)
+        if verify or (quick and not sums):
+            for shard in listed:
                 verify_shard(folder / shard["file"], shard["sha256"])
-        return cls(folder, manifest, splits)
+        elif quick:
+            for split in splits.values():
+                split.verify()
+        return cls(folder, manifest, splits, tokenizer)
 
     @property
     def fingerprint(self) -> str:
@@ -131,16 +176,29 @@ class TokenDataset:
         return self.splits[name]
 
 
+def write_manifest(
+    folder: Path, manifest: dict[str, Any], sums: Sequence[UInt32[np.ndarray, " _"]]
+) -> None:
+    """Write a dataset's manifest, and the sums of its shards' blocks, in the manifest's order."""
+    content = np.concatenate(sums).astype("<u4").tobytes()
+    listed = {"block": BLOCK, "sha256": hashlib.sha256(content).hexdigest()}
+    for name, written in ((SUMS, content), (MANIFEST, seal(manifest | {"sums": listed}))):
+        with open(folder / name, "wb") as file:
+            file.write(written)
+            os.fsync(file.fileno())
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-    except OSError as error:
+    if not os.path.exists(path):
         raise DataError(
-            f"{folder}: not a token dataset, {MANIFEST} cannot be read ({error.strerror}); "
-            "make one with scripts/prepare_data.py"
-        ) from None
-    except (ValueError, RecursionError) as error:
+            f"{folder}: not a token dataset, it has no {MANIFEST}; make one with "
+            "scripts/prepare_data.py"
+        )
+    content = read_regular(path, limit=_MOST_BYTES)
+    try:
+        manifest = parse_json(content.decode())
+    except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}); prepare the data again") from None
     version = manifest.get("version") if isinstance(manifest, dict) else None
     if version != VERSION:
@@ -149,6 +207,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         )
     try:
         _check_manifest(manifest)
+        # The first datasets had neither.
+        sealed = "sha256" in manifest or "sums" in manifest or os.path.exists(folder / SUMS)
+        if sealed and not is_sealed(content, manifest):
+            raise ValueError("its sum is another")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise DataError(f"{path}: damaged ({what}); prepare the data again") from None
@@ -172,6 +234,10 @@ def _check_manifest(manifest: dict[str, Any]) -> None:
                 raise ValueError(f"shard {shard['file']!r}")
             words.append(shard["sha256"])
             counts.append(shard["tokens"])
+    if "sums" in manifest:
+        words.append(manifest["sums"]["sha256"])
+        if manifest["sums"]["block"] != BLOCK:
+            raise ValueError(f"blocks of {manifest['sums']['block']!r} bytes")
     for value in words:
         if not isinstance(value, str):
             raise TypeError(f"{value!r} for a string")
@@ -180,11 +246,28 @@ def _check_manifest(manifest: dict[str, Any]) -> None:
             raise ValueError(f"{value!r} for a count")
 
 
+def _block_sums(folder: Path, manifest: dict[str, Any]) -> dict[str, UInt32[np.ndarray, " _"]]:
+    """The sums of each shard's blocks by its name; none where the manifest lists none."""
+    if "sums" not in manifest:
+        return {}
+    content = read_regular(folder / SUMS, limit=_MOST_BYTES)
+    if hashlib.sha256(content).hexdigest() != manifest["sums"]["sha256"]:
+        raise DataError(f"{folder / SUMS}: damaged, its sum is another; prepare the data again")
+    found, start = {}, 0
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            size = shard_bytes(shard["tokens"], manifest["tokenizer"]["vocab_size"])
+            count = -(-size // BLOCK)
+            sums = np.frombuffer(content, "<u4", count, 4 * start)
+            found[shard["file"]], start = sums, start + count
+    return found
+
+
 def _check_tokenizer(folder: Path, made_with: dict[str, Any], tokenizer: Tokenizer) -> None:
     if tokenizer.fingerprint != made_with["fingerprint"]:
         raise DataError(
             f"{folder}: its tokens are from {made_with['name']} "
             f"({made_with['fingerprint'][:12]}), not from {tokenizer.name} "
-            f"({tokenizer.fingerprint[:12]}); use the tokenizer in {folder / 'tokenizer'}, or "
-            "prepare the data with this one"
+            f"({tokenizer.fingerprint[:12]}); put the tokenizer that they are from into "
+            f"{folder / 'tokenizer'}, or prepare the data again"
         )

@@ -131,6 +131,7 @@ def test_a_dataset_is_replaced_only_when_asked(tmp_path, text_file):
     assert TokenDataset.open(out, verify=True).fingerprint == second.fingerprint
     assert sorted(os.listdir(out)) == [
         "manifest.json",
+        "sums.bin",
         "tokenizer",
         "train-00000.bin",
         "validation-00000.bin",

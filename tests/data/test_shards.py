@@ -21,8 +21,8 @@ def test_ids_come_back_in_the_smallest_type_that_holds_them(tmp_path, vocab_size
     (shard,) = write(tmp_path, ids, vocab_size)
     path = tmp_path / "train-00000.bin"
     opened = open_shard(path, tokens=4, vocab_size=vocab_size)
-    assert opened.tolist() == ids
-    assert opened.itemsize == width
+    assert opened[0:4].tolist() == ids
+    assert opened[0:4].itemsize == width
     assert shard == {
         "file": "train-00000.bin",
         "tokens": 4,
@@ -42,7 +42,7 @@ def test_shards_fill_up_in_order(tmp_path, count):
     shards = write(tmp_path, ids)
     assert [shard["tokens"] for shard in shards[:-1]] == [100] * ((count - 1) // 100)
     parts = [
-        open_shard(tmp_path / shard["file"], tokens=shard["tokens"], vocab_size=1000)
+        open_shard(tmp_path / shard["file"], tokens=shard["tokens"], vocab_size=1000)[0:100]
         for shard in shards
     ]
     assert np.concatenate(parts).tolist() == ids

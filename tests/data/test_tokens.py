@@ -1,9 +1,12 @@
 import json
+import os
 
 import numpy as np
 import pytest
 
+from jaxgpt.data import tokens
 from jaxgpt.data.prepare import write_tokens
+from jaxgpt.data.shards import BLOCK
 from jaxgpt.data.sources import Document
 from jaxgpt.data.tokenizer import ByteTokenizer, load_tokenizer
 from jaxgpt.data.tokens import TokenDataset
@@ -25,6 +28,22 @@ def edit(folder, change):
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest))
+
+
+def as_before_there_were_sums(folder):
+    edit(folder, lambda manifest: [manifest.pop("sums"), manifest.pop("sha256")])
+    (folder / "sums.bin").unlink()
+
+
+def flip(path, bit):
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def read_all(folder, **options):
+    dataset = TokenDataset.open(folder, **options)
+    return [split.read(0, len(split)).tolist() for split in dataset.splits.values()]
 
 
 def test_a_split_reads_across_its_shards(folder):
@@ -65,6 +84,7 @@ def test_the_fingerprint_is_that_of_the_tokens(folder, tmp_path):
         ).fingerprint
 
     first = TokenDataset.open(folder).fingerprint
+    as_before_there_were_sums(folder)
     edit(folder, lambda manifest: manifest.update(sources=[{"name": "another"}]))
     assert TokenDataset.open(folder).fingerprint == first == fingerprint("the end")
     assert fingerprint("the eNd") != first
@@ -72,18 +92,86 @@ def test_the_fingerprint_is_that_of_the_tokens(folder, tmp_path):
 
 def test_another_tokenizer_is_refused(folder):
     TokenDataset.open(folder, tokenizer=ByteTokenizer())
-    with pytest.raises(DataError, match=r"are from bytes \(.*not from words .*data/tokenizer"):
+    message = r"are from bytes \(.*not from words .*data/tokenizer"
+    with pytest.raises(DataError, match=message):
         TokenDataset.open(folder, tokenizer=WordTokenizer(["a"]))
+    WordTokenizer(["a"]).save(folder / "tokenizer")
+    with pytest.raises(DataError, match=message):
+        TokenDataset.open(folder)
 
 
-def test_a_changed_id_is_found_when_asked_for(folder):
-    path = folder / "train-00001.bin"
-    content = bytearray(path.read_bytes())
-    content[-2] ^= 1
-    path.write_bytes(content)
-    TokenDataset.open(folder)
+@pytest.mark.parametrize("name", ["train-00001.bin", "sums.bin", "manifest.json"])
+def test_every_flipped_bit_is_found(folder, name):
+    path = folder / name
+    whole = path.read_bytes()
+    assert read_all(folder)[0] == list(TRAIN)
+    for bit in range(0, 8 * len(whole), 1 + len(whole) // 16):
+        flip(path, bit)
+        with pytest.raises(DataError, match=r"train-00001|sums|manifest|splits|not a token"):
+            read_all(folder)
+        path.write_bytes(whole)
+    assert read_all(folder)[0] == list(TRAIN)
+
+
+@pytest.mark.parametrize("key", ["sums", "sha256", "sources", "version"])
+def test_what_a_manifest_leaves_out_is_found(folder, key):
+    edit(folder, lambda manifest: manifest.pop(key))
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        TokenDataset.open(folder)
+
+
+def test_a_missing_file_of_sums_is_found(folder):
+    (folder / "sums.bin").unlink()
+    with pytest.raises(DataError, match=r"sums\.bin"):
+        TokenDataset.open(folder)
+
+
+def test_a_block_is_compared_when_it_is_first_read(tmp_path):
+    splits = {"train": [Document("a" * (5 * BLOCK))], "validation": [Document("the end")]}
+    folder = write_tokens(tmp_path / "data", ByteTokenizer(), splits).folder
+    split = TokenDataset.open(folder).split("train")
+    path = folder / "train-00000.bin"
+    flip(path, 8 * (4 * BLOCK - 1))
+    last = 4 * BLOCK // 2 - 12  # the ids in the first four blocks, after 24 bytes
+    assert split.read(0, last - BLOCK // 2).tolist() == [97] * (last - BLOCK // 2)
+    for start in (last - 1, last - BLOCK // 2):
+        with pytest.raises(DataError, match=r"bytes 49152 to 65536 have changed; prepare"):
+            split.read(start, last + 1)
+    flip(path, 8 * (4 * BLOCK - 1))
+    split.read(last - 1, last)
+    assert split.read(last, len(split)).size == len(split) - last
+
+
+def test_a_damaged_shard_that_can_be_remade_is_put_aside(folder, monkeypatch):
+    monkeypatch.setattr(tokens, "_QUICK_REMADE", 0)
+    split = TokenDataset.open(folder, remade=True).split("train")
+    flip(folder / "train-00001.bin", 8 * 24)
+    with pytest.raises(DataError, match="run the same command again, which makes it again"):
+        split.read(0, 200)
+    assert not (folder / "train-00001.bin").exists()
+    with pytest.raises(DataError, match=r"train-00001\.bin"):
+        TokenDataset.open(folder, remade=True)
+
+
+def test_a_dataset_from_before_there_were_sums_is_read_whole(folder):
+    fingerprint = TokenDataset.open(folder).fingerprint
+    as_before_there_were_sums(folder)
+    assert TokenDataset.open(folder).fingerprint == fingerprint
+    assert read_all(folder)[0] == list(TRAIN)
+    flip(folder / "train-00001.bin", 8 * 40)
     with pytest.raises(DataError, match=r"train-00001\.bin.*sha256"):
-        TokenDataset.open(folder, verify=True)
+        TokenDataset.open(folder)
+
+
+def test_a_pipe_for_a_file_is_refused(folder):
+    for name in ("train-00001.bin", "sums.bin", "manifest.json"):
+        whole = (folder / name).read_bytes()
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(DataError, match=f"{name} is a pipe"):
+            TokenDataset.open(folder)
+        (folder / name).unlink()
+        (folder / name).write_bytes(whole)
 
 
 def test_a_missing_or_short_shard_is_found_always(folder):
@@ -121,7 +209,7 @@ def shard(manifest):
         lambda manifest: shard(manifest).update(file="../train-00000.bin"),
         lambda manifest: shard(manifest).update(file="/train-00000.bin"),
         lambda manifest: shard(manifest).update(tokens=-1),
-        lambda manifest: shard(manifest).update(tokens=10**30),
+        lambda manifest: shard(manifest).update(tokens=2**63),
         lambda manifest: shard(manifest).update(sha256=None),
     ],
 )
