@@ -154,7 +154,7 @@ SETTINGS = [
     (
         "--data flipped --steps 20",
         3,
-        "flipped/train-00000.bin: not the token file it should be: by",
+        "flipped/train-00000.bin: not the token file it should be",
     ),
     ("--data other_sums", 3, "other_sums/sums.bin: damaged"),
     ("--data lacking_sums", 3, "lacking_sums/sums.bin cannot be read"),

@@ -127,7 +127,7 @@ class TokenShard:
         remade: bool = False,
     ) -> None:
         self._path, self._ids, self._sums, self._remade = path, ids, sums, remade
-        self._content = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        self._content = np.memmap(path, np.uint8, mode="r").data
         self._unread = bytearray(b"\1" * (0 if sums is None else sums.size))
         self.size = self._ids.size
 
@@ -155,13 +155,13 @@ class TokenShard:
         return (_HEADER.size + place * self._ids.itemsize) // BLOCK
 
     def _compare(self, block: int) -> None:
-        content = memoryview(self._content[block * BLOCK : (block + 1) * BLOCK])
+        content = self._content[block * BLOCK : (block + 1) * BLOCK]
         if self._sums is not None and zlib.crc32(content) != self._sums[block]:
             raise self._damage(block)
         self._unread[block] = 0
 
     def _damage(self, block: int) -> DataError:
-        start, stop = block * BLOCK, min((block + 1) * BLOCK, self._content.size)
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, len(self._content))
         what = f"bytes {start} to {stop} have changed"
         if not self._remade:
             return _damaged(self._path, what)
