@@ -22,7 +22,7 @@ from jaxgpt.finetuning.trainable import Trainable, restore_trained, trainable
 from jaxgpt.model.layers import Params
 from jaxgpt.terminal import note
 from jaxgpt.training.checkpoint import LoadedModel, save
-from jaxgpt.training.loop import Hooks, Step, describe, fit
+from jaxgpt.training.loop import Hooks, Step, fit
 from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.mesh import batch_sharding, make_mesh, state_shardings
@@ -240,10 +240,6 @@ def _fit(
     """The state at the end, and the signal that stopped the run before, if one did."""
     sharding = batch_sharding(mesh)
     with StopSignal() as stop:
-        if not int(state.step) and not reporter.records:
-            measured = hooks.evaluate(state)
-            reporter.record({"step": 0, **measured})
-            reporter.say(f"before  {describe(measured)}")
         state = fit(
             state,
             train,

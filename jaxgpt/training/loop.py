@@ -42,12 +42,14 @@ def fit(
     """Step from `state.step` to `config.steps`, or until `hooks.stopped()`, and return the state.
 
     `batch_at(step)` gives the batch of a step, counted from 0, so a resumed run sees what it would
-    have seen.
+    have seen. A run that begins is measured before its first step, and recorded at step 0.
     Metrics are fetched one step late: the device never waits for them. Raises NonFiniteError when
     a loss or gradient is not finite; the parameters are then those before that step.
     """
     first = int(state.step)
     pending: tuple[int, dict[str, Any]] | None = None
+    if not first and not reporter.records:
+        _evaluate(state, config, hooks, reporter)
     for step in range(first, config.steps):
         state, metrics = step_fn(state, batch_at(step), np.int32(step))
         if pending is not None:
@@ -78,11 +80,8 @@ def _visit(
     reporter: Reporter,
 ) -> None:
     evaluate, sample, save = due
-    step = int(state.step)
     if evaluate:
-        measured = hooks.evaluate(state)
-        reporter.record({"step": step, **measured})
-        reporter.say(f"step {step:>{len(str(config.steps))}}/{config.steps}  {describe(measured)}")
+        _evaluate(state, config, hooks, reporter)
     if save or stopped:
         hooks.save(state)
     if sample and hooks.sample is not None:
@@ -91,9 +90,11 @@ def _visit(
         hooks.publish()
 
 
-def describe(measured: dict[str, float]) -> str:
-    """What was measured, in a line."""
-    return "  ".join(f"{name.replace('_', ' ')} {x:.4f}" for name, x in measured.items())
+def _evaluate(state: TrainState, config: TrainConfig, hooks: Hooks, reporter: Reporter) -> None:
+    step, measured = int(state.step), hooks.evaluate(state)
+    reporter.record({"step": step, **measured})
+    figures = "  ".join(f"{name.replace('_', ' ')} {x:.4f}" for name, x in measured.items())
+    reporter.say(f"step {step:>{len(str(config.steps))}}/{config.steps}  {figures}")
 
 
 def _sample(write: Callable[[TrainState], str], state: TrainState, reporter: Reporter) -> None:

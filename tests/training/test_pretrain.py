@@ -44,7 +44,7 @@ def test_a_run_leaves_all_that_was_promised(undisturbed):
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [item["step"] for item in records if "loss" in item] == list(range(1, 13))
     measured = [item for item in records if "validation_loss" in item]
-    assert [item["step"] for item in measured] == [4, 8, 12]
+    assert [item["step"] for item in measured] == [0, 4, 8, 12]
     assert measured[-1]["validation_bits_per_byte"] > measured[-1]["entropy_bits_per_byte"] > 0
     assert result.signal is None
 
@@ -72,6 +72,8 @@ def test_stopped_twice_and_resumed_is_the_undisturbed_run(small_run, tmp_path, u
     assert_same_bits(last.state, undisturbed[1].state)
     steps = [item["step"] for item in last.records if "loss" in item]
     assert steps == list(range(1, 13))
+    measured = [item["step"] for item in last.records if "validation_loss" in item]
+    assert measured == [0, 4, 8, 12]
 
 
 def test_evaluation_frequency_does_not_change_the_parameters(small_run, tmp_path, undisturbed):
