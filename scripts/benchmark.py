@@ -14,6 +14,7 @@ import cli
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.errors import ConfigError
+from jaxgpt.files import write_file
 from jaxgpt.generation.settings import check_range
 from jaxgpt.parity.benchmark.contenders import choose
 from jaxgpt.parity.benchmark.shapes import get_shape
@@ -135,7 +136,7 @@ def main(argv: list[str]) -> None:
     report = measure(arguments)
     say(table(report))
     if arguments.out:
-        Path(arguments.out).write_text(json.dumps(to_json(report), indent=2) + "\n")
+        write_file(arguments.out, json.dumps(to_json(report), indent=2) + "\n")
     if arguments.plot:
         from jaxgpt.training.plots import plot_bars
 

@@ -33,14 +33,18 @@ class Arguments:
     tokenizer: str = ""
     """The tokenizer, where the folder has none; gpt2, bytes, or a folder."""
     overwrite: bool = False
-    """Replace what is at `out`."""
+    """Replace what jaxgpt wrote at `out`; a folder that holds anything else is refused."""
 
 
 def main(argv: list[str]) -> None:
     """Load, write, say where."""
     cli.need_arguments(argv, "convert.py --from gpt2 --model FOLDER --out DIR")
     arguments = cli.parse(Arguments, argv, description=__doc__)
-    check_new_folder(arguments.out, overwrite=arguments.overwrite)
+    check_new_folder(
+        arguments.out,
+        overwrite=arguments.overwrite,
+        inputs=(arguments.model, arguments.tokenizer),
+    )
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.model.gpt import count_parameters

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import cli
@@ -23,6 +22,7 @@ from jaxgpt.assistant.win_rate import read_pairs, win_rate
 from jaxgpt.data.paths import expand_paths
 from jaxgpt.data.sources import read_documents
 from jaxgpt.errors import ConfigError
+from jaxgpt.files import write_file
 from jaxgpt.finetuning.instructions import conversation
 from jaxgpt.finetuning.records import read_records
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, check_range
@@ -108,9 +108,7 @@ class Answers:
         if self.out:
             pairs = zip(records, answers, strict=True)
             lines = [json.dumps(record.fields | {"answer": answer}) for record, answer in pairs]
-            draft = Path(f"{self.out}.partial")
-            draft.write_text("\n".join(lines) + "\n", "utf-8")
-            draft.replace(self.out)
+            write_file(self.out, "\n".join(lines) + "\n")
             say(f"the answers are in {self.out}")
 
 

@@ -15,6 +15,7 @@ from train import begin_from
 
 from jaxgpt.config import TrainConfig, get_preset
 from jaxgpt.config_file import load_config, to_dict
+from jaxgpt.files import write_file
 from jaxgpt.terminal import say
 
 
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> None:
             )
     if arguments.json:
         figures = asdict(plan) | {"devices": devices, "memory": memory, "config": to_dict(config)}
-        Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
+        write_file(arguments.json, json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Arguments:
     stories_bytes: int = 8_000_000
     """Bytes of stories to tell, for the data set `stories`."""
     overwrite: bool = False
-    """Replace a dataset that is already at `out`."""
+    """Replace a dataset that is already at `out`; a folder that holds anything else is refused."""
 
 
 def main(argv: list[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from jaxgpt.assistant.chat_config import ChatConfig
 from jaxgpt.config import nearest
 from jaxgpt.errors import ConfigError
+from jaxgpt.files import write_file
 from jaxgpt.finetuning.instructions import encode_prompt, end_of_text
 from jaxgpt.finetuning.templates import TEMPLATES, Template, Turn
 from jaxgpt.generation.decoding import prepare_params
@@ -89,12 +90,10 @@ class Chat:
             raise ConfigError(f"the file is {path}; its name must end in .jsonl")
         turns = [*self._system(), *self.turns]
         messages = [{"role": turn.role, "content": turn.text} for turn in turns]
-        draft = path.with_name(f".{path.name}.tmp")
         try:
             if path.exists():
                 raise ConfigError(f"{path} is there already; name another file")
-            draft.write_text(json.dumps({"messages": messages}) + "\n")
-            os.replace(draft, path)
+            write_file(path, json.dumps({"messages": messages}) + "\n")
         except OSError as error:
             raise ConfigError(f"{path} cannot be written ({error.strerror})") from None
 

@@ -17,6 +17,7 @@ from jaxgpt.assistant.recipe import TEMPLATE, Recipe, instructions, preferring, 
 from jaxgpt.config import RunOptions
 from jaxgpt.data.story_questions import Question, conversation, preferences, questions
 from jaxgpt.errors import ConfigError
+from jaxgpt.files import draft_of, write_file
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
 from jaxgpt.finetuning.tune_instructions import tune_instructions
 from jaxgpt.finetuning.tune_preferences import tune_preferences
@@ -122,10 +123,8 @@ def _write_records(run: Path, recipe: Recipe, held_out: list[Question]) -> dict[
     try:
         run.mkdir(exist_ok=True)
         for name, items in records.items():
-            draft = run / f".{name}.jsonl.tmp"
-            with open(draft, "w") as file:
+            with draft_of(run / f"{name}.jsonl") as draft, open(draft, "w") as file:
                 file.writelines(json.dumps(item) + "\n" for item in items)
-            draft.replace(run / f"{name}.jsonl")
     except OSError as error:
         raise ConfigError(f"--out {run} cannot be written ({error.strerror})") from None
     return {name: str(run / f"{name}.jsonl") for name in records}
@@ -153,9 +152,8 @@ def _measure(name: str, model: LoadedModel, asked: list[Question]) -> Stage:
 
 
 def _write_stages(run: Path, stages: list[Stage]) -> None:
-    (run / "stages.json").write_text(
-        json.dumps([asdict(stage) for stage in stages], indent=2) + "\n"
-    )
+    found = json.dumps([asdict(stage) for stage in stages], indent=2)
+    write_file(run / "stages.json", found + "\n")
     plot_stages(
         [stage.name for stage in stages],
         {

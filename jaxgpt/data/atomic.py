@@ -1,30 +1,42 @@
 """A folder that appears whole or not at all."""
 
 import errno
+import fcntl
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from jaxgpt.data.ownership import foreign_names, refuse_foreign, unfinished_foreign
 from jaxgpt.errors import ConfigError, ResourceError
 
 
 @contextmanager
-def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str | Path] = (),
+    foreign: Callable[[Path], list[str]] = foreign_names,
+) -> Iterator[Path]:
     """Give a hidden folder beside `folder` to write into, and rename it to `folder` on success.
 
     On an error, an interrupt among them, the hidden folder is removed; a killed process leaves it,
-    named `.<name>.<random>.partial`, and never a `folder` that is half written.
+    named `.<name>.<random>.partial`, and never a `folder` that is half written. `overwrite`
+    replaces a folder in which `foreign` finds nothing that others wrote, and which holds none of
+    `inputs`, which are read.
 
     Raises:
-        ConfigError: the parent folder is missing or not writable, or `folder` is a file, or holds
-            something and `overwrite` is false.
+        ConfigError: the parent folder is missing or not writable, `folder` is a file or the current
+            one, or it holds something and `overwrite` is false, or an input, or what others wrote.
         ResourceError: the disk is full.
     """
     folder = Path(os.path.realpath(folder))
-    check_new_folder(folder, overwrite=overwrite)
+    clear_leftovers(folder)
+    check_new_folder(folder, overwrite=overwrite, inputs=inputs, foreign=foreign)
     hidden = f".{folder.name}.{secrets.token_hex(4)}"
     partial, old = folder.with_name(f"{hidden}.partial"), folder.with_name(f"{hidden}.old")
     try:
@@ -34,12 +46,13 @@ def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]
             f"{folder}: cannot be created ({error.strerror}); choose a folder that you may write to"
         ) from None
     try:
-        yield partial
-        _sync(partial)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        _sync(folder.parent)
+        with _locked(partial):
+            yield partial
+            _sync(partial)
+            if folder.exists():
+                folder.rename(old)
+            partial.rename(folder)
+            _sync(folder.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
@@ -48,10 +61,17 @@ def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+    if old.exists() and not foreign(old):  # somebody may have written into it meanwhile
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def check_new_folder(folder: str | Path, *, overwrite: bool = False) -> None:
+def check_new_folder(
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str | Path] = (),
+    foreign: Callable[[Path], list[str]] = foreign_names,
+) -> None:
     """Make sure that `folder` can be written as a new one; the errors are those of `new_folder`."""
     folder = Path(os.path.realpath(folder))
     if not folder.parent.is_dir():
@@ -61,8 +81,64 @@ def check_new_folder(folder: str | Path, *, overwrite: bool = False) -> None:
         raise ConfigError(f"{folder}: a file has this name; choose another folder")
     if not os.access(folder.parent, os.W_OK):
         raise ConfigError(f"{folder}: no permission to write in {folder.parent}; choose another")
-    if there and any(folder.iterdir()) and not overwrite:
-        raise ConfigError(f"{folder}: the folder is not empty; choose another, or empty it")
+    if there and (os.path.ismount(folder) or Path.cwd().is_relative_to(folder)):
+        what = "a mount point" if os.path.ismount(folder) else "the current folder, or holds it"
+        raise ConfigError(f"{folder}: is {what}, so it cannot be replaced; name one inside it")
+    if there and any(folder.iterdir()):
+        if not overwrite:
+            raise ConfigError(f"{folder}: the folder is not empty; choose another, or empty it")
+        refuse_inputs(folder, inputs)
+        refuse_foreign(folder, foreign(folder))
+
+
+def refuse_inputs(folder: Path, inputs: Iterable[str | Path]) -> None:
+    """Make sure that nothing which is read lies in a folder that is to be replaced.
+
+    Raises:
+        ConfigError: one of `inputs`, as far as they are files or folders, lies in it.
+    """
+    for name in inputs:
+        if not os.path.lexists(name):  # a data set's or a tokenizer's name
+            continue
+        for path in (os.path.realpath(name), os.path.abspath(name)):
+            if Path(path).is_relative_to(os.path.realpath(folder)):
+                raise ConfigError(
+                    f"{folder}: will not be overwritten, for {name}, which is read, lies in it; "
+                    "name another folder"
+                )
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Undo what processes that were killed while they wrote `folder` left beside it.
+
+    The old folder is put back where the new one had not taken its place. Of other leftovers those
+    are removed which no process is writing and which hold nothing but what a folder of jaxgpt may.
+    """
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.(partial|old)")
+    with suppress(OSError):
+        for path in sorted(folder.parent.iterdir()):
+            if not pattern.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
+                continue
+            with _locked(path) as free:
+                if free and path.suffix == ".old" and not os.path.lexists(folder):
+                    path.rename(folder)
+                elif free and not unfinished_foreign(path):
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Mark a folder as in use by this process; the result is whether no other one uses it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:
+            free = False
+        yield free
+    finally:
+        os.close(descriptor)
 
 
 def _sync(folder: Path) -> None:

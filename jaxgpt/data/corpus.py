@@ -58,7 +58,7 @@ def prepare_corpus(
     `shards` files are downloaded of a source that is given by name. Raises ConfigError if `folder`
     cannot be written, and otherwise as `open_corpus` does.
     """
-    check_new_folder(folder, overwrite=overwrite)
+    check_new_folder(folder, overwrite=overwrite, inputs=(*config.data, config.tokenizer))
     kind, _, size = config.tokenizer.partition(":")
     # Loaded before anything is downloaded, for the name may be wrong.
     tokenizer = None if kind == "bpe" else load_tokenizer(config.tokenizer)

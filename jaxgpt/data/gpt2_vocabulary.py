@@ -20,8 +20,9 @@ from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
-from jaxgpt.data.vocabulary import END_OF_TEXT, format_ranks, parse_ranks, read_bytes, write_atomic
+from jaxgpt.data.vocabulary import END_OF_TEXT, format_ranks, parse_ranks, read_bytes
 from jaxgpt.errors import DataError
+from jaxgpt.files import write_file
 
 Result = TypeVar("Result")
 
@@ -212,6 +213,6 @@ def _keep(content: bytes) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content)
+        write_file(path, content)
     except OSError as error:
         warnings.warn(f"could not keep GPT-2's vocabulary as {path}: {error}", stacklevel=3)

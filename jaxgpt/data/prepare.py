@@ -14,7 +14,7 @@ from jaxgpt.data.shards import SHARD_TOKENS, VERSION, TokenWriter
 from jaxgpt.data.sources import Document, is_plain_text
 from jaxgpt.data.stories import write_stories
 from jaxgpt.data.tokenizer import Tokenizer
-from jaxgpt.data.tokens import MANIFEST, SPLITS, TokenDataset, write_manifest
+from jaxgpt.data.tokens import SPLITS, TokenDataset, write_manifest
 from jaxgpt.errors import ConfigError, DataError
 
 Progress = Callable[[int, int], object]
@@ -139,8 +139,6 @@ def _write(
     overwrite: bool,
     shard_tokens: int = SHARD_TOKENS,
 ) -> TokenDataset:
-    if overwrite:
-        _check_replaceable(folder)
     with new_folder(folder, overwrite=overwrite) as partial:
         encoders = {}
         with ExitStack() as stack:
@@ -173,17 +171,6 @@ def _check_fraction(validation_fraction: float) -> None:
         raise ConfigError(
             f"validation_fraction must lie between 0 and 1, not be {validation_fraction}; "
             "0.1 keeps a tenth for validation"
-        )
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Overwriting removes the old folder, so it must hold a dataset and nothing else."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    others = {name for name in names - {MANIFEST, "tokenizer"} if not name.endswith(".bin")}
-    if others or (names and MANIFEST not in names):
-        raise ConfigError(
-            f"{folder}: will not be overwritten, it is not a token dataset or has other files "
-            f"{sorted(others)[:3]}; choose another folder"
         )
 
 

@@ -26,7 +26,7 @@ VERSION = 1
 SHARD_TOKENS = 100_000_000
 BLOCK = 1 << 14  # bytes, a few times what a window takes
 
-_MAGIC = b"JAXGPTOK"
+MAGIC = b"JAXGPTOK"
 _HEADER = struct.Struct("<8sIIQ")
 _DTYPES = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 _PROBES, _PROBE_TOKENS = 16, 4096
@@ -91,7 +91,7 @@ class TokenWriter:
 
     def _complete(self, file: BufferedRandom) -> None:
         file.seek(0)
-        file.write(_HEADER.pack(_MAGIC, VERSION, self._dtype.itemsize, self._filled))
+        file.write(_HEADER.pack(MAGIC, VERSION, self._dtype.itemsize, self._filled))
         digest, sums = _sum(file)
         os.fsync(file.fileno())
         file.close()
@@ -192,7 +192,7 @@ def open_shard(
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+    if len(header) < _HEADER.size or not header.startswith(MAGIC):
         raise _damaged(path, "it does not begin like a token file")
     _, version, itemsize, count = _HEADER.unpack(header)
     if version != VERSION:

@@ -3,13 +3,13 @@
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import DataError
+from jaxgpt.files import write_file
 
 END_OF_TEXT = "<|endoftext|>"
 RECORD = "tokenizer.json"
@@ -125,23 +125,13 @@ def read_bytes(path: Path, limit: int = 1 << 28) -> bytes:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the new one, never half."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_record(folder: Path, record: Mapping[str, Any], ranks: bytes | None = None) -> None:
     """Write a tokenizer's folder: the rank lines, if any, and last the JSON record."""
     folder.mkdir(parents=True, exist_ok=True)
     if ranks is not None:
-        write_atomic(folder / RANKS, ranks)
+        write_file(folder / RANKS, ranks)
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    write_atomic(folder / RECORD, text.encode())
+    write_file(folder / RECORD, text.encode())
 
 
 def read_record(folder: Path) -> dict[str, Any]:

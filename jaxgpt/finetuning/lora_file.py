@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from safetensors.numpy import save as to_safetensors
 
 from jaxgpt.config_file import from_dict, read_mapping
 from jaxgpt.data.atomic import new_folder
+from jaxgpt.data.ownership import ADAPTERS as ADAPTER_NAMES
+from jaxgpt.data.ownership import unlisted_names
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.finetuning.lora import Adapters, fingerprint, init_adapters
 from jaxgpt.finetuning.settings import LoraConfig
@@ -57,7 +61,9 @@ def save_adapters(
         for target, adapter in adapters.items()
         for name, array in adapter.items()
     }
-    with new_folder(folder, overwrite=overwrite) as draft:
+    # Not by the listing: what is damaged in a run must not stand in the way of the run.
+    foreign = partial(unlisted_names, known=re.compile(ADAPTER_NAMES).fullmatch)
+    with new_folder(folder, overwrite=overwrite, foreign=foreign) as draft:
         try:
             (draft / ADAPTERS).write_bytes(to_safetensors(arrays))
         except OSError as error:

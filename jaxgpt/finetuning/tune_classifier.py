@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from jaxgpt.config import FolderOptions
+from jaxgpt.files import write_file
 from jaxgpt.finetuning.classification import class_loss, class_probabilities, predict
 from jaxgpt.finetuning.labelled import (
     Labelled,
@@ -195,6 +196,6 @@ def _read_parts(config: ClassifierConfig) -> Parts:
 
 def _write_scores(run: Path, scores: Scores, classes: list[str]) -> None:
     summary = {"classes": classes, **scores.summary()}
-    (run / "test.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_file(run / "test.json", json.dumps(summary, indent=2) + "\n")
     plot_confusion(scores.confusion, classes, run / "confusion.png")
     plot_reliability(*reliability(scores.labels, scores.probabilities), run / "calibration.png")

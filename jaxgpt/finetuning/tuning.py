@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxgpt.config import FolderOptions, TrainConfig
-from jaxgpt.errors import ConfigError
+from jaxgpt.errors import ConfigError, ResourceError
 from jaxgpt.finetuning.lora_file import save_adapters
 from jaxgpt.finetuning.saved import ADAPTERS_FOLDER
 from jaxgpt.finetuning.settings import TuningConfig
@@ -283,5 +283,5 @@ def _publish(
     try:
         plot_curves(records, job.panels, run / CURVES)
         write_card(run, config, rows, records, command, [CURVES])
-    except OSError as error:
+    except (OSError, ResourceError) as error:
         reporter.say(f"warning: {CURVES} and README.md of {run} could not be written: {error}")

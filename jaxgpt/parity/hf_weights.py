@@ -18,8 +18,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from jaxgpt import __version__
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.atomic import new_folder
+from jaxgpt.data.ownership import write_listing
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import CheckpointError, ResourceError
 from jaxgpt.model.embedding import sinusoidal_positions
@@ -207,6 +209,7 @@ def save_gpt2(
         shutil.copymode(partial / "config.json", partial / WEIGHTS)  # for others to read, too
         if tokenizer is not None:
             tokenizer.save(partial / "tokenizer")
+        write_listing(partial, f"jaxgpt {__version__}")
 
 
 def _stored(leaf: Leaf, config: ModelConfig, params: Params, dtype: Any) -> np.ndarray:

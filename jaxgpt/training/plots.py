@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Integer
 
+from jaxgpt.files import draft_of
+
 Curves = Mapping[str, Float[np.ndarray, " steps"]]
 """Values by step, by name."""
 
@@ -187,4 +189,5 @@ def _picture(path: Path, heights: list[float], width: int = 8) -> Iterator[Any]:
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    with draft_of(path) as draft:
+        figure.savefig(draft, dpi=120, format="png")

@@ -17,7 +17,7 @@ from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.data.corpus import Progress, open_corpus
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import TokenDataset
-from jaxgpt.errors import CheckpointError, ConfigError, DataError
+from jaxgpt.errors import CheckpointError, ConfigError, DataError, ResourceError
 from jaxgpt.model.gpt import count_parameters, init_params
 from jaxgpt.model.layers import Params
 from jaxgpt.terminal import note
@@ -236,5 +236,5 @@ def _publish(
     try:
         plot_losses(reporter.records, run / "loss.png", entropy_per_token(dataset))
         write_run_card(run, config, dataset, reporter.records, command)
-    except OSError as error:
+    except (OSError, ResourceError) as error:
         reporter.say(f"warning: loss.png and README.md of {run} could not be written: {error}")

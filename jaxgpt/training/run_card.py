@@ -11,7 +11,10 @@ import jax
 from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.data.tokens import TokenDataset
+from jaxgpt.files import write_file
 from jaxgpt.model.gpt import count_parameters
+
+CARD = "README.md"
 
 
 def write_run_card(
@@ -58,7 +61,7 @@ def write_card(
     if sample := str(last_value(records, "sample", "")).strip():
         text += f"A sample:\n\n```\n{sample}\n```\n\n"
     text += f"The settings:\n\n```json\n{json.dumps(to_dict(config), indent=2)}\n```\n"
-    (run / "README.md").write_text(text, encoding="utf-8", errors="replace")
+    write_file(run / CARD, text.encode(errors="replace"))
 
 
 def entropy_per_byte(dataset: TokenDataset) -> float | None:

@@ -1,7 +1,6 @@
 """Rank files, records and checks: every way in which they can be damaged has its own complaint."""
 
 import base64
-import json
 import os
 import re
 
@@ -111,17 +110,3 @@ def test_what_is_no_readable_file_is_named(tmp_path):
     (tmp_path / "large").write_bytes(b"12345")
     with pytest.raises(DataError, match="larger than 4 bytes"):
         vocabulary.read_bytes(tmp_path / "large", limit=4)
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def refuse(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="No space"):
-        vocabulary.write_atomic(path, json.dumps("new").encode())
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]

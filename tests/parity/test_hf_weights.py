@@ -198,7 +198,9 @@ def test_what_is_saved_is_the_same_model_to_transformers(changes, tmp_path, rand
     config = replace(SMALL, **changes)
     params = random_params(config)
     save_gpt2(tmp_path / "out", config, params, tokenizer=ByteTokenizer())
-    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors", "tokenizer"]
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        *("config.json", "jaxgpt.json", "model.safetensors", "tokenizer"),
+    ]
     assert load_tokenizer(tmp_path / "out/tokenizer").name == "bytes"
     modes = {
         os.stat(tmp_path / "out" / name).st_mode for name in ("config.json", "model.safetensors")
@@ -220,8 +222,13 @@ def test_nothing_is_overwritten_unless_asked(tmp_path, random_params):
     with pytest.raises(ConfigError, match="not empty"):
         save_gpt2(tmp_path / "out", SMALL, params)
     assert contents(tmp_path) == {Path("out"): None, Path("out/mine"): b""}
-    save_gpt2(tmp_path / "out", SMALL, params, overwrite=True)
-    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors"]
+    with pytest.raises(ConfigError, match="it holds mine, and nothing proves that jaxgpt wrote"):
+        save_gpt2(tmp_path / "out", SMALL, params, overwrite=True)
+    (tmp_path / "out/mine").unlink()
+    for _ in range(2):
+        save_gpt2(tmp_path / "out", SMALL, params, overwrite=True)
+        files = sorted(os.listdir(tmp_path / "out"))
+        assert files == ["config.json", "jaxgpt.json", "model.safetensors"]
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, random_params, monkeypatch):

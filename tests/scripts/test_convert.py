@@ -145,8 +145,9 @@ def test_what_cannot_be_converted(run, folder):
     fails(run, f"{gpt2} none --out ck", 4, "none: no such folder")
     fails(run, f"{gpt2} {'a' * 300} --out ck", 4, "no such folder")
     fails(run, f"{gpt2} gpt --out ck --tokenizer none", 3, "no tokenizer 'none'")
-    assert run(f"{gpt2} gpt --out full --overwrite")[0] == 0
-    assert not (folder / "full/mine").exists()
+    fails(run, f"{gpt2} gpt --out full --overwrite", 2, "it holds mine, and nothing proves that")
+    for _ in range(2):
+        assert run(f"{gpt2} gpt --out written --overwrite")[0] == 0
 
 
 # The hub: a server that has what a folder has, and says so of nothing else.

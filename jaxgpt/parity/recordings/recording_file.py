@@ -21,6 +21,7 @@ from numpy.lib import format as formats
 from jaxgpt.config import ModelConfig
 from jaxgpt.config_file import from_dict, to_dict
 from jaxgpt.errors import CheckpointError, ConfigError, DataError, ResourceError
+from jaxgpt.files import draft_of
 from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.parity.recordings.recording import Recording, flatten, unflatten
 from jaxgpt.parity.walk import check_tokens
@@ -46,13 +47,10 @@ def save_recording(recording: Recording, path: Path) -> None:
         arrays["loss"] = np.float32(recording.loss)
     if recording.config is not None:
         arrays["config"] = json.dumps(to_dict(recording.config))
-    draft = path.with_name(f".{path.name}.tmp")
     try:
-        with open(draft, "wb") as file:
+        with draft_of(path) as draft, open(draft, "wb") as file:
             np.savez(file, dtype=recording.dtype, name=recording.name, **arrays)
-        draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise ResourceError(f"{path} could not be written: {error.strerror}") from None
 
 
