@@ -11,7 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jaxgpt.errors import ConfigError
+from jaxgpt.errors import ConfigError, brief
+
+MAX_SIZE = 2**31 - 1
+"""The largest size or count: JAX numbers what it holds with 32 bits."""
 
 
 def _check(holds: bool, message: str) -> None:
@@ -22,14 +25,21 @@ def _check(holds: bool, message: str) -> None:
 def _check_at_least(config: Any, minimum: int, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _check(value >= minimum, f"{name} is {value}; it must be {minimum} or more")
+        _check(value >= minimum, f"{name} is {brief(value)}; it must be {minimum} or more")
 
 
-def _check_finite(config: Any) -> None:
+def check_numbers(config: Any, **most: int) -> None:
+    """Raise ConfigError on a float that is not finite, or a whole number beyond 32 bits.
+
+    `most` names the fields with another maximum than the largest index that JAX counts with.
+    """
     for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
+        name, value = item.name, getattr(config, item.name)
         if isinstance(value, float):
-            _check(math.isfinite(value), f"{item.name} is {value}; it must be a finite number")
+            _check(math.isfinite(value), f"{name} is {value}; it must be a finite number")
+        elif isinstance(value, int):
+            largest = most.get(name, MAX_SIZE)
+            _check(value <= largest, f"{name} is {brief(value)}; it must be at most {largest}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class ModelConfig:
 
     def __post_init__(self):
         """Refuse shapes that no model can have."""
-        _check_finite(self)
+        check_numbers(self)
         _check_at_least(self, 1, "context_length", "num_layers", "num_heads", "embed_dim")
         _check_at_least(self, 0, "vocab_size")
         if self.embed_dim % self.num_heads:
@@ -109,7 +119,7 @@ class DataConfig:
 
     def __post_init__(self):
         """Refuse what cannot be cut."""
-        _check_finite(self)
+        check_numbers(self, stories_bytes=10**12)
         _check(bool(self.data), "data is empty; name a file, a folder, or stories")
         _check(
             0 < self.validation_fraction < 1,
@@ -156,7 +166,7 @@ class OptimizerConfig:
 
     def __post_init__(self):
         """Refuse rates and decays outside their ranges."""
-        _check_finite(self)
+        check_numbers(self)
         _check(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be above 0")
         if self.learning_rate > 1:
             warnings.warn(
@@ -244,6 +254,7 @@ class TrainConfig:
 
     def __post_init__(self):
         """Refuse runs that cannot be stepped."""
+        check_numbers(self, seed=2**32 - 1, steps=10**8 - 1)
         _check_at_least(
             self, 1, "steps", "batch_size", "gradient_accumulation", "fsdp", "sample_tokens"
         )
@@ -254,11 +265,7 @@ class TrainConfig:
         _check_at_least(
             self, 0, "data_parallel", "evaluation_batches", "evaluation_stride", "unroll"
         )
-        _check(self.steps < 10**8, f"steps is {self.steps}; it must be below 100,000,000")
-        _check(
-            0 <= self.seed < 2**32,
-            f"seed is {self.seed}; it must be from 0 to {2**32 - 1}",
-        )
+        _check_at_least(self, 0, "seed")
         warmup = self.optimizer.warmup_steps
         _check(
             warmup < self.steps,
@@ -301,7 +308,9 @@ class RunOptions(FolderOptions):
     def __post_init__(self):
         """Refuse a trace that no one could open."""
         super().__post_init__()
-        _check(0 <= self.profile <= 100, f"profile is {self.profile}; it must be from 0 to 100")
+        _check(
+            0 <= self.profile <= 100, f"profile is {brief(self.profile)}; it must be from 0 to 100"
+        )
 
 
 def _gpt2(num_layers: int, num_heads: int, embed_dim: int, learning_rate: float) -> TrainConfig:

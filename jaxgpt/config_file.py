@@ -1,18 +1,16 @@
 """Configs as JSON values, and from JSON or TOML files that nobody has to trust."""
 
 import dataclasses
-import json
-import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jaxgpt.config import PRESETS, TrainConfig, get_preset, nearest
-from jaxgpt.errors import ConfigError
+from jaxgpt.errors import ConfigError, brief
+from jaxgpt.files import JSON_BYTES, check_values, read_json, read_regular
 
 Config = TypeVar("Config")
-_MAX_BYTES = 1_000_000
 
 
 def load_config(path: str | Path) -> TrainConfig:
@@ -25,7 +23,9 @@ def load_config(path: str | Path) -> TrainConfig:
     values = read_mapping(path)
     preset = values.pop("preset", None)
     if preset is not None and not isinstance(preset, str):
-        raise ConfigError(f"{path}: preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
+        raise ConfigError(
+            f"{path}: preset is {brief(preset)}; it must be one of {', '.join(PRESETS)}"
+        )
     try:
         return from_dict(get_preset(preset) if preset else TrainConfig(), values)
     except ConfigError as error:
@@ -33,45 +33,31 @@ def load_config(path: str | Path) -> TrainConfig:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON or TOML file; duplicate keys, NaN and files over 1 MB are refused."""
-    if path.suffix not in (".json", ".toml"):
+    """The mapping in a JSON or TOML file of at most 1 MB, parsed as strictly as `read_json` does.
+
+    Raises ConfigError.
+    """
+    if path.suffix == ".json":
+        values = read_json(path, error=ConfigError)
+    elif path.suffix == ".toml":
+        values = _read_toml(path)
+    else:
         raise ConfigError(f"{path} is neither .json nor .toml")
-    if not os.path.isfile(path):  # pathlib's would raise on a name that is too long
-        what = "is a directory" if os.path.isdir(path) else "is not a file that exists"
-        raise ConfigError(f"config file {path} {what}")
-    try:
-        size = path.stat().st_size
-        if size > _MAX_BYTES:
-            raise ConfigError(f"config file {path} has {size} bytes; at most {_MAX_BYTES} are read")
-        text = path.read_bytes().decode("utf-8-sig")
-        values = _parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise ConfigError(f"config file {path}: {error.msg} at {where}") from None
-    except RecursionError:
-        raise ConfigError(f"config file {path} is nested too deeply") from None
-    except ValueError as error:  # undecodable bytes, TOML syntax, and what _parse_json refuses
-        raise ConfigError(f"config file {path}: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"config file {path} holds a {type(values).__name__}, not a mapping")
+        raise ConfigError(f"{path} holds a {type(values).__name__}, not a mapping")
     return values
 
 
-def _parse_json(text: str) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        mapping = dict(pairs)
-        if len(mapping) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"key {twice} stands twice")
-        return mapping
-
-    def refuse(name: str) -> Any:
-        raise ValueError(f"{name} is not a number that a setting can have")
-
-    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+def _read_toml(path: Path) -> dict[str, Any]:
+    content = read_regular(path, limit=JSON_BYTES, error=ConfigError)
+    try:
+        values = tomllib.loads(content.decode("utf-8-sig"))
+        check_values(values)
+    except RecursionError:
+        raise ConfigError(f"{path} cannot be used: it is nested too deeply") from None
+    except ValueError as error:  # undecodable bytes, TOML's syntax
+        raise ConfigError(f"{path} cannot be used: {error}") from None
+    return values
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -91,7 +77,7 @@ def from_dict(base: Config, values: Mapping[str, Any], where: str = "") -> Confi
             raise ConfigError(f"{where}{key} is not a setting{nearest(key, hints)}")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}{key} must be a section, got {value!r}")
+                raise ConfigError(f"{where}{key} must be a section, got {brief(value)}")
             changes[key] = from_dict(getattr(base, key), value, f"{where}{key}.")
         else:
             changes[key] = _typed(hints[key], value, where + key)
@@ -103,7 +89,7 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
     if get_origin(hint) is tuple:
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        raise ConfigError(f"{name} must be a list of strings, got {value!r}")
+        raise ConfigError(f"{name} must be a list of strings, got {brief(value)}")
     options = [hint] if get_origin(hint) is Literal or not get_args(hint) else get_args(hint)
     for option in options:
         if get_origin(option) is Literal:
@@ -111,13 +97,13 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
                 return value
         elif type(value) is option:
             return value
-        elif option is float and type(value) is int:
+        elif option is float and type(value) is int and abs(value) < 2**64:
             return float(value)
     wanted = [
         " or ".join(map(str, get_args(option))) if get_args(option) else f"a {option.__name__}"
         for option in options
     ]
-    raise ConfigError(f"{name} is {value!r}; it must be {' or '.join(wanted)}")
+    raise ConfigError(f"{name} is {brief(value)}; it must be {' or '.join(wanted)}")
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:

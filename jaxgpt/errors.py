@@ -1,5 +1,8 @@
 """What can go wrong that a user can mend, one class per exit code of the command lines."""
 
+import math
+from typing import Any
+
 
 class JaxgptError(Exception):
     """A failure with one clear line: what was wrong, the allowed range, how to mend it."""
@@ -35,3 +38,14 @@ class ResourceError(JaxgptError):
     """More memory or disk than there is."""
 
     exit_code = 6
+
+
+def brief(value: Any) -> str:
+    """The value as a message shows it, short however long its digits, letters or items are."""
+    if isinstance(value, int) and abs(value) >= 10**24:  # Python refuses to print the longest
+        return f"a number of {int(math.log10(abs(value))) + 1:,} digits"
+    try:
+        shown = str(value) if isinstance(value, int | float) else repr(value)
+    except (RecursionError, ValueError):  # ValueError: such a number among the items
+        shown = f"a {type(value).__name__}"
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."

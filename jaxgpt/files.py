@@ -6,20 +6,23 @@ error that the caller reads it for.
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.errors import DataError, JaxgptError, ResourceError
+from jaxgpt.errors import DataError, JaxgptError, ResourceError, brief
 
 JSON_BYTES = 1_000_000
 """The most that a JSON file of settings, sums or names may have."""
+NESTING = 200
+"""Lists and mappings within each other."""
 
 _SEAL = "sha256"
 
@@ -63,8 +66,8 @@ def parse_json(text: str) -> Any:
 
     Raises:
         ValueError: not JSON (a json.JSONDecodeError, with line and column); a key given twice; NaN
-            or Infinity; a number beyond 64 bits or a double; half of a surrogate pair; nesting
-            beyond Python's recursion limit.
+            or Infinity; a number beyond 64 bits or a double; half of a surrogate pair; more than
+            `NESTING` levels.
     """
     try:
         value = json.loads(
@@ -74,11 +77,39 @@ def parse_json(text: str) -> Any:
             parse_int=_bounded_int,
             parse_float=_bounded_float,
         )
-        if "\\u" in text:
-            _refuse_surrogates(value)
+        check_values(value)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return value
+
+
+def check_values(value: Any) -> None:
+    """Raise ValueError on numbers, texts and nesting that `parse_json` refuses."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > NESTING:
+            raise ValueError(f"it is nested too deeply; {NESTING} levels are read")
+        for item in level:
+            if isinstance(item, int) and not -(2**63) <= item < 2**64:
+                raise ValueError(f"{brief(item)} is beyond 64 bits")
+            if isinstance(item, str) and _is_broken(item):
+                raise ValueError(f"{item[:40]!a} has half of a surrogate pair")
+        level = [inner for item in level for inner in _items(item)]
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return itertools.chain(value, value.values())
+    return value if isinstance(value, list) else ()
+
+
+def _is_broken(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def read_json(
@@ -202,18 +233,3 @@ def _bounded_float(digits: str) -> float:
         shown = digits if len(digits) <= 24 else f"{digits[:20]}..."
         raise ValueError(f"the number {shown} is beyond the largest double, 1.8e308")
     return value
-
-
-def _refuse_surrogates(value: Any) -> None:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _refuse_surrogates(key)
-            _refuse_surrogates(item)
-    elif isinstance(value, list):
-        for item in value:
-            _refuse_surrogates(item)
-    elif isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{value[:40]!a} has half of a surrogate pair") from None

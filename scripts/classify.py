@@ -9,8 +9,10 @@ from pathlib import Path
 
 import cli
 
+from jaxgpt.config import MAX_SIZE
 from jaxgpt.data.sources import read_text
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.generation.settings import check_range
 from jaxgpt.terminal import escape, put
 
 
@@ -35,8 +37,7 @@ class Arguments:
         """Refuse none and both."""
         if bool(self.text) == bool(self.file):
             raise ConfigError("give the text by one of --text and --file")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; it must be 1 or more")
+        check_range("batch_size", self.batch_size, 1, MAX_SIZE)
 
 
 def main(argv: list[str]) -> None:

@@ -1,24 +1,25 @@
 """What every command line shares: tyro in, one line out when something is wrong."""
 
-import hashlib
+import errno
 import io
 import os
-import platform
 import shlex
 import signal
+import stat
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import environment
 import tyro
 from tqdm import tqdm
 
-from jaxgpt.data.downloads import default_cache
 from jaxgpt.errors import ConfigError, JaxgptError
 from jaxgpt.terminal import escape, note, one_line, showable
 
@@ -26,6 +27,7 @@ Arguments = TypeVar("Arguments")
 Positional = tyro.conf.Positional  # Positional[str] is given by its place, without a flag
 # Tyro indents its text by 2, the flags in it by 6, and their help by 10.
 _TEXT, _FLAG = 2, 6
+_LONGEST = 2000  # characters of a line that a person can be asked to read
 _ASIDES = (" For full helptext", " Argument helptext", " Got errors")
 
 
@@ -34,6 +36,7 @@ def parse(kind: type[Arguments], argv: Sequence[str], **options) -> Arguments:
 
     `options` go to `tyro.cli` (`default`, `description`, `prog`).
     """
+    _refuse_twice(argv)
     options |= {"args": list(argv), "config": (tyro.conf.OmitArgPrefixes,)}
     complaint = io.StringIO()
     try:
@@ -49,6 +52,18 @@ def parse(kind: type[Arguments], argv: Sequence[str], **options) -> Arguments:
     if complaint.getvalue():
         note(complaint.getvalue().rstrip())  # warnings about the values
     return arguments
+
+
+def _refuse_twice(argv: Sequence[str]) -> None:
+    """Leave with one line if a flag is given twice, or beside its opposite."""
+    given = Counter(
+        word.partition("=")[0].replace("_", "-").replace("--no-", "--", 1)
+        for word in argv
+        if word.startswith("--")
+    )
+    for flag, times in given.items():
+        if times > 1:
+            fail(f"{flag} is given {'twice' if times == 2 else f'{times} times'}; give it once", 2)
 
 
 def _escaped(value: Any) -> Any:
@@ -120,7 +135,8 @@ def _one_line(complaint: str) -> str:
 
 def fail(message: str, exit_code: int) -> NoReturn:
     """Print `error: message` as one line on stderr and leave with `exit_code`."""
-    note(f"error: {one_line(message)}")
+    line = one_line(message)
+    note(f"error: {line if len(line) <= _LONGEST else line[:_LONGEST] + '...'}")
     raise SystemExit(exit_code)
 
 
@@ -140,7 +156,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     debug = len(argv) < len(sys.argv) - 1
     warnings.formatwarning = _warning_line
     _open_standard_streams()
-    keep_compiled()
+    environment.settle()
+    made = environment.keep_compiled()
     # So that what is half written is removed; training puts a handler of its own in this place.
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not where nohup asks to ignore it
@@ -158,7 +175,19 @@ def run(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
+    except FloatingPointError as error:  # JAX_DEBUG_NANS and JAX_DEBUG_INFS
+        if debug:
+            raise
+        fail(str(error), 5)
+    except ValueError as error:
+        if debug or not any(name in str(error).upper() for name in environment.jax_settings()):
+            raise
+        fail(f"{error}; set it to something else in the environment, or unset it", 2)
     except (OSError, MemoryError, RuntimeError) as error:
+        if not debug and "Unable to initialize backend" in str(error):
+            fail(f"{error}", 2)
+        if not debug and isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            fail(f"{error.filename}: the name is too long", 2)
         out_of_memory = "RESOURCE_EXHAUSTED" in str(error)  # how JAX says it, for any device
         if debug or (isinstance(error, RuntimeError) and not out_of_memory):
             raise
@@ -167,25 +196,10 @@ def run(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         note("")
         raise SystemExit(128 + signal.SIGINT) from None
-
-
-def keep_compiled() -> None:
-    """Let JAX keep the programs it compiles in the cache folder, for a second start to be fast.
-
-    Does nothing where JAX's own variables say otherwise, or where the folder cannot be written.
-    """
-    if os.environ.keys() & {"JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"}:
-        return
-    # A program compiled for a CPU is no good to one with fewer instructions, and may kill there.
-    cpu = platform.machine() + platform.processor()
-    with suppress(OSError), open("/proc/cpuinfo") as file:
-        cpu += next((line for line in file if line.startswith(("flags", "Features"))), "")
-    folder = default_cache() / "compiled" / hashlib.sha256(cpu.encode()).hexdigest()[:16]
-    # JAX makes it once there is something to keep; a mistyped command leaves nothing.
-    there = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
-    if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    finally:
+        for folder in reversed(made):
+            with suppress(OSError):  # it holds programs
+                folder.rmdir()
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -210,12 +224,24 @@ def _open_standard_streams() -> None:
 
 
 def check_output(flag: str, path: str | Path, suffix: str) -> None:
-    """Raise ConfigError unless `path` ends in `suffix` and its folder is there to be written to."""
+    """Raise ConfigError unless a file `path`, whose name ends in `suffix`, can be written."""
     path = Path(path)
     if path.suffix != suffix:
         raise ConfigError(f"{flag} is {path}; its name must end in {suffix}")
-    if not os.path.isdir(path.absolute().parent):  # pathlib's would raise on a name too long
+    folder = path.absolute().parent
+    if not os.path.isdir(folder):  # pathlib's would raise on a name too long
         raise ConfigError(f"{flag} is {path}, in a folder that does not exist; make it first")
+    try:
+        kind = os.stat(path).st_mode
+    except FileNotFoundError:
+        kind = stat.S_IFREG
+    except (OSError, ValueError) as error:  # too long, a link to itself, a NUL byte
+        raise ConfigError(f"{flag} {path} cannot be written: {error}") from None
+    if not stat.S_ISREG(kind):
+        what = "a folder" if stat.S_ISDIR(kind) else "a pipe, socket or device"
+        raise ConfigError(f"{flag} {path} is {what}; name a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{flag} {path} cannot be written: its folder is read-only")
 
 
 def resume_command(words: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ are nearly those of training. `evaluate.py WHAT --help` shows the options of eac
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from jaxgpt.assistant.judge import Judge
 from jaxgpt.assistant.near_duplicates import most_similar, read_texts
 from jaxgpt.assistant.win_rate import read_pairs, win_rate
+from jaxgpt.config import MAX_SIZE, check_numbers
 from jaxgpt.data.paths import expand_paths
 from jaxgpt.data.sources import read_documents
 from jaxgpt.errors import ConfigError
@@ -43,6 +43,10 @@ class Text:
     more context. 0 takes the context length."""
     batch_size: int = 8
     """Windows at a time."""
+
+    def __post_init__(self):
+        """Refuse sizes that no batch has."""
+        check_numbers(self)
 
     def run(self) -> None:
         """Load, measure, print."""
@@ -78,8 +82,9 @@ class Answers:
 
     def __post_init__(self):
         """Refuse what would fail only after the model is loaded."""
+        check_numbers(self)
         check_range("max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
-        check_range("limit", self.limit, 0, sys.maxsize)
+        check_range("limit", self.limit, 0, MAX_SIZE)
         if self.out:
             cli.check_output("--out", self.out, ".jsonl")
             if os.path.realpath(self.out) in map(os.path.realpath, expand_paths(self.data)):
@@ -126,7 +131,8 @@ class Choices:
 
     def __post_init__(self):
         """Refuse a limit below 0."""
-        check_range("limit", self.limit, 0, sys.maxsize)
+        check_numbers(self)
+        check_range("limit", self.limit, 0, MAX_SIZE)
 
     def run(self) -> None:
         """Read, load, measure, print."""
@@ -155,7 +161,7 @@ class WinRate:
 
     def __post_init__(self):
         """Refuse a limit below 0."""
-        check_range("limit", self.limit, 0, sys.maxsize)
+        check_range("limit", self.limit, 0, MAX_SIZE)
 
     def run(self) -> None:
         """Read, ask, print."""
@@ -184,6 +190,7 @@ class Duplicates:
 
     def __post_init__(self):
         """Refuse a threshold outside its range."""
+        check_numbers(self)
         if not 0 < self.threshold <= 1:
             raise ConfigError(f"threshold is {self.threshold}; it must be above 0 and at most 1")
 

@@ -9,6 +9,7 @@ import cli
 from jaxgpt.config import DataConfig
 from jaxgpt.data.corpus import prepare_corpus
 from jaxgpt.data.tokens import TokenDataset
+from jaxgpt.generation.settings import check_range
 from jaxgpt.terminal import say
 
 
@@ -32,6 +33,10 @@ class Arguments:
     """Bytes of stories to tell, for the data set `stories`."""
     overwrite: bool = False
     """Replace a dataset that is already at `out`; a folder that holds anything else is refused."""
+
+    def __post_init__(self):
+        """Refuse numbers of files that no data set has."""
+        check_range("shards", self.shards, 1, 100_000)
 
 
 def main(argv: list[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cli
 
+from jaxgpt.config import check_numbers
 from jaxgpt.data.atomic import new_folder
 from jaxgpt.data.bpe import train_bpe
 from jaxgpt.data.sources import read_documents
@@ -28,6 +29,10 @@ class Arguments:
     """Number of ids: 256 bytes, the merges, and `<|endoftext|>`."""
     strict: bool = False
     """Fail, rather than warn, when the text is too small for so large a vocabulary."""
+
+    def __post_init__(self):
+        """Refuse sizes that no vocabulary has."""
+        check_numbers(self)
 
 
 def main(argv: list[str]) -> None:

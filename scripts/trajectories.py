@@ -50,6 +50,7 @@ class Arguments:
 
     def __post_init__(self):
         """Refuse what would fail only after all the work."""
+        replace(CONFIG, steps=self.steps, seed=self.seed)
         if self.plot:
             cli.check_output("--plot", self.plot, ".png")
 

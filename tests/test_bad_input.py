@@ -47,6 +47,9 @@ CLASSIFIER = "finetune_classifier.py --init-from answering --out out --data"
 INSTRUCTIONS = "finetune_instructions.py --init-from answering --template phi --out out --data"
 PREFERENCES = "finetune_preferences.py --init-from answering --template phi --out out --data"
 
+HUGE = "1" + "0" * 400
+COUNTS = ("num-layers", "vocab-size", "context-length", "steps", "seed", "log-every", "stride")
+
 # Flags and settings of `train.py tiny --out out`. The comments give the kinds of mistakes.
 SETTINGS = [
     # unknown, misspelt, of another type
@@ -62,7 +65,7 @@ SETTINGS = [
     ("--tie-head yes", 2, "yes"),
     # numbers outside their ranges
     ("--steps 0", 2, "steps is 0; it must be 1 or more"),
-    ("--steps 100000000", 2, "steps is 100000000; it must be below 100,000,000"),
+    ("--steps 100000000", 2, "steps is 100000000; it must be at most 99999999"),
     ("--batch-size -8", 2, "batch_size is -8; it must be 1 or more"),
     ("--context-length 0", 2, "context_length is 0"),
     ("--num-layers -1", 2, "num_layers is -1"),
@@ -85,23 +88,30 @@ SETTINGS = [
     ("--weight-decay -1", 2, "weight_decay is -1.0; it must be 0 or more"),
     ("--gradient-clip 0", 2, "gradient_clip is 0.0; it must be above 0, and none disables"),
     ("--gradient-clip -1", 2, "none disables clipping"),
-    ("--seed -1", 2, "seed is -1; it must be from 0 to 4294967295"),
-    ("--seed 4294967296", 2, "seed is 4294967296"),
+    ("--seed -1", 2, "seed is -1; it must be 0 or more"),
+    ("--seed 4294967296", 2, "seed is 4294967296; it must be at most 4294967295"),
     ("--validation-fraction 1.5", 2, "validation_fraction is 1.5; it must be between 0 and 1"),
     ("--stories-bytes 1", 2, "stories_bytes is 1; it must be 10000 or more"),
     ("--tokenizer bpe:200", 2, "write bpe:N with N of 257 or more"),
+    *((f"--{name} {HUGE}", 2, "is a number of 401 digits; it must be at most ") for name in COUNTS),
+    (f"--num-layers {'9' * 5000}", 2, "--num-layers: Exceeds the limit"),
+    # flags given twice
+    ("--seed 1 --seed 2", 2, "--seed is given twice; give it once"),
+    ("--seed=1 --fsdp 1 --seed=1 --seed 3", 2, "--seed is given 3 times; give it once"),
+    ("--tie-head --no-tie-head", 2, "--tie-head is given twice"),
+    ("--batch_size 8 --batch-size 8", 2, "--batch-size is given twice"),
     # numbers that do not go together
     ("--warmup-steps 100", 2, "warmup_steps is 100, but the run has only 100 steps"),
     ("--num-heads 5", 2, "num_heads is 5, which does not divide embed_dim 32; nearby divisors"),
-    ("--embed-dim 10000000000000001", 2, "nearby divisors"),
+    ("--embed-dim 2147483647", 2, "nearby divisors"),
     ("--vocab-size 100", 2, "vocab_size is 100, but tokenizer bytes has 256 ids"),
     ("--batch-size 12", 2, "a multiple of 8 (8 devices times gradient_accumulation 1), such as 16"),
     ("--gradient-accumulation 3", 2, "a multiple of 24"),
     ("--data-parallel 3", 2, "data_parallel 3 times fsdp 1 is 3, but there are 8 devices"),
     ("--fsdp 16", 2, "data_parallel 1 times fsdp 16 is 16, but there are 8 devices"),
     ("--overwrite --resume must", 2, "drop one of the two"),
-    ("--num-layers 100000000000", 6, "parameters x 16 bytes"),
-    ("--context-length 100000000000000000", 6, "but a device has"),
+    ("--num-layers 1000000000", 6, "parameters x 16 bytes"),
+    ("--context-length 1000000000", 6, "but a device has"),
     # places
     ("--platform gpu", 2, "--platform gpu: no such device here; available: cpu"),
     ("--platform abacus", 2, "Expected one of ('auto', 'cpu', 'gpu', 'tpu')"),
@@ -169,18 +179,28 @@ SETTINGS = [
 COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETTINGS] + [
     # presets and config files
     ("train.py tinny", 2, "no preset is called tinny (did you mean tiny?)"),
-    ("train.py none.json", 2, "config file none.json is not a file that exists"),
-    (f"train.py {'a' * 300}.json", 2, "is not a file that exists"),
-    ("train.py folder.json", 2, "config file folder.json is a directory"),
-    ("train.py fifo.toml", 2, "config file fifo.toml is not a file that exists"),
+    ("train.py none.json", 2, "none.json cannot be read: No such file"),
+    (f"train.py {'a' * 300}.json", 2, "cannot be read: File name too long"),
+    ("train.py folder.json", 2, "folder.json is a folder, not a regular file"),
+    ("train.py fifo.toml", 2, "fifo.toml is a pipe, socket or device"),
     ("train.py run.yaml", 2, "run.yaml is neither .json nor .toml"),
-    ("train.py syntax.json", 2, "syntax.json: Expecting ':' delimiter at line 2, column 10"),
-    ("train.py syntax.toml", 2, "syntax.toml: Invalid value (at line 2, column 9)"),
-    ("train.py twice.json", 2, "twice.json: key steps stands twice"),
-    ("train.py nan.json", 2, "nan.json: NaN is not a number that a setting can have"),
+    (
+        "train.py syntax.json",
+        2,
+        "syntax.json is not JSON: Expecting ':' delimiter at line 2",
+    ),
+    ("train.py syntax.toml", 2, "syntax.toml cannot be used: Invalid value (at line 2, column 9)"),
+    ("train.py twice.json", 2, "twice.json cannot be used: key steps stands twice"),
+    (
+        "train.py nan.json",
+        2,
+        "nan.json cannot be used: NaN is not a number that a setting",
+    ),
     ("train.py inf.toml", 2, "learning_rate is inf; it must be a finite number"),
-    ("train.py bomb.json", 2, "bomb.json is nested too deeply"),
-    ("train.py large.json", 2, "large.json has 1000001 bytes"),
+    ("train.py bomb.json", 2, "bomb.json cannot be used: it is nested too deeply"),
+    ("train.py huge.json", 2, "the number 10000000000000000000... (401 digits) is beyond 64 bits"),
+    ("train.py huge.toml", 2, "huge.toml cannot be used: a number of 401 digits is beyond 64 bits"),
+    ("train.py large.json", 2, "large.json has 1,000,001 bytes; at most 1,000,000 are read"),
     ("train.py list.json", 2, "list.json holds a list"),
     ("train.py key.json", 2, "optimizer.lerning_rate is not a setting (did you mean learning_rate"),
     ("train.py type.json", 2, "steps is 'ten'; it must be a int"),
@@ -201,7 +221,7 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("train.py run.json --out run --data other.txt --allow-config-change", 4, "--allow-data-chang"),
     ("train.py run.json --out run --data none.txt --overwrite", 3, "none.txt"),
     ("train.py run.json --out newer", 4, "was written by jaxgpt 9.0, which is newer"),
-    ("train.py run.json --out unreadable", 4, "unreadable/config.json: Expecting"),
+    ("train.py run.json --out unreadable", 4, "unreadable/config.json is not JSON: Expecting"),
     # beginning with a model
     ("train.py tiny --out out --init-from", 2, "--init-from"),
     ("train.py tiny --out out --init-from none", 4, "none: no such folder"),
@@ -227,7 +247,7 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("train.py init_from.json --out out", 2, "--init-from gpt decides the model"),
     # planning
     ("plan.py tinny", 2, "no preset is called tinny (did you mean tiny?)"),
-    ("plan.py none.toml", 2, "config file none.toml is not a file that exists"),
+    ("plan.py none.toml", 2, "none.toml cannot be read: No such file"),
     ("plan.py tiny --memory 80", 2, "memory is '80'; write a number with its unit, such as 80GB"),
     ("plan.py tiny --memory 0GB", 2, "memory is '0GB'"),
     ("plan.py tiny --batch-sise 8", 2, "meant: --batch-size"),
@@ -235,8 +255,10 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("plan.py tiny --tokenizer garbled", 3, "garbled/ranks.tiktoken, line 1"),
     ("plan.py tiny --batch-size 12", 2, "must be a multiple of 8"),
     ("plan.py tiny --memory 1GB --fsdp 3", 2, "batch_size is 16; it must be a multiple of 3"),
-    ("plan.py tiny --num-layers 100000000000", 6, "choose a smaller model"),
-    ("plan.py tiny --context-length 100000000000000000", 6, "choose a smaller model"),
+    ("plan.py gpt2 --num-layers 2147483647", 6, "choose a smaller model"),
+    (f"plan.py tiny --batch-size {HUGE}", 2, "batch_size is a number of 401 digits; it must be at"),
+    ("plan.py tiny --json folder.json", 2, "--json folder.json is a folder; name a file"),
+    (f"plan.py tiny --memory {HUGE}GB", 2, "write a number with its unit, such as 80GB"),
     ("plan.py tiny --json plan.txt", 2, "--json is plan.txt; its name must end in .json"),
     ("plan.py tiny --init-from none", 4, "none: no such folder"),
     # preparing data
@@ -279,6 +301,14 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("generate.py --checkpoint run --prompt a --top-k -1", 2, "top_k is -1"),
     ("generate.py --checkpoint run --prompt a --top-p 0", 2, "top_p is 0.0"),
     ("generate.py --checkpoint run --prompt a --top-p 1.5", 2, "top_p is 1.5"),
+    (f"generate.py --checkpoint run --prompt a --top-k {HUGE}", 2, "top_k is a number of 401"),
+    ("generate.py --checkpoint run --prompt a --temperature 1e300", 2, "from 1e-6 to 1e6"),
+    ("generate.py --checkpoint run --prompt a --repetition-penalty 1e-50", 2, "from 1e-6 to 1e6"),
+    (f"evaluate.py --checkpoint run --data text.txt --batch-size {HUGE}", 2, "batch_size is a"),
+    (f"evaluate.py --checkpoint run --data text.txt --stride {HUGE}", 2, "stride is a number of"),
+    (f"{CLASSIFIER} labels.tsv --rank {HUGE}", 2, "rank is a number of 401 digits"),
+    (f"{CLASSIFIER} labels.tsv --epochs {HUGE}", 2, "epochs is a number of 401 digits"),
+    (f"prepare_data.py --data text.txt --out out --shards {HUGE}", 2, "shards is a number of"),
     ("generate.py --checkpoint run --prompt a --max-new-tokens 0", 2, "from 1 to 1000000"),
     ("generate.py --checkpoint run --prompt a --max-new-tokens 1000001", 2, "from 1 to 1000000"),
     ("generate.py --checkpoint run --prompt a --seed -1", 2, "seed is -1"),
@@ -382,7 +412,7 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
         2,
         "answering holds the model to begin with, answering; name another --out",
     ),
-    (f"{CLASSIFIER} labels.tsv --seed 4294967296", 2, "seed is 4294967296; it must be from 0"),
+    (f"{CLASSIFIER} labels.tsv --seed 4294967296", 2, "seed is 4294967296; it must be at most"),
     (f"{INSTRUCTIONS} records.jsonl --template alpaca --special-tokens", 2, "has no markers to be"),
     # converting
     ("convert.py --model gpt --out out", 2, "Missing from convert.py: --from"),
@@ -480,6 +510,8 @@ def _write_configs():
     Path("twice.json").write_text('{"steps": 1, "steps": 2}')
     Path("nan.json").write_text('{"optimizer": {"learning_rate": NaN}}')
     Path("inf.toml").write_text("[optimizer]\nlearning_rate = inf\n")
+    Path("huge.json").write_text(f'{{"optimizer": {{"learning_rate": {HUGE}}}}}')
+    Path("huge.toml").write_text(f"[optimizer]\nlearning_rate = {HUGE}\n")
     Path("bomb.json").write_text("[" * 100_000)
     Path("large.json").write_text(" " * 1_000_001)
     Path("list.json").write_text("[]")
@@ -821,7 +853,7 @@ def test_debug_shows_where_it_failed(folder):
     ran = _execute(SCRIPTS / "train.py", "none.json", "--debug", cwd=folder)
     assert ran.returncode == 1
     assert "Traceback" in ran.stderr
-    assert "ConfigError: config file none.json" in ran.stderr
+    assert "ConfigError: none.json cannot be read" in ran.stderr
 
 
 def test_help_and_the_package_do_without_jax():

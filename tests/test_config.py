@@ -43,7 +43,7 @@ def test_presets_survive_json(name):
         (OptimizerConfig, {"weight_decay": -0.1}, "0 or more"),
         (OptimizerConfig, {"decay_fraction": 0.0}, "above 0"),
         (TrainConfig, {"steps": 100}, "warmup_steps is 100, but the run has only 100 steps"),
-        (TrainConfig, {"seed": 2**32}, "from 0 to 4294967295"),
+        (TrainConfig, {"seed": 2**32}, "at most 4294967295"),
         (TrainConfig, {"batch_size": 0}, "1 or more"),
         (RunOptions, {"overwrite": True, "resume": "must"}, "drop one"),
     ],
@@ -91,12 +91,12 @@ def test_a_file_is_laid_over_its_preset(tmp_path):
         ("a.toml", "steps = 1\nsteps = 2\n", "overwrite"),
         ("a.json", '{"model": {"dropout": NaN}}', "NaN is not a number"),
         ("a.json", "[" * 100_000, "nested too deeply"),
-        ("a.json", " " * 1_000_001, "1000001 bytes"),
+        ("a.json", " " * 1_000_001, "1,000,001 bytes"),
         ("a.json", "[]", "holds a list"),
         ("a.json", '{"preset": "smal"}', "did you mean small?"),
         ("a.json", '{"preset": 3}', "preset is 3"),
         ("a.yaml", "", "neither .json nor .toml"),
-        ("b.json", None, "not a file that exists"),
+        ("b.json", None, "No such file"),
     ],
 )
 def test_a_bad_file_is_named_with_the_place(tmp_path, name, text, message):

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_type_hints
 
-from jaxgpt.errors import ConfigError
+from jaxgpt.errors import ConfigError, brief
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, SamplingConfig, check_range
 
 
@@ -42,7 +42,7 @@ class ChatConfig:
             value = kinds[name](text)
         except ValueError:
             wanted = "a whole number" if kinds[name] is int else "a number"
-            raise ConfigError(f"{name} is {text!r}; it must be {wanted}") from None
+            raise ConfigError(f"{name} is {brief(text)}; it must be {wanted}") from None
         if name in asdict(self):
             return replace(self, **{name: value})
         return replace(self, sampling=replace(self.sampling, **{name: value}))

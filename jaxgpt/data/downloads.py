@@ -61,8 +61,13 @@ SOURCES = {
 
 
 def default_cache() -> Path:
-    """The folder that `JAXGPT_CACHE` names, else `~/.cache/jaxgpt`."""
-    return Path(os.environ.get("JAXGPT_CACHE") or Path.home() / ".cache" / "jaxgpt")
+    """The folder that `JAXGPT_CACHE` names, else `~/.cache/jaxgpt`; raises ConfigError."""
+    if named := os.environ.get("JAXGPT_CACHE"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "jaxgpt"
+    except RuntimeError:
+        raise ConfigError("there is no home folder; set JAXGPT_CACHE to a folder") from None
 
 
 def cache_subfolder(name: str, cache_folder: str | Path | None = None) -> Path:

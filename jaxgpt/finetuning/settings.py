@@ -1,11 +1,10 @@
 """The choices of fine-tuning, in configs that check themselves. Standard library only."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jaxgpt.config import OptimizerConfig
-from jaxgpt.errors import ConfigError
+from jaxgpt.config import OptimizerConfig, check_numbers
+from jaxgpt.errors import ConfigError, brief
 
 LORA_TARGETS = ("query", "key", "value", "out", "up", "down", "head")
 
@@ -24,8 +23,9 @@ class LoraConfig:
 
     def __post_init__(self):
         """Refuse what adapts nothing."""
+        check_numbers(self)
         _check(self, "rank", self.rank >= 1, "1 or more")
-        _check(self, "alpha", self.alpha > 0 and math.isfinite(self.alpha), "above 0 and finite")
+        _check(self, "alpha", self.alpha > 0, "above 0")
         known = set(self.targets) <= set(LORA_TARGETS)
         once = 0 < len(self.targets) == len(set(self.targets))
         _check(self, "targets", known and once, f"some of {', '.join(LORA_TARGETS)}, each once")
@@ -48,7 +48,8 @@ class PreferenceConfig:
 
     def __post_init__(self):
         """Refuse a beta by which nothing is learnt."""
-        _check(self, "beta", self.beta > 0 and math.isfinite(self.beta), "above 0 and finite")
+        check_numbers(self)
+        _check(self, "beta", self.beta > 0, "above 0")
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,11 @@ class TuningConfig:
 
     def __post_init__(self):
         """Refuse what is no share or no number of steps; the rest is checked as in pretraining."""
+        check_numbers(self, seed=2**32 - 1)
         _check(self, "init_from", bool(self.init_from), "the folder of a model")
         _check(self, "data", bool(self.data), "one file or more")
         _check_fraction(self, "validation_fraction")
-        _check(self, "seed", 0 <= self.seed < 2**32, f"from 0 to {2**32 - 1}")
+        _check(self, "seed", self.seed >= 0, "0 or more")
         _check(self, "epochs", self.epochs >= 1, "1 or more")
         _check(self, "steps", self.steps >= 0, "0 or more")
         _check(self, "batch_size", self.batch_size >= 1, "1 or more")
@@ -181,4 +183,4 @@ def _check_fraction(config: Any, name: str) -> None:
 
 def _check(config: Any, name: str, holds: bool, allowed: str) -> None:
     if not holds:
-        raise ConfigError(f"{name} is {getattr(config, name)}; it must be {allowed}")
+        raise ConfigError(f"{name} is {brief(getattr(config, name))}; it must be {allowed}")

@@ -1,9 +1,9 @@
 """How tokens are chosen, as a config that checks itself. Standard library only."""
 
-import math
 from dataclasses import dataclass
 
-from jaxgpt.errors import ConfigError
+from jaxgpt.config import MAX_SIZE
+from jaxgpt.errors import ConfigError, brief
 
 MAX_NEW_TOKENS = 1_000_000
 """The most tokens that one call writes."""
@@ -28,22 +28,23 @@ class SamplingConfig:
 
     def __post_init__(self):
         """Refuse what is outside its range, NaN included."""
-        # A smaller temperature would overflow the logits; its meaning is that of 0.
-        warm = self.temperature == 0 or self.temperature >= 1e-6
-        _check(self, "temperature", warm, "0 (the likeliest token) or from 1e-6 up")
-        _check(self, "repetition_penalty", self.repetition_penalty > 0, "above 0 (1 is off)")
-        _check(self, "top_k", self.top_k >= 0, "0 (off) or more")
+        # Beyond these, float32 would make 0 or infinity of the number or of the logits.
+        warm = self.temperature == 0 or 1e-6 <= self.temperature <= 1e6
+        _check(self, "temperature", warm, "0 (the likeliest token) or from 1e-6 to 1e6")
+        penalty = 1e-6 <= self.repetition_penalty <= 1e6
+        _check(self, "repetition_penalty", penalty, "from 1e-6 to 1e6 (1 is off)")
+        _check(self, "top_k", 0 <= self.top_k <= MAX_SIZE, f"from 0 (off) to {MAX_SIZE}")
         _check(self, "top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (off)")
         _check(self, "min_p", 0 <= self.min_p < 1, "from 0 (off) to less than 1")
 
 
 def _check(config: SamplingConfig, name: str, holds: bool, allowed: str) -> None:
     value = getattr(config, name)
-    if not (holds and math.isfinite(value)):
-        raise ConfigError(f"{name} is {value}; it must be {allowed}")
+    if not holds:  # nor does it of NaN
+        raise ConfigError(f"{name} is {brief(value)}; it must be {allowed}")
 
 
 def check_range(name: str, value: int, least: int, most: int) -> None:
     """Raise ConfigError, naming the range, unless `least <= value <= most`."""
     if not least <= value <= most:
-        raise ConfigError(f"{name} is {value}; it must be from {least} to {most}")
+        raise ConfigError(f"{name} is {brief(value)}; it must be from {least} to {most}")

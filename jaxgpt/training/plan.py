@@ -198,5 +198,6 @@ def _logits(config: TrainConfig, size: Size) -> int:
 
 
 def _cache(model: ModelConfig) -> int:
-    cache = jax.eval_shape(lambda: init_cache(model, 1, model.context_length))
-    return sum(map(nbytes, jax.tree.leaves(cache)))
+    layer = replace(model, num_layers=1)  # each has as much as the others
+    cache = jax.eval_shape(lambda: init_cache(layer, 1, layer.context_length))
+    return model.num_layers * sum(map(nbytes, jax.tree.leaves(cache)))

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import replace
 
 from jaxgpt.config import TrainConfig
-from jaxgpt.errors import ConfigError
+from jaxgpt.errors import ConfigError, brief
 from jaxgpt.training.plan import Plan, peak
 
 _UNITS = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3, "TiB": 2**40, "GiB": 2**30, "MiB": 2**20}
@@ -16,9 +16,10 @@ def parse_memory(text: str) -> int:
     """Bytes in a size such as 80GB or 16 GiB; raises ConfigError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", text.strip())
     scale = {unit.lower(): scale for unit, scale in _UNITS.items()}
-    if not match or match[2].lower() not in scale or float(match[1]) == 0:
-        raise ConfigError(f"memory is {text!r}; write a number with its unit, such as 80GB")
-    return int(float(match[1]) * scale[match[2].lower()])
+    size = float(match[1]) * scale.get(match[2].lower(), 0) if match else 0
+    if not 1 <= size <= 1e18:
+        raise ConfigError(f"memory is {brief(text)}; write a number with its unit, such as 80GB")
+    return int(size)
 
 
 def table(config: TrainConfig, plan: Plan, devices: int) -> str:

@@ -162,7 +162,7 @@ def test_a_vocabulary_that_cannot_be_known_names_the_flag():
 
 def test_a_model_that_no_machine_holds_is_refused_at_once():
     with pytest.raises(ResourceError, match="choose a smaller model"):
-        make_plan(_config(10**12, 2, 64, 64, 256))
+        make_plan(_config(2**31 - 1, 2, 2**12, 64, 256))
 
 
 @pytest.mark.parametrize(
