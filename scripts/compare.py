@@ -3,7 +3,8 @@
 A and B are each a run's or a checkpoint's folder, a Hugging Face folder of a GPT-2,
 file.py:make_model (a function that returns a torch.nn.Module from tokens to logits; the file is
 run, so it must be trusted), or a recording .npz made by --save. Exits with 0 if rounding explains
-all differences, with 1 if not.
+all differences and with 1 if not, in both cases after the last line has said so; a file that raises
+or leaves by sys.exit is an error, 4.
 """
 
 from dataclasses import dataclass

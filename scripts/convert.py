@@ -13,7 +13,7 @@ import cli
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.atomic import check_new_folder
-from jaxgpt.errors import CheckpointError
+from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.terminal import say
 
 
@@ -32,6 +32,8 @@ class Arguments:
     """Type of the numbers in it."""
     tokenizer: str = ""
     """The tokenizer, where the folder has none; gpt2, bytes, or a folder."""
+    base: str = ""
+    """Where the model that adapters were trained beside lies now, if it was moved."""
     overwrite: bool = False
     """Replace what jaxgpt wrote at `out`; a folder that holds anything else is refused."""
 
@@ -47,13 +49,17 @@ def main(argv: list[str]) -> None:
     )
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
+    from jaxgpt.finetuning.saved import find_adapters
     from jaxgpt.model.gpt import count_parameters
     from jaxgpt.parity.hf_weights import save_gpt2
     from jaxgpt.parity.pretrained import load_pretrained
     from jaxgpt.training.checkpoint import save_model
 
     dtype = None if arguments.dtype == "same" else arguments.dtype
-    model = load_pretrained(find_model(arguments), arguments.tokenizer or None, dtype)
+    found = find_model(arguments)
+    if arguments.base and not find_adapters(found):
+        raise ConfigError("--base goes with adapters, and the model named has none")
+    model = load_pretrained(found, arguments.tokenizer or None, dtype, base=arguments.base)
     if arguments.source == "gpt2":
         save_model(arguments.out, model, overwrite=arguments.overwrite)
     else:

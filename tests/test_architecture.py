@@ -30,6 +30,7 @@ STAGES = [
     "errors",
     "terminal",
     "files",
+    "panics",
     "config",
     "config_file",
     "data",

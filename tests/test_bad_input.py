@@ -455,9 +455,10 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("convert.py --from gpt2 --model torn --out out", 4, "1 unexpected: h.0.ln_0.bias; 1 of anoth"),
     ("convert.py --from gpt2 --model cut --out out", 4, "cut/model.safetensors is damaged"),
     ("convert.py --from gpt2 --model not_finite --out out", 4, "numbers that are not finite"),
-    ("convert.py --from gpt2 --model index_up --out out", 4, "'../x.safetensors', which lies"),
-    ("convert.py --from gpt2 --model index_root --out out", 4, "'/x.safetensors', which lies"),
-    ("convert.py --from gpt2 --model index_link --out out", 4, "a link that leads outside"),
+    ("convert.py --from gpt2 --model index_up --out out", 4, "'../x.safetensors', which is no"),
+    ("convert.py --from gpt2 --model index_root --out out", 4, "'/x.safetensors', which is no na"),
+    ("convert.py --from gpt2 --model index_nul --out out", 4, "no name of a file inside"),
+    ("convert.py --from gpt2 --model gpt --out out --base gpt", 2, "--base goes with adapters"),
 ]
 
 
@@ -606,7 +607,7 @@ def _write_models():
         model = ModelConfig(vocab_size=vocab_size, **sizes)
         save_gpt2(name, model, init_params(model, jax.random.key(0)), tokenizer=ByteTokenizer())
     copies = ("llama", "wordless", "torn", "not_finite", "cut")
-    for name in (*copies, "pickled", "index_up", "index_root", "index_link"):
+    for name in (*copies, "pickled", "index_up", "index_root", "index_nul"):
         shutil.copytree("gpt", name)
     config = json.loads(Path("gpt/config.json").read_text())
     Path("llama/config.json").write_text(json.dumps(config | {"model_type": "llama"}))
@@ -623,11 +624,10 @@ def _write_models():
     Path("pickled/model.safetensors").rename("pickled/pytorch_model.bin")
     Path("weights.pt").write_bytes(b"\x80\4")
     targets = {"index_up": "../x.safetensors", "index_root": "/x.safetensors"}
-    for name, target in (targets | {"index_link": "link.safetensors"}).items():
+    for name, target in (targets | {"index_nul": "\0.safetensors"}).items():
         index = {"weight_map": {"wte.weight": target}}
         Path(name, "model.safetensors.index.json").write_text(json.dumps(index))
         Path(name, "model.safetensors").unlink()
-    Path("index_link/link.safetensors").symlink_to("../gpt/model.safetensors")
 
 
 def _write_records():

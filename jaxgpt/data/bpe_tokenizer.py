@@ -1,7 +1,9 @@
 """Byte-pair encoding over bytes, run by tiktoken: GPT-2's, its successors', or one trained here."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from threading import current_thread, main_thread
 
 import tiktoken
 
@@ -16,6 +18,9 @@ from jaxgpt.data.vocabulary import (
     write_record,
 )
 from jaxgpt.errors import DataError
+from jaxgpt.panics import PanicError, caught_panics
+
+_SPACES = 50_000
 
 
 class BPETokenizer:
@@ -42,13 +47,14 @@ class BPETokenizer:
         self.special_tokens = dict(special_tokens)
         try:
             # Not get_encoding, which any plugin with a clashing name would break.
-            self._encoding = tiktoken.Encoding(
-                name,
-                pat_str=pattern,
-                mergeable_ranks=self.ranks,
-                special_tokens=self.special_tokens,
-            )
-        except (ValueError, OverflowError) as error:
+            with caught_panics():
+                self._encoding = tiktoken.Encoding(
+                    name,
+                    pat_str=pattern,
+                    mergeable_ranks=self.ranks,
+                    special_tokens=self.special_tokens,
+                )
+        except (ValueError, OverflowError, PanicError) as error:
             raise DataError(f"tiktoken refuses the vocabulary {name!r}: {error}") from error
         self.vocab_size = self._encoding.n_vocab
         self.end_of_text = self.special_tokens.get(END_OF_TEXT)
@@ -63,8 +69,10 @@ class BPETokenizer:
         """The ids of `text`; see `Tokenizer.encode`."""
         to_utf8(text)
         if allow_special:
-            return _unless_panic(lambda: self._encoding.encode(text, allowed_special="all"))
-        return _unless_panic(lambda: self._encoding.encode_ordinary(text))
+            encode = partial(self._encoding.encode, text, allowed_special="all")
+        else:
+            encode = partial(self._encoding.encode_ordinary, text)
+        return _unless_panic(text, self.pattern, encode)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`; see `Tokenizer.decode`."""
@@ -133,14 +141,23 @@ def published_tokenizer(name: str) -> BPETokenizer:
     )
 
 
-def _unless_panic(encode: Callable[[], list[int]]) -> list[int]:
+def _unless_panic(text: str, pattern: str, encode: Callable[[], list[int]]) -> list[int]:
+    # GPT-2's own pattern gives up on nothing but white space. Elsewhere than on the main thread
+    # texts are long, and progress, which is to be seen at once, is shown beside them.
+    prone = pattern != GPT2_PATTERN and current_thread() is main_thread()
     try:
-        return encode()
-    except BaseException as error:
-        # A panic in Rust arrives as an exception outside of Exception, in no importable module.
-        if type(error).__name__ != "PanicException":
-            raise
+        with caught_panics(quiet=prone or _has_long_space(text)):
+            return encode()
+    except PanicError:
         raise DataError(
             "the tokenizer's pattern cannot split this text; it gives up on about a million spaces "
             "in a row, so break the run up"
         ) from None
+
+
+def _has_long_space(text: str) -> bool:
+    """Whether white space fills a part of the text, as it does any run of twice its length."""
+    return any(
+        text[start : start + _SPACES].isspace()
+        for start in range(0, len(text) - _SPACES + 1, _SPACES)
+    )

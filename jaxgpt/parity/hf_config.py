@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.config_file import read_mapping
 from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.files import read_json
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5")
 """Endings of weight files that are not opened: to unpickle is to run what they contain."""
@@ -31,11 +31,13 @@ def read_gpt2_config(folder: str | Path) -> ModelConfig:
     folder = Path(folder)
     check_folder(folder)
     path = folder / "config.json"
+    values = read_json(path, error=CheckpointError)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}, not a mapping")
     try:
-        return _to_model_config(read_mapping(path))
+        return _to_model_config(values)
     except ConfigError as error:
-        about = "" if str(path) in str(error) else f"{path}: "
-        raise CheckpointError(f"{about}{error}") from None
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def refuse_pickle(path: Path) -> CheckpointError:

@@ -4,6 +4,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 from jaxgpt.data.downloads import NotThereError, Progress, cache_subfolder, fetch_file
 from jaxgpt.errors import CheckpointError, ConfigError
@@ -32,18 +33,19 @@ def fetch_gpt2(
     safetensors, whole or in shards. `HF_ENDPOINT` names another server.
 
     Raises:
-        ConfigError: the name is not formed like one, or the cache folder cannot be made.
+        ConfigError: the name is not formed like one, HF_ENDPOINT is no address of a server, or the
+            cache folder cannot be made.
         DataError: a download that failed, with what to do without a network.
         CheckpointError: not a GPT-2, or not in safetensors.
     """
     if not is_hub_name(name):
         raise ConfigError(f"{name!r} is no OWNER/NAME of the hub, such as openai-community/gpt2")
-    site = (os.environ.get("HF_ENDPOINT") or SITE).rstrip("/")
+    site = _site()
     folder = cache_subfolder(f"models/{name}", cache_folder)
 
     def get(file: str) -> None:
         fetch_file(
-            f"{site}/{name}/resolve/main/{file}",
+            f"{site}/{name}/resolve/main/{quote(file)}",
             folder / file,
             timeout=timeout,
             progress=progress,
@@ -76,3 +78,17 @@ def fetch_gpt2(
     for shard in read_index(folder / INDEX):
         get(shard)
     return folder
+
+
+def _site() -> str:
+    """The server to ask; never a file, which urllib would read as readily."""
+    site = (os.environ.get("HF_ENDPOINT") or SITE).rstrip("/")
+    try:
+        parts = urlsplit(site)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname)
+        known = known and parts.port != 0 and site.isascii() and site.isprintable()
+    except ValueError:  # brackets that do not match, a port that is no number
+        known = False
+    if not known or " " in site or parts.query or parts.fragment:
+        raise ConfigError(f"HF_ENDPOINT is {site!r}; it must be a server's, such as {SITE}")
+    return site

@@ -8,6 +8,7 @@ import json
 import math
 import mmap
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +43,8 @@ def load_gpt2(folder: str | Path, dtype: Dtype | None = None) -> tuple[ModelConf
     """The GPT-2 in a Hugging Face folder, as jaxgpt's config and parameters.
 
     The folder holds `config.json`, and `model.safetensors` or its index with the shards. The dtype
-    is that of the file unless `dtype` (float32, float16 or bfloat16) asks for another. All names,
+    is that of the file, or float32 where it has several, unless `dtype` (float32, float16 or
+    bfloat16) asks for another. All names,
     shapes and types are checked before an array is made. On a CPU the most memory taken is that of
     the parameters and of two more copies of one tensor.
 
@@ -101,7 +103,7 @@ def _listed(what: str, names: Sequence[str]) -> str:
 
 
 def _dtype(folder: Path, tensors: dict[str, StoredTensor], asked: Dtype | None) -> Dtype:
-    """The dtype asked for, or else that of all tensors."""
+    """The dtype asked for, or else the one that holds the numbers of all tensors."""
     odd = [f"{name} {t.dtype}" for name, t in tensors.items() if t.dtype not in _DTYPES]
     if odd:
         raise CheckpointError(
@@ -110,10 +112,12 @@ def _dtype(folder: Path, tensors: dict[str, StoredTensor], asked: Dtype | None) 
         )
     found = sorted({tensor.dtype for tensor in tensors.values()})
     if len(found) > 1 and asked is None:
-        raise CheckpointError(
-            f"{folder} has tensors of different types, {' and '.join(found)}; choose one (--dtype)"
+        warnings.warn(
+            f"{folder} has tensors of different types, {' and '.join(found)}; all become float32, "
+            "in which each is exact",
+            stacklevel=3,
         )
-    return asked or _DTYPES[found[0]]
+    return asked or (_DTYPES[found[0]] if len(found) == 1 else "float32")
 
 
 def _check_room(folder: Path, leaves: list[Leaf], dtype: Dtype) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import zipfile
 
 import jax
@@ -710,8 +711,11 @@ def test_files_that_are_no_recordings_are_refused(tmp_path):
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(CheckpointError, match="no recording"):
         load_recording(path)
-    with pytest.raises(CheckpointError, match="no recording"):
+    with pytest.raises(CheckpointError, match=r"none\.npz is no regular file"):
         load_recording(tmp_path / "none.npz")
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(CheckpointError, match=r"pipe\.npz is no regular file"):
+        load_recording(tmp_path / "pipe.npz")
 
 
 def npy(array, **changes):
@@ -720,6 +724,11 @@ def npy(array, **changes):
     header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape} | changes
     np.lib.format.write_array_header_1_0(file, header)
     return file.getvalue() + array.tobytes()
+
+
+def header(text):
+    """An .npy of no numbers whose header is the text."""
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin-1")
 
 
 @pytest.mark.parametrize(
@@ -731,6 +740,14 @@ def npy(array, **changes):
         ("loss.npy", npy(np.zeros(2), shape=()), r"loss.npy has 16 bytes for float64"),
         ("loss.npy", npy(np.zeros(0), shape=(0, 10**30)), "no recording"),
         ("loss.npy", npy(np.zeros(1), more=5000 * "-"), "no recording"),
+        ("loss.npy", header("((((("), "no recording"),
+        ("loss.npy", header("  {\n {"), "no recording"),
+        ("loss.npy", header("'\\d'\n"), "no recording"),
+        ("loss.npy", header("\0"), "no recording"),
+        ("loss.npy", header("-" * 900 + "1"), "no recording"),
+        ("loss.npy", header("{'descr': [[]], 'fortran_order': 0, 'shape': 1}"), "no recording"),
+        ("loss.npy", b"\x93NUMPY\x09\x00\xff\xff\xff\xff", "no recording"),
+        ("parameters/a.b.c.npy", npy(np.zeros(1)), "parameters, but no config"),
     ],
 )
 def test_members_that_are_not_what_they_say_are_refused(member, content, message, tmp_path):

@@ -386,6 +386,26 @@ def test_all_that_does_not_fit_is_said_at_once(folder):
     assert "wpe.weight (8, 12) instead of (12, 8)" in line
 
 
+def test_shards_that_are_links_as_in_the_cache_of_the_hub(tmp_path):
+    """`snapshots/<revision>/NAME` leads to `../../blobs/<sum>`."""
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(**SHAPES | {"n_embd": 32, "n_head": 2})).save_pretrained(
+        tmp_path / "plain", max_shard_size="60KB"
+    )
+    blobs, snapshot = tmp_path / "models--x" / "blobs", tmp_path / "models--x" / "snapshots" / "1"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(sorted((tmp_path / "plain").iterdir())):
+        file.rename(blobs / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    linked = {file.name: file.resolve() for file in snapshot.iterdir()}
+    config, params = load_gpt2(snapshot)
+    for name, file in linked.items():
+        file.rename(tmp_path / "plain" / name)
+    assert config == load_gpt2(tmp_path / "plain")[0]
+    assert_same_bits(params, load_gpt2(tmp_path / "plain")[1])
+
+
 def test_names_that_are_there_twice(folder):
     rewrite(folder, lambda t: t.update({"wpe.weight": t["transformer.wpe.weight"]}))
     assert "has wpe.weight twice" in refused(folder)
@@ -415,8 +435,12 @@ def test_names_that_are_there_twice(folder):
         ({"tie_word_embeddings": False}, "1 missing: lm_head.weight"),
         ({"resid_pdrop": 2}, "dropout is 2.0; it must be in [0, 1)"),
         ({"layer_norm_epsilon": 0}, "norm_epsilon is 0.0; it must be above 0"),
+        ({"layer_norm_epsilon": 10**400}, "the number 10000000000000000000... (401 digits) is"),
+        ({"embd_pdrop": 10**400}, "is beyond 64 bits"),
+        ({"n_embd": 10**400}, "is beyond 64 bits"),
+        ({"n_layer": 2**64}, "the number 18446744073709551616 is beyond 64 bits"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 @pytest.mark.filterwarnings("ignore:resid_pdrop")
 def test_configs_that_do_not_fit(folder, changes, message):
@@ -471,9 +495,11 @@ def test_types_that_no_weights_have(folder, dtype):
 def test_types_that_differ(folder):
     name = "transformer.ln_f.bias"
     rewrite(folder, lambda tensors: tensors.update({name: tensors[name].astype(np.float16)}))
-    assert "different types, F16 and F32; choose one (--dtype)" in refused(folder)
-    _, params = load_gpt2(folder, "float32")
-    assert params["norm"]["bias"].dtype == jnp.float32
+    with pytest.warns(UserWarning, match="different types, F16 and F32; all become float32"):
+        _, params = load_gpt2(folder)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+    _, params = load_gpt2(folder, "bfloat16")
+    assert params["norm"]["bias"].dtype == jnp.bfloat16
 
 
 def header_of(content):
@@ -546,14 +572,19 @@ def test_places_without_a_model(folder, tmp_path):
 @pytest.mark.parametrize(
     ("weight_map", "message"),
     [
-        ({"a": "../x.safetensors"}, "names '../x.safetensors', which lies outside its folder"),
-        ({"a": "/etc/passwd"}, "names '/etc/passwd', which lies outside"),
-        ({"a": "link.safetensors"}, "names link.safetensors, a link that leads outside"),
+        ({"a": "../x.safetensors"}, "lists '../x.safetensors', which is no name of a file inside"),
+        ({"a": "/etc/passwd"}, "lists '/etc/passwd', which is no name of a file inside"),
+        ({"a": "a/x.safetensors"}, "names 'a/x.safetensors', which lies in another folder"),
+        ({"a": "dangling.safetensors"}, "dangling.safetensors is missing, though"),
+        ({"a": "pipe.safetensors"}, "pipe.safetensors is missing, though"),
         ({"a": "shard.safetensors"}, "shard.safetensors is missing, though"),
-        ({"a": "a" * 300 + ".safetensors"}, "is missing"),
+        ({"a": "a" * 300 + ".safetensors"}, "which is no name of a file inside"),
+        ({"a": "\0.safetensors"}, "which is no name of a file inside"),
+        ({"a": "\ud800.safetensors"}, "half of a surrogate pair"),
         ({"a": "model.bin"}, "pickle refused"),
         ({"a": "config.json"}, "names 'config.json', which is no .safetensors file"),
-        ({"a": ["x"]}, "names ['x'], which lies outside"),
+        ({"a": ["x"]}, "lists ['x'] as a file"),
+        ({"a": None}, "lists None as a file"),
         ({}, "lists no files under weight_map"),
         (None, "lists no files under weight_map"),
     ],
@@ -561,7 +592,8 @@ def test_places_without_a_model(folder, tmp_path):
 )
 def test_an_index_that_leads_elsewhere(folder, weight_map, message):
     (folder / "model.safetensors").rename(folder.parent / "x.safetensors")
-    (folder / "link.safetensors").symlink_to(folder.parent / "x.safetensors")
+    (folder / "dangling.safetensors").symlink_to(folder.parent / "none.safetensors")
+    os.mkfifo(folder / "pipe.safetensors")
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
     assert message in refused(folder)
@@ -570,7 +602,7 @@ def test_an_index_that_leads_elsewhere(folder, weight_map, message):
 def test_files_that_cannot_be_read(folder, monkeypatch):
     (folder / "model.safetensors").rename(folder / "aside.safetensors")
     (folder / "model.safetensors.index.json").write_text("{")
-    assert f"{folder}/model.safetensors.index.json: Expecting" in refused(folder)
+    assert f"{folder}/model.safetensors.index.json is not JSON: Expecting" in refused(folder)
     (folder / "aside.safetensors").rename(folder / "model.safetensors")
 
     def denied(*_, **__):

@@ -52,6 +52,25 @@ def last():
 
 def broken():
     raise KeyError("of mine")
+
+def leaves():
+    raise SystemExit(0)
+
+def leaves_at_once():
+    import os
+    os._exit(0)
+
+def leaves_late():
+    class Leaves(torch.nn.Module):
+        def forward(self, tokens):
+            raise SystemExit
+    return Leaves()
+
+def leaves_when_looked_at():
+    class Leaves(torch.nn.Module):
+        def named_modules(self, *args, **kwargs):
+            raise GeneratorExit
+    return Leaves()
 """
 
 
@@ -196,6 +215,10 @@ def odd_files(folder, random_params):
         (("own", "none.py"), 4, "none.py is not a file"),
         (("own", "empty.py"), 4, "has no function make_model"),
         (("own", "models.py:broken"), 4, "raises KeyError"),
+        (("own", "models.py:leaves"), 4, "raises SystemExit: 0"),
+        (("own", "models.py:leaves_at_once"), 4, "os._exit(0)"),
+        (("own", "models.py:leaves_late", "--text", "Once"), 4, "raises SystemExit"),
+        (("own", "models.py:leaves_when_looked_at", "--text", "Once"), 4, "raises GeneratorExit"),
         (("own", "models.py:last", "--text", "Once"), 4, "it must be logits of shape (1, 4, 256)"),
         (("own", "wide", "--text", "Once"), 4, "vocab_size"),
     ],

@@ -270,6 +270,20 @@ def test_a_hub_that_does_not_answer(run, hub, folder, monkeypatch):
     assert (code, err.count("\n")) == (3, 1)
     cache = folder / "cache/models" / HUB_NAME
     assert f"bring the file to {cache}/config.json yourself, or name a folder that has" in err
+    for bad in (
+        "file:///etc",
+        "ftp://host",
+        "host",
+        "http://",
+        "http://[",
+        "http://a:b",
+        "http://a b",
+    ):
+        monkeypatch.setenv("HF_ENDPOINT", bad)
+        code, _, err = run(f"{BY_NAME} one")
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"HF_ENDPOINT is '{bad.rstrip('/')}'; it must be a server's" in err
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("JAXGPT_CACHE", "text.txt")
     code, _, err = run(f"{BY_NAME} one")
     assert (code, err.count("\n")) == (2, 1)

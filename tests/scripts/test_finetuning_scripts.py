@@ -93,7 +93,9 @@ def test_adapters_answer_are_tuned_further_and_leave_as_gpt2(run, base):
     assert loss.split()[2] == "0.693147"
     assert load_pretrained("preferred").task == {"kind": "preferences", "template": "chat"}
 
-    run("convert.py --from jaxgpt --model runs/instructions/adapters --out exported")
+    shutil.move("base", "moved")
+    run("convert.py --from jaxgpt --model runs/instructions/adapters --base moved --out exported")
+    shutil.move("moved", "base")
     config, params = load_gpt2("exported")
     merged = load_pretrained("runs/instructions")
     tokens = jnp.arange(12)[None]

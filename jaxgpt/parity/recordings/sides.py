@@ -70,11 +70,16 @@ def open_side(spec: str) -> Side:
 
 def _open_module(spec: str, path: Path, function: str) -> Side:
     # PyTorch is needed for such a side alone.
-    from jaxgpt.parity.recordings.torch_file import load_module
+    from jaxgpt.parity.recordings.torch_file import blaming, load_module
     from jaxgpt.parity.recordings.torch_module import record_module
 
     module = load_module(path, function)
-    return Side(lambda tokens, heads: record_module(module, tokens, spec, num_heads=heads))
+
+    def record(tokens: Int[np.ndarray, "B T"], heads: int | None) -> Recording:
+        with blaming(spec):  # all that it looks at may be a property of the module's
+            return record_module(module, tokens, spec, num_heads=heads)
+
+    return Side(record)
 
 
 def _of_params(

@@ -1,22 +1,26 @@
 """A PyTorch module from a user's Python file."""
 
 import importlib.util
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from torch import nn
 
-from jaxgpt.errors import CheckpointError
+from jaxgpt.errors import CheckpointError, JaxgptError
 
 
 def load_module(path: Path, function: str) -> nn.Module:
     """What `function()` of a Python file returns; the file is run, so it must be trusted.
 
-    Raises CheckpointError if the file or the function is not there, raises, or makes no module.
+    Raises CheckpointError if the file or the function is not there, raises, leaves, or makes no
+    module.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # pathlib's would raise on a name that is too long
         raise CheckpointError(f"{path} is not a file; name one as file.py:make_model")
     spec = importlib.util.spec_from_file_location(f"jaxgpt_compared_{path.stem}", path)
     if spec is None or spec.loader is None:
@@ -42,11 +46,31 @@ def load_module(path: Path, function: str) -> nn.Module:
 
 @contextmanager
 def blaming(name: str) -> Iterator[None]:
-    """Say of any failure in foreign code whose it is, in one line."""
+    """Say of any failure in foreign code whose it is, in one line.
+
+    To leave by `sys.exit` or `os._exit` is a failure too, with whatever code: nothing was compared.
+    A signal that ends this process, by a handler of its own, is none.
+    """
+    own, leave = os.getpid(), os._exit
+
+    def refuse(code: int) -> NoReturn:
+        if os.getpid() != own:
+            leave(code)  # a child process, such as one that loads data
+        raise _LeftError(f"os._exit({code})")
+
+    os._exit = refuse
     try:
         yield
-    except CheckpointError:
+    except (JaxgptError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
+            raise
         line = (str(error).splitlines() or [""])[0]
         raise CheckpointError(f"{name} raises {type(error).__name__}: {line}") from error
+    finally:
+        os._exit = leave
+
+
+class _LeftError(BaseException):
+    """Foreign code that left the process at once, as far as it could."""
