@@ -711,10 +711,10 @@ def test_files_that_are_no_recordings_are_refused(tmp_path):
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(CheckpointError, match="no recording"):
         load_recording(path)
-    with pytest.raises(CheckpointError, match=r"none\.npz is no regular file"):
+    with pytest.raises(CheckpointError, match="it is no regular file"):
         load_recording(tmp_path / "none.npz")
     os.mkfifo(tmp_path / "pipe.npz")
-    with pytest.raises(CheckpointError, match=r"pipe\.npz is no regular file"):
+    with pytest.raises(CheckpointError, match="it is no regular file"):
         load_recording(tmp_path / "pipe.npz")
 
 

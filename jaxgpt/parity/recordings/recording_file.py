@@ -57,7 +57,7 @@ def load_recording(path: Path) -> Recording:
     Raises CheckpointError if it is none, holds pickled objects, or lacks what must be there.
     """
     if not os.path.isfile(path):
-        raise CheckpointError(f"{path} is no regular file; name a recording, see --save")
+        raise CheckpointError(f"{path} is no recording: it is no regular file; see --save")
     try:
         # Python warns of what it finds in a header, and the file is only read.
         with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(path) as file:
