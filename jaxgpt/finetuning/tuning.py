@@ -26,8 +26,9 @@ from jaxgpt.training.loop import Hooks, Step, fit
 from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.mesh import batch_sharding, make_mesh, state_shardings
+from jaxgpt.training.metrics import read_metrics
 from jaxgpt.training.plots import Panel, plot_curves
-from jaxgpt.training.report import Reporter, read_metrics
+from jaxgpt.training.report import Reporter
 from jaxgpt.training.run_card import last_value, write_card
 from jaxgpt.training.run_folder import check_folder, claim
 from jaxgpt.training.run_state import (

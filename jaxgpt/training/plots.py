@@ -55,16 +55,22 @@ def plot_curves(
         for axes, panel in zip(rows, panels, strict=True):
             axes.set(ylabel=panel.ylabel)
             for (name, label), style in zip(panel.curves.items(), _CURVE_STYLES, strict=False):
-                points = [(item["step"], item[name]) for item in records if name in item]
+                points = [(item["step"], _drawable(item[name])) for item in records if name in item]
                 if points:
-                    last = f"{label}, last {points[-1][1]:.3f}"
-                    axes.plot(*zip(*points, strict=True), label=last, **style)
+                    last = points[-1][1]
+                    shown = f"{last:.3f}" if abs(last) < 1e6 else f"{last:.3g}"
+                    axes.plot(*zip(*points, strict=True), label=f"{label}, last {shown}", **style)
             axes.set_ylim(bottom=panel.bottom, top=panel.top)
         rows[-1].set(xlabel="step")
         if floor is not None:
             rows[0].axhline(
                 floor, color="#3c6e47", linestyle="--", label=f"entropy of the text {floor:.3f}"
             )
+
+
+def _drawable(value: float | int) -> float:
+    """The value, or NaN, which leaves a gap in a curve, for one that no axis has room for."""
+    return float(value) if abs(value) < 1e30 else np.nan
 
 
 def plot_confusion(confusion: Integer[np.ndarray, "C C"], names: Sequence[str], path: Path) -> None:

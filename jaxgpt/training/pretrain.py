@@ -28,10 +28,11 @@ from jaxgpt.training.loop import Hooks, fit
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh
+from jaxgpt.training.metrics import read_metrics
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.plots import plot_losses
 from jaxgpt.training.profile import profiling
-from jaxgpt.training.report import Reporter, read_metrics
+from jaxgpt.training.report import Reporter
 from jaxgpt.training.run_card import entropy_per_byte, entropy_per_token, write_run_card
 from jaxgpt.training.run_folder import TOKENS, claim
 from jaxgpt.training.run_state import begin, check_attention, compile_step, resume, state_template

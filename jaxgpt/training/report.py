@@ -1,7 +1,5 @@
-"""What a person sees of a run while it goes on, and what a machine reads: metrics.jsonl."""
+"""What a person sees of a run while it goes on."""
 
-import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,15 +11,13 @@ from typing import Any
 from tqdm import tqdm
 
 from jaxgpt.terminal import escape, say, showable
-
-METRICS = "metrics.jsonl"
+from jaxgpt.training.metrics import METRICS, MetricsFile
 
 
 class Reporter:
     """Shows progress on `stream`, a bar on a terminal and lines elsewhere, and records metrics.
 
-    When a run resumes at `first_step`, the records of later steps are dropped from
-    `run/metrics.jsonl`: those steps will be taken, and recorded, again.
+    The run goes on after `first_step`; its records are those of `MetricsFile`.
     """
 
     def __init__(
@@ -32,17 +28,22 @@ class Reporter:
         stream: TextIOBase | None = None,
         unit: str = "tokens",
     ):
-        self._path, self._steps, self._shown = run / METRICS, steps, first_step
+        self._steps, self._shown = steps, first_step
         self._unit = unit  # of what the targets of a step count
         self._stream: Any = sys.stderr if stream is None else stream  # None where it is closed
         self._bar = None
         if self._stream is not None and self._stream.isatty():
-            self._bar = tqdm(total=steps, initial=first_step, file=self._stream, unit="step")
-        self.records = [item for item in read_metrics(run) if item["step"] <= first_step]
+            self._show(self._begin_bar)
+        self._metrics, self._refused = MetricsFile(run, first_step), False
+        if self._metrics.complaint:
+            self.say(f"warning: {self._metrics.complaint}")
+        self.records = self._metrics.records
         self.empty_batches = sum("empty_batches" in item for item in self.records)
-        _replace(self._path, "".join(json.dumps(item) + "\n" for item in self.records))
         self._began: float | None = None
         self._paused = self._targets = self._steps_taken = 0.0
+
+    def _begin_bar(self) -> None:
+        self._bar = tqdm(total=self._steps, initial=self._shown, file=self._stream, unit="step")
 
     def train(self, step: int, metrics: dict[str, float], targets: int, *, record: bool) -> None:
         """Show a step's `loss`, `learning_rate` and `grad_norm`; `record` also writes them down.
@@ -72,7 +73,7 @@ class Reporter:
         if self.empty_batches == 1:
             self.say(
                 f"warning: the batch of step {step} has no target, so nothing is learnt from it; "
-                f"such batches are counted as empty_batches in {self._path.name}"
+                f"such batches are counted as empty_batches in {METRICS}"
             )
         self.record({"step": step, "empty_batches": self.empty_batches})
 
@@ -100,12 +101,14 @@ class Reporter:
 
     def record(self, item: dict[str, Any]) -> None:
         """Append one record to the metrics; a disk that refuses it is a warning, not the end."""
-        self.records.append(item)
         try:
-            with open(self._path, "a") as file:
-                file.write(json.dumps(item) + "\n")
+            self._metrics.append(item)
         except OSError as error:
-            self.say(f"warning: {self._path} could not be written: {error}")
+            if not self._refused:
+                self.say(f"warning: {METRICS} cannot be written, and is tried again: {error}")
+            self._refused = True
+        else:
+            self._refused = False
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
@@ -118,29 +121,11 @@ class Reporter:
         try:
             write(*what, **how)
         except (OSError, ValueError):  # the terminal or pipe is closed; the run goes on without
+            if self._bar is not None:
+                self._bar.disable = True  # or it would write once more when it is collected
             self._bar = self._stream = None
 
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self._bar is not None:
             self._show(self._bar.close)
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of a run so far; a line that was cut off by a kill, or damaged, ends them."""
-    records = []
-    if (run / METRICS).is_file():
-        for line in (run / METRICS).read_text(errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-                int(record["step"])
-            except (ValueError, KeyError, TypeError):
-                break
-            records.append(record)
-    return records
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text)
-    os.replace(draft, path)

@@ -23,7 +23,7 @@ from jaxgpt.finetuning.tune_classifier import classify_texts, tune_classifier
 from jaxgpt.finetuning.tune_instructions import tune_instructions
 from jaxgpt.finetuning.tune_preferences import tune_preferences
 from jaxgpt.training.checkpoint import load_model
-from jaxgpt.training.report import read_metrics
+from jaxgpt.training.metrics import read_metrics
 
 FAST = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
 CASES = [

@@ -7,7 +7,8 @@ import numpy as np
 
 from jaxgpt.config import OptimizerConfig, TrainConfig
 from jaxgpt.training.loop import Hooks, fit
-from jaxgpt.training.report import Reporter, read_metrics
+from jaxgpt.training.metrics import read_metrics
+from jaxgpt.training.report import Reporter
 from jaxgpt.training.step import TrainState
 
 CONFIG = TrainConfig(steps=6, log_every=3, optimizer=OptimizerConfig(warmup_steps=0))

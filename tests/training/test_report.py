@@ -5,8 +5,9 @@ import json
 
 import pytest
 
+from jaxgpt.training.metrics import read_metrics
 from jaxgpt.training.plots import plot_losses
-from jaxgpt.training.report import Reporter, read_metrics
+from jaxgpt.training.report import Reporter
 
 STEP = {"loss": 2.5, "learning_rate": 1e-3, "grad_norm": 1.0}
 
@@ -92,6 +93,20 @@ def test_the_plot_is_a_picture(tmp_path):
     ]
     plot_losses(records, tmp_path / "loss.png", floor=1.0)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("closed", ["none", "closed", "broken"])
+def test_a_standard_error_that_is_closed_does_not_end_the_run(tmp_path, monkeypatch, closed):
+    stream = {"none": None, "closed": io.StringIO(), "broken": ClosedTerminal()}[closed]
+    if closed == "closed":
+        stream.close()
+        stream.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", stream)
+    reporter = Reporter(tmp_path, 2, 0)
+    reporter.say("nobody reads this")
+    reporter.train(1, STEP, 100, record=True)
+    reporter.close()
+    assert [item["step"] for item in read_metrics(tmp_path)] == [1]
 
 
 class ClosedTerminal(Terminal):
