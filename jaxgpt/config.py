@@ -100,6 +100,10 @@ class ModelConfig:
         return 4 * self.embed_dim
 
 
+MOST_IDS = 1_000_000
+"""The most ids of a vocabulary that is trained, some four times those of the largest in use."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """What is read, and how it is cut into windows."""
@@ -129,8 +133,10 @@ class DataConfig:
         _check_at_least(self, 10_000, "stories_bytes")
         kind, _, size = self.tokenizer.partition(":")
         _check(
-            kind != "bpe" or (size.isdecimal() and int(size) >= 257),
-            f"tokenizer is {self.tokenizer}; write bpe:N with N of 257 or more",
+            kind != "bpe"
+            or (size.isdecimal() and len(size) <= 12 and 257 <= int(size) <= MOST_IDS),
+            f"tokenizer is {self.tokenizer[:40]}; write bpe:N with N of 257 or more, and at most "
+            f"{MOST_IDS:,}",
         )
 
 

@@ -283,7 +283,7 @@ def leave_if_stopped(signal_number: int | None, run: Path, step: int, steps: int
 
 
 class Progress:
-    """Progress in bytes on stderr: a bar on a terminal, else a line now and then."""
+    """Progress on stderr, in bytes or merges: a bar on a terminal, else a line now and then."""
 
     _QUIET = 5.0  # seconds between lines
 
@@ -291,14 +291,15 @@ class Progress:
         self._label, self._bar, self._due = "", None, time.monotonic() + self._QUIET
 
     def __call__(self, label: str, done: int, total: int | None) -> None:
-        """Show that `done` of `total` bytes of what `label` names are through."""
+        """Show that `done` of `total` bytes (or merges) of what `label` names are through."""
+        counts = label == "learning merges"
         if sys.stderr.isatty():
             if self._bar is None or self._label != label:
                 self._label = label
                 self._bar = tqdm(
                     desc=showable(escape(label), sys.stderr),
                     total=total,
-                    unit="B",
+                    unit="" if counts else "B",
                     unit_scale=True,
                     leave=False,
                 )
@@ -307,5 +308,6 @@ class Progress:
                 self._bar.close()
         elif time.monotonic() >= self._due:
             self._due = time.monotonic() + self._QUIET
-            of = "" if total is None else f" of {total / 1e6:,.0f}"
-            note(f"{label}: {done / 1e6:,.0f}{of} MB")
+            scale, unit = (1, "") if counts else (1e6, " MB")
+            of = "" if total is None else f" of {total / scale:,.0f}"
+            note(f"{label}: {done / scale:,.0f}{of}{unit}")

@@ -9,7 +9,7 @@ import cli
 
 from jaxgpt.config import check_numbers
 from jaxgpt.data.atomic import new_folder
-from jaxgpt.data.bpe import train_bpe
+from jaxgpt.data.bpe import MERGES, train_bpe
 from jaxgpt.data.sources import read_documents
 from jaxgpt.data.tokenizer import BPETokenizer
 from jaxgpt.terminal import say
@@ -39,10 +39,15 @@ def main(argv: list[str]) -> None:
     """Train, save and report."""
     cli.need_arguments(argv, "train_tokenizer.py --data FILE ... --out DIR [--vocab-size N]")
     arguments = cli.parse(Arguments, argv, description=__doc__)
-    start = time.perf_counter()
+    start, progress = time.perf_counter(), cli.Progress()
     with new_folder(arguments.out) as partial:
         texts = (document.text for document in read_documents(arguments.data))
-        tokenizer = train_bpe(texts, arguments.vocab_size, strict=arguments.strict)
+        tokenizer = train_bpe(
+            texts,
+            arguments.vocab_size,
+            strict=arguments.strict,
+            progress=lambda done, total: progress(MERGES, done, total),
+        )
         tokenizer.save(partial)
     seconds = time.perf_counter() - start
     say(f"vocabulary   {tokenizer.vocab_size:,} ids, trained in {seconds:.1f} s")

@@ -10,6 +10,7 @@ import tiktoken
 from jaxgpt.data.gpt2_vocabulary import DOWNLOAD_SECONDS, GPT2_PATTERN, within
 from jaxgpt.data.vocabulary import (
     END_OF_TEXT,
+    PROBE,
     check_ids,
     check_ranks,
     fingerprint,
@@ -30,7 +31,8 @@ class BPETokenizer:
     lowest rank are merged first. `special_tokens` maps a spelling to its id.
 
     Raises:
-        DataError: ranks with a gap or a missing byte, an id given twice, or a bad pattern.
+        DataError: ranks with a gap or a missing byte, an id given twice or beyond 31 bits, an empty
+            special token, or a pattern that is none or loses text.
     """
 
     def __init__(
@@ -64,6 +66,15 @@ class BPETokenizer:
             "special_tokens": self.special_tokens,
         }
         self.fingerprint = fingerprint(self._identity, format_ranks(self.ranks))
+        try:
+            kept = self.decode_bytes(self.encode(PROBE)) == PROBE.encode()
+        except DataError:
+            kept = False
+        if not kept:
+            raise DataError(
+                f"the pattern of the vocabulary {name!r}, {pattern[:60]!r}, leaves out characters "
+                "or fails at them, so that text would be lost; get its files anew"
+            )
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """The ids of `text`; see `Tokenizer.encode`."""

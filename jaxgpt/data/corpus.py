@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxgpt.config import DataConfig
 from jaxgpt.data.atomic import check_new_folder
-from jaxgpt.data.bpe import train_bpe
+from jaxgpt.data.bpe import MERGES, train_bpe
 from jaxgpt.data.downloads import SOURCES, fetch
 from jaxgpt.data.holdout import label_documents
 from jaxgpt.data.parquet import import_parquet
@@ -19,7 +19,7 @@ from jaxgpt.data.tokens import MANIFEST, TokenDataset
 from jaxgpt.errors import ConfigError, DataError
 
 Progress = Callable[[str, int, int | None], object]
-"""Told what is being read, how many bytes of it are through, and of how many if that is known."""
+"""Told what is done, how many bytes (or `MERGES`) of it are through, and of how many if known."""
 
 _VOCABULARY_CHARACTERS = 50_000_000  # a vocabulary hardly changes beyond
 _VOCABULARY_STORIES = 1_000_000  # bytes, in which the grammar has shown all its words
@@ -66,7 +66,9 @@ def prepare_corpus(
     paths = [] if stories else local_paths(config.data, shards=shards, progress=progress)
     if tokenizer is None:
         texts = _story_texts(config) if stories else _training_texts(config, paths)
-        tokenizer = train_bpe(_head(texts, _VOCABULARY_CHARACTERS), int(size))
+        tokenizer = train_bpe(
+            _head(texts, _VOCABULARY_CHARACTERS), int(size), progress=partial(progress, MERGES)
+        )
     options = {
         "validation_fraction": config.validation_fraction,
         "overwrite": overwrite,

@@ -12,6 +12,18 @@ from jaxgpt.errors import DataError
 from jaxgpt.files import write_file
 
 END_OF_TEXT = "<|endoftext|>"
+# Of each kind of character some, alone and in runs, to see whether a tokenizer keeps them all.
+PROBE = "".join(
+    (
+        *map(chr, range(0x250)),
+        *(chr(code) for code in range(0x250, 0xD800, 97)),
+        *(chr(code) for code in range(0xE000, 0x30000, 331)),
+        " I'll we've don't IT'S x1y22z333 1234567 0.5 a_b __init__ --- ... ?! $3.50 50%\n\n\n  \n",
+        "\r\n\t\tend \u00a0\u3000 Ünïcödé Привет мир, 你好世界。こんにちは 안녕하세요",
+        " नमस्ते مرحبا שלום ไทย",
+        " 😀👨‍👩‍👧🏽🇫🇷 e\u0301 \u200b\ufeff\ufffd\U0010ffff \x00\x1b[31m <|endoftext|>   ",
+    )
+)
 RECORD = "tokenizer.json"
 RANKS = "ranks.tiktoken"
 
@@ -98,6 +110,16 @@ def check_ranks(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], n
                 f"the vocabulary {name!r} has id {token} where {expected} is due; "
                 "ids must run up from 0, each given once"
             )
+    if "" in special_tokens:
+        raise DataError(
+            f"the vocabulary {name!r} has a special token without characters; give it a name such "
+            "as <|user|>, or remove it"
+        )
+    beyond = [token for token in special_tokens.values() if token >= 1 << 31]
+    if beyond:
+        raise DataError(
+            f"the vocabulary {name!r} has the id {str(beyond[0])[:20]}; ids must be below 2^31"
+        )
     if len(set(special_tokens.values())) != len(special_tokens):
         raise DataError(f"the vocabulary {name!r} gives two special tokens one id")
 

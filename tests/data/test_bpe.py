@@ -13,9 +13,9 @@ from jaxgpt.data.gpt2_vocabulary import GPT2_PATTERN
 from jaxgpt.errors import ConfigError, DataError
 
 
-def slow_merges(text: str, number: int) -> list[tuple[int, int]]:
+def slow_merges(text: list[str], number: int) -> list[tuple[int, int]]:
     """The definition, word for word: count all pairs anew before each merge."""
-    words = [list(word.encode()) for word in regex.findall(GPT2_PATTERN, text)]
+    words = [list(word.encode()) for word in text]
     merges = []
     for token in range(256, 256 + number):
         counts = Counter((a, b) for word in words for a, b in pairwise(word))
@@ -58,7 +58,41 @@ def test_the_merges_are_those_of_the_definition(seed):
     draw = random.Random(seed)
     text = "".join(draw.choices("aaab \né7!'s", k=draw.randint(1, 400)))
     number = draw.randint(1, 80)
-    assert learn_merges(count_words([text]), number) == slow_merges(text, number)
+    words = regex.findall(GPT2_PATTERN, text)
+    assert learn_merges(count_words([text]), number) == slow_merges(words, number)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_counted_and_long_words_merge_as_by_the_definition(seed):
+    draw = random.Random(seed)
+    words = {
+        bytes(draw.choices(b"abc"[: draw.randint(1, 3)], k=draw.randint(0, 60))): draw.randint(1, 4)
+        for _ in range(draw.randint(1, 9))
+    }
+    text = [word.decode() for word, count in words.items() for _ in range(count)]
+    merges = learn_merges(words, 70)
+    assert merges == slow_merges(text, 70)
+
+
+def test_a_word_of_many_letters_is_learnt_in_seconds_and_with_progress():
+    word = "".join(random.Random(0).choices("abcdefgh", k=30_000))
+    told = []
+    start = time.monotonic()
+    train_bpe([word], 3000, progress=lambda done, total: told.append((done, total)))
+    assert time.monotonic() - start < 10
+    assert told == [(done, 3000 - 257) for done in range(1, 3000 - 256)]
+
+
+@pytest.mark.parametrize("pattern", ["", "x", r"\p{L}", r"\S+", r"[^\x00]", r"(?s)[\x00-\uffff]"])
+def test_a_pattern_that_leaves_out_characters_is_refused(pattern):
+    with pytest.raises(ConfigError, match="leaves out characters"):
+        train_bpe(["one two"], 300, pattern=pattern)
+
+
+@pytest.mark.parametrize("size", [10**6 + 1, 10**30, 10**300])
+def test_a_vocabulary_beyond_all_use_is_refused(size):
+    with pytest.raises(ConfigError, match="it must be 1,000,000 or less"):
+        train_bpe(["one two"], size)
 
 
 def test_the_result_depends_on_neither_order_nor_cutting():

@@ -128,8 +128,13 @@ def test_an_unused_id_is_named():
         ({"ranks": {**BYTES, b"th": 300}}, "id 258 where 256 is due"),
         ({"ranks": {b"a": 0}}, "256 bytes missing"),
         ({"special_tokens": {"<|a|>": 97}}, "id 97 where 98 is due"),
-        ({"special_tokens": {"<|a|>": 2**40}}, "refuses"),
+        ({"special_tokens": {"<|a|>": 2**40}}, "ids must be below"),
         ({"pattern": "("}, "refuses"),
+        ({"pattern": r"\p{L}+"}, "leaves out characters"),
+        ({"pattern": ""}, "leaves out characters"),
+        ({"special_tokens": {"": 257}}, "special token without characters"),
+        ({"special_tokens": {"<|a|>": 1 << 31}}, r"ids must be below 2\^31"),
+        ({"special_tokens": {"<|a|>": 10**40}}, r"ids must be below 2\^31"),
     ],
 )
 def test_a_vocabulary_that_cannot_work_is_refused(changes, complaint):
