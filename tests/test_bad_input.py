@@ -93,7 +93,6 @@ SETTINGS = [
     ("--validation-fraction 1.5", 2, "validation_fraction is 1.5; it must be between 0 and 1"),
     ("--stories-bytes 1", 2, "stories_bytes is 1; it must be 10000 or more"),
     ("--tokenizer bpe:200", 2, "write bpe:N with N of 257 or more"),
-<<<<<<< HEAD
     *((f"--{name} {HUGE}", 2, "is a number of 401 digits; it must be at most ") for name in COUNTS),
     (f"--num-layers {'9' * 5000}", 2, "--num-layers: Exceeds the limit"),
     # flags given twice
@@ -101,11 +100,9 @@ SETTINGS = [
     ("--seed=1 --fsdp 1 --seed=1 --seed 3", 2, "--seed is given 3 times; give it once"),
     ("--tie-head --no-tie-head", 2, "--tie-head is given twice"),
     ("--batch_size 8 --batch-size 8", 2, "--batch-size is given twice"),
-=======
     ("--tokenizer bpe:1000001", 2, "257 or more, and at most 1,000,000"),
     (f"--tokenizer bpe:1{'0' * 300}", 2, "257 or more, and at most 1,000,000"),
     (f"--tokenizer bpe:{'9' * 5000}", 2, "257 or more, and at most 1,000,000"),
->>>>>>> 7891d8b (Learn merges place by place, with progress; refuse patterns that lose text)
     # numbers that do not go together
     ("--warmup-steps 100", 2, "warmup_steps is 100, but the run has only 100 steps"),
     ("--num-heads 5", 2, "num_heads is 5, which does not divide embed_dim 32; nearby divisors"),

@@ -96,6 +96,16 @@ def check_ranks(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], n
     Special tokens may lie anywhere from 0 up, but a rank may be missing only where one of them
     takes its place.
     """
+    if "" in special_tokens:
+        raise DataError(
+            f"the vocabulary {name!r} has a special token without characters; give it a name such "
+            "as <|user|>, or remove it"
+        )
+    beyond = [token for token in special_tokens.values() if token >= 1 << 31]
+    if beyond:
+        raise DataError(
+            f"the vocabulary {name!r} has the id {str(beyond[0])[:20]}; ids must be below 2^31"
+        )
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
         raise DataError(
@@ -110,16 +120,6 @@ def check_ranks(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], n
                 f"the vocabulary {name!r} has id {token} where {expected} is due; "
                 "ids must run up from 0, each given once"
             )
-    if "" in special_tokens:
-        raise DataError(
-            f"the vocabulary {name!r} has a special token without characters; give it a name such "
-            "as <|user|>, or remove it"
-        )
-    beyond = [token for token in special_tokens.values() if token >= 1 << 31]
-    if beyond:
-        raise DataError(
-            f"the vocabulary {name!r} has the id {str(beyond[0])[:20]}; ids must be below 2^31"
-        )
     if len(set(special_tokens.values())) != len(special_tokens):
         raise DataError(f"the vocabulary {name!r} gives two special tokens one id")
 
