@@ -79,6 +79,8 @@ class Ending:
     """The lines of metrics.jsonl but for times."""
     tokens: str
     """The fingerprint of the tokens, where the run has its own."""
+    model: str
+    """The sum of what generate.py would load of it."""
 
 
 def main(argv: list[str]) -> int:
@@ -125,8 +127,8 @@ def main(argv: list[str]) -> int:
         name = names[number % len(names)]
         began = time.monotonic()
         command = commands[rng.random() < 0.3 and len(commands) > 1]
-        if name.startswith("adapters_"):
-            command = commands[-1]
+        if name.startswith(("tok_", "adapters_")):  # which only one of the two has
+            command = commands[-(name[0] == "a")]
         run = Path(f"run{number:03d}")
         story, problem = suffer(name, command, run, references[command[0]], rng)
         tried[name] += 1
@@ -289,6 +291,8 @@ def ending(run: Path) -> Ending:
     import orbax.checkpoint as ocp
 
     from jaxgpt.data.tokens import TokenDataset
+    from jaxgpt.finetuning.lora import fingerprint
+    from jaxgpt.parity.pretrained import load_pretrained
     from jaxgpt.training.checkpoint import verify
 
     newest = checkpoints(run)[-1]
@@ -303,7 +307,8 @@ def ending(run: Path) -> Ending:
     tokens = ""
     if (run / "tokens").exists():
         tokens = TokenDataset.open(run / "tokens", verify=True).fingerprint
-    return Ending(digest.hexdigest(), metrics(run), tokens)
+    model = fingerprint(load_pretrained(run).params)
+    return Ending(digest.hexdigest(), metrics(run), tokens, model)
 
 
 def differences(found: Ending, wanted: Ending, lost: Counter[str], run: Path) -> list[str]:
@@ -311,6 +316,8 @@ def differences(found: Ending, wanted: Ending, lost: Counter[str], run: Path) ->
     problems = []
     if found.state != wanted.state:
         problems.append("OTHER PARAMETERS")
+    if found.model != wanted.model:
+        problems.append("another model is loaded")
     if found.tokens != wanted.tokens:
         problems.append("other tokens")
     missing = Counter(wanted.records) - Counter(found.records) - lost
