@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     del model  # the chat has its parameters in another layout
     if isinstance(sys.stdin, io.TextIOWrapper):
         # So that the tokenizer refuses bad bytes, in one line, and the session goes on.
-        sys.stdin.reconfigure(errors="surrogateescape")
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     if sys.stdin.isatty() and sys.stdout.isatty():
         with suppress(ImportError):
             import readline  # noqa: F401  # gives input() its line editing and history

@@ -49,11 +49,13 @@ def main(argv: list[str]) -> None:
     from jaxgpt.finetuning.saved import load_classifier  # these import jax
     from jaxgpt.finetuning.tune_classifier import classify_texts
     from jaxgpt.parity.pretrained import load_base
+    from jaxgpt.training.evaluation import finite
 
     model = load_classifier(arguments.checkpoint, load_base, arguments.base)
     classes = model.task["classes"]
     clean = escape if sys.stdout.isatty() else str
     found = classify_texts(model, texts, batch_size=arguments.batch_size)
+    finite(float(found.sum()))
     for text, probabilities in zip(texts, found, strict=True):
         best = int(probabilities.argmax())
         shown = f"{probabilities[best]:.4f}"

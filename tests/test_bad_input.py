@@ -852,6 +852,21 @@ def test_a_process_fails_in_one_line_on_a_narrow_terminal_too(folder):
     assert shown == f"error: Unrecognized options: {wanted}\r\n"
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
+def test_an_output_of_any_encoding_shows_what_it_can(folder, tmp_path, encoding):
+    record = json.dumps({"instruction": "été 🙂", "output": "Ω"})
+    (tmp_path / "é.jsonl").write_text(f"{record}\n")
+    flags = ("duplicates", "--train", "é.jsonl", "--test", "é.jsonl")
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    command = [sys.executable, SCRIPTS / "evaluate.py", *flags]
+    ran = subprocess.run(
+        command, capture_output=True, env=environment, cwd=tmp_path, timeout=SECONDS, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    shown = "?.jsonl:1" if encoding == "ascii" else "é.jsonl:1"
+    assert shown in ran.stdout.decode(encoding, "replace")
+
+
 def test_debug_shows_where_it_failed(folder):
     ran = _execute(SCRIPTS / "train.py", "none.json", "--debug", cwd=folder)
     assert ran.returncode == 1

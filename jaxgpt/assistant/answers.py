@@ -18,7 +18,7 @@ from jaxgpt.generation.decoding import generate, prepare_params
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.generation.text import LanguageModel
 from jaxgpt.training.checkpoint import LoadedModel
-from jaxgpt.training.evaluation import total_loss
+from jaxgpt.training.evaluation import finite, total_loss
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.step import eval_step
 
@@ -104,6 +104,7 @@ def answer_loss(
     Raises:
         DataError: see `conversation_rows`.
         ConfigError: a batch size below 1.
+        NonFiniteError: a model without a finite loss.
     """
     _check_batch_size(batch_size)
     rows = conversation_rows(
@@ -115,7 +116,7 @@ def answer_loss(
     )
     measure = jax.jit(partial(eval_step, loss_fn=next_token_loss(model.train_config)))
     nats, count = total_loss(measure, model.params, rows.in_order(batch_size))
-    return nats / count, count
+    return finite(nats / count), count
 
 
 def _check_batch_size(batch_size: int) -> None:

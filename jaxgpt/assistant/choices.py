@@ -17,6 +17,7 @@ from jaxgpt.finetuning.instructions import TokenRow, collate, token_row
 from jaxgpt.finetuning.likelihood import row_likelihood
 from jaxgpt.finetuning.records import Record, read_records
 from jaxgpt.training.checkpoint import LoadedModel
+from jaxgpt.training.evaluation import finite
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def question(record: Record) -> Question:
 def evaluate_choices(
     model: LoadedModel, questions: Sequence[Question], *, batch_size: int = 32
 ) -> Accuracy:
-    """How often the model finds the right ending likeliest; errors: `ending_likelihoods`."""
+    """How often the model finds the right ending likeliest; raises as `ending_likelihoods`."""
     by_sum = by_mean = 0
     found = ending_likelihoods(model, questions, batch_size=batch_size)
     for asked, nats in zip(questions, found, strict=True):
@@ -100,6 +101,7 @@ def ending_likelihoods(
     Raises:
         DataError: an ending longer than the model's context; no question.
         ConfigError: a batch size below 1.
+        NonFiniteError: a model that gives an ending no finite log-probability.
     """
     length, tokenizer = model.config.context_length, model.tokenizer
     encoded = [row for asked in questions for row in _encode(asked, tokenizer, length)]
@@ -125,6 +127,7 @@ def ending_likelihoods(
     ]
     nats = np.empty(len(rows), np.float32)
     nats[order] = np.concatenate(measured)[: len(rows)]
+    finite(float(nats.sum()))
     ends = np.cumsum([len(asked.endings) for asked in questions])
     return np.split(nats, ends[:-1])
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxgpt.data.batches import Batch, SlidingWindows
 from jaxgpt.data.sources import Document
 from jaxgpt.data.tokenizer import Tokenizer
-from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.errors import ConfigError, DataError, NonFiniteError
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.loss import Loss, next_token_loss
@@ -31,7 +31,10 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """The number of equally likely tokens that would surprise as much, exp(loss)."""
-        return math.exp(self.loss)
+        try:
+            return math.exp(self.loss)
+        except OverflowError:
+            return math.inf
 
     @property
     def bits_per_byte(self) -> float:
@@ -64,8 +67,10 @@ def evaluate_documents(
 
     A window's first tokens are predicted from little context; a `stride` below the context length
     overlaps the windows, so that all but the first have more, at the price of more windows.
-    Raises ConfigError on a stride or batch size below 1 or a stride above the context length, and
-    DataError if there are fewer than two tokens.
+    Raises:
+        ConfigError: a stride or batch size below 1, or a stride above the context length.
+        DataError: fewer than two tokens.
+        NonFiniteError: a model without a finite loss.
     """
     length = model.config.context_length
     if stride is not None and not 1 <= stride <= length:
@@ -77,7 +82,17 @@ def evaluate_documents(
     measure = jax.jit(partial(eval_step, loss_fn=next_token_loss(model.train_config)))
     nats, count = total_loss(measure, model.params, windows.in_order(batch_size))
     given = len(model.tokenizer.decode_bytes(tokens[:1].tolist()))
-    return Evaluation(nats / count, count, max(num_bytes - given, 1))
+    return Evaluation(finite(nats / count), count, max(num_bytes - given, 1))
+
+
+def finite(loss: float) -> float:
+    """The loss of a trained model; raises NonFiniteError if it is NaN or infinite."""
+    if not math.isfinite(loss):
+        raise NonFiniteError(
+            f"the loss is {loss}: parameters of the model are not finite, or too large; take a "
+            "checkpoint from before its training diverged"
+        )
+    return loss
 
 
 def _tokenize(tokenizer: Tokenizer, documents: Iterable[Document]) -> tuple[np.ndarray, int]:

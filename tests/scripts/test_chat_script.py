@@ -58,10 +58,10 @@ def run(script, folder, monkeypatch, capsys):
     """`run(stdin, *arguments)`: exit code, standard output, standard error."""
     cli = importlib.import_module("cli")
 
-    def run(stdin, *arguments, checkpoint=folder):
+    def run(stdin, *arguments, checkpoint=folder, encoding=None):
         argv = ["chat.py", "--checkpoint", str(checkpoint), *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", argv)
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding))
         code = 0
         try:
             cli.run(script.main)
@@ -128,6 +128,14 @@ def test_piped_errors_are_a_line_each_and_the_session_goes_on(run, scripted):
     assert [line.partition(" ")[0] for line in errors] == ["error:"] * 3
     assert "did you mean /temperature?" in errors[1]
     assert "lone surrogate" in errors[2]
+
+
+def test_piped_a_message_is_utf8_whatever_the_encoding(run, script, monkeypatch):
+    said = []
+    monkeypatch.setattr(script, "show", lambda chat, pieces, interactive: said.append(pieces))
+    monkeypatch.setattr(Chat, "reply", lambda chat, message: message)
+    assert run("é🙂".encode(), encoding="latin-1") == (0, "", "")
+    assert said == ["é🙂"]
 
 
 def test_piped_an_interrupt_leaves(run, scripted):

@@ -11,10 +11,10 @@ import pytest
 from jaxgpt.config import get_preset
 from jaxgpt.data.sources import Document
 from jaxgpt.data.tokenizer import load_tokenizer
-from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.errors import ConfigError, DataError, NonFiniteError
 from jaxgpt.model.gpt import GPT, init_params
 from jaxgpt.training.checkpoint import LoadedModel
-from jaxgpt.training.evaluation import evaluate_documents
+from jaxgpt.training.evaluation import Evaluation, evaluate_documents
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +64,16 @@ def test_what_cannot_be_evaluated_is_refused(model):
         evaluate_documents(model, [Document("a")])
     with pytest.raises(ConfigError, match="from 1 to context_length 8"):
         evaluate_documents(model, [Document(TEXT)], stride=9)
+
+
+def test_a_model_that_diverged_has_no_loss(model):
+    for number in (math.nan, math.inf):
+        params = jax.tree.map(lambda leaf, number=number: leaf * number, model.params)
+        broken = dataclasses.replace(model, params=params)
+        with pytest.raises(NonFiniteError, match="the loss is nan: parameters of the model are"):
+            evaluate_documents(broken, [Document(TEXT)])
+
+
+def test_a_loss_that_is_too_large_to_be_a_perplexity():
+    assert Evaluation(1e4, 1, 1).perplexity == math.inf
+    assert Evaluation(0.0, 1, 1).perplexity == 1
