@@ -72,6 +72,7 @@ def main(argv: list[str]) -> None:
             [row.relative for row in rows],
             [row.bound for row in rows],
             arguments.plot,
+            f"A: {a.name}, B: {b.name}",
         )
     raise SystemExit(0 if comparison.equal else 1)
 

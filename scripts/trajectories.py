@@ -74,7 +74,10 @@ def main(argv: list[str]) -> None:
     say(table(runs))
     if arguments.plot:
         losses = {"PyTorch": runs.torch, "jaxgpt": runs.jaxgpt}
-        plot_trajectories(losses, differences(runs), Path(arguments.plot))
+        title = (
+            f"A GPT of {config.model.num_layers} layers, trained for {config.steps} steps in both"
+        )
+        plot_trajectories(losses, differences(runs), Path(arguments.plot), title)
 
 
 def differences(runs: "Trajectories") -> "dict[str, Losses]":

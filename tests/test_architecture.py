@@ -49,7 +49,7 @@ DOORS = {
     "transformers": "jaxgpt/parity/benchmark/transformers_writer.py",
     "tyro": "scripts/cli.py",
     "pyarrow": "jaxgpt/data/parquet.py",
-    "matplotlib": "jaxgpt/training/plots.py",
+    "matplotlib": "jaxgpt/training/picture.py",
 }
 
 

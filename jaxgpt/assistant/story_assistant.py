@@ -25,7 +25,12 @@ from jaxgpt.training.checkpoint import LoadedModel, load_model
 from jaxgpt.training.plots import plot_stages
 from jaxgpt.training.pretrain import pretrain
 
-STAGES = ("pretrained", "instructions", "preferences")
+STAGES = {
+    "pretrained": "pretraining",
+    "instructions": "instructions",
+    "preferences": "preferences",
+}
+"""The folders of the three runs, and what each comes after."""
 PICTURE = "stages.png"
 _ANSWER_TOKENS = 24
 # The stories of seed 0 are those of pretraining, these of tuning, and those of 3 tell how it goes.
@@ -70,7 +75,7 @@ def make_assistant(
     stages: list[Stage] = []
 
     def finish(model: LoadedModel) -> None:
-        stages.append(_measure(STAGES[len(stages)], model, held_out))
+        stages.append(_measure([*STAGES.values()][len(stages)], model, held_out))
         say(table(stages))
 
     say("1. pretraining: the model reads stories, and learns to write them")
@@ -90,7 +95,7 @@ def make_assistant(
     tuned = tune_preferences(folders[2], config, options, tuned.model, command=command)
     watch(tuned.signal, tuned.model.step, tuned.model.train_config.steps)
     finish(tuned.model)
-    _write_stages(run, stages)
+    _write_stages(run, stages, len(held_out))
     return stages
 
 
@@ -151,15 +156,16 @@ def _measure(name: str, model: LoadedModel, asked: list[Question]) -> Stage:
     )
 
 
-def _write_stages(run: Path, stages: list[Stage]) -> None:
+def _write_stages(run: Path, stages: list[Stage], num_questions: int) -> None:
     found = json.dumps([asdict(stage) for stage in stages], indent=2)
     write_file(run / "stages.json", found + "\n")
     plot_stages(
-        [stage.name for stage in stages],
+        [f"after {stage.name}" for stage in stages],
         {
             **{kind: [stage.by_kind[kind] for stage in stages] for kind in stages[0].by_kind},
             "all": [stage.exact_match for stage in stages],
-            "in a sentence": [stage.sentences for stage in stages],
+            "all, in a sentence": [stage.sentences for stage in stages],
         },
         run / PICTURE,
+        f"Answers to {num_questions} questions about stories that the model has not read",
     )

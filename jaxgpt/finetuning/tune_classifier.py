@@ -134,7 +134,7 @@ def tune_classifier(
             "seed": config.seed,
         },
         data=data_fingerprint(*([(x.label, x.text) for x in part] for part in parts)),
-        panels=[Panel("loss (nats per text)", LOSSES), Panel("accuracy", ACCURACIES, top=1.02)],
+        panels=[Panel("loss (nats per text)", LOSSES), Panel("accuracy", ACCURACIES, "share")],
         unit="texts",
         facts={
             "classes": ", ".join(classes),
@@ -197,5 +197,9 @@ def _read_parts(config: ClassifierConfig) -> Parts:
 def _write_scores(run: Path, scores: Scores, classes: list[str]) -> None:
     summary = {"classes": classes, **scores.summary()}
     write_file(run / "test.json", json.dumps(summary, indent=2) + "\n")
-    plot_confusion(scores.confusion, classes, run / "confusion.png")
-    plot_reliability(*reliability(scores.labels, scores.probabilities), run / "calibration.png")
+    subject = f"{run.absolute().name}, on {len(scores.labels):,} texts kept for the end"
+    right = f"{subject}: {accuracy(scores.confusion):.1%} right"
+    plot_confusion(scores.confusion, classes, run / "confusion.png", right)
+    bins = reliability(scores.labels, scores.probabilities)
+    sure = f"{subject}: how sure, and how often right"
+    plot_reliability(*bins, run / "calibration.png", sure)

@@ -89,7 +89,7 @@ def tune_instructions(
         measure=_held_out_loss(loss_fn, watched, batch_size, mesh),
         task={"kind": "instructions", "template": config.template},
         data=data_fingerprint(*([item.turns for item in part] for part in (training, held_out))),
-        panels=[Panel("loss (nats per token)", LOSSES)],
+        panels=[Panel("loss (nats per token)", LOSSES, "log")],
         sample=answer_of(base, template, held_out[0].prompt),
         facts={
             "template": config.template,

@@ -1,5 +1,6 @@
 """Preferences and a model that answers -> one that answers as preferred, in a run's folder."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh, state_shard
 from jaxgpt.training.plots import LOSSES, Panel
 
 REWARDS = {"validation_chosen_reward": "chosen", "validation_rejected_reward": "rejected"}
+ACCURACY = {"validation_accuracy": "validation"}
 
 
 def tune_preferences(
@@ -100,9 +102,9 @@ def tune_preferences(
             *([(x.prompt, x.chosen, x.rejected) for x in part] for part in (training, held_out))
         ),
         panels=[
-            Panel("loss (nats per pair)", LOSSES),
-            Panel("reward (nats)", REWARDS, bottom=None),
-            Panel("chosen preferred", {"validation_accuracy": "validation"}, top=1.02),
+            Panel("loss (nats per pair)", LOSSES, limit=("ln 2, as it begins", math.log(2))),
+            Panel("reward, validation\n(nats)", REWARDS),
+            Panel("pairs whose chosen\nanswer is preferred", ACCURACY, "share"),
         ],
         unit="pairs",
         sample=answer_of(base, template, held_out[0].prompt),

@@ -281,8 +281,12 @@ def _publish(
         "steps": f"{last_value(records, 'step', 0):,}",
         **{name.replace("_", " "): f"{last_value(records, name):.4f}" for name in sorted(names)},
     }
+    title = (
+        f"{run.absolute().name}: {job.task['kind']}, begun with {config.init_from}, "
+        f"{_count(parts.trained):,} parameters trained"
+    )
     try:
-        plot_curves(records, job.panels, run / CURVES)
+        plot_curves(records, job.panels, run / CURVES, title)
         write_card(run, config, rows, records, command, [CURVES])
     except (OSError, ResourceError) as error:
         reporter.say(f"warning: {CURVES} and README.md of {run} could not be written: {error}")

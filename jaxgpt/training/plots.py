@@ -1,71 +1,112 @@
 """Figures as pictures: of a run, and of runs, models and programs beside each other."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer
 
-from jaxgpt.files import draft_of
+from jaxgpt.training.picture import (
+    BARS,
+    COLORS,
+    INK,
+    LIMIT,
+    as_counts,
+    as_percentages,
+    fit_scale,
+    picture,
+)
 
 Curves = Mapping[str, Float[np.ndarray, " steps"]]
 """Values by step, by name."""
+Records = Sequence[Mapping[str, Any]]
+"""Those of metrics.jsonl."""
 
+_SHADES = ("#d3dae1", "#b3bec9", "#8f9dac", "#6b7b8c", INK, COLORS["chosen"])
 _MOST_NAMES = 48  # that can be read below an axis
+_PARTS = 15  # of a curve: a mean is taken over one before each point, and one after
+_ONE_BATCH = "loss"  # the record that is of the batch of its step alone
 
 
 class Panel(NamedTuple):
-    """Axes of a run's curves: what lies upwards, and the records' names to draw, with labels."""
+    """Axes of a run's curves: what lies upwards, and the records' names to draw, with labels.
+
+    The labels are keys of COLORS.
+    """
 
     ylabel: str
     curves: Mapping[str, str]
-    top: float | None = None
-    bottom: float | None = 0
+    scale: Literal["linear", "log", "share"] = "linear"
+    """A share goes from 0 to 100%."""
+    limit: tuple[str, float] | None = None
+    """A line to hold the curves against, and what it is."""
 
 
 LOSSES = {"loss": "training", "validation_loss": "validation"}
-_CURVE_STYLES = (
-    {"color": "#9db8d2", "linewidth": 1},
-    {"color": "#d1495b", "marker": "o", "markersize": 4},
-    {"color": "#20303c", "marker": "o", "markersize": 3, "linewidth": 1},
-)
 
 
-def plot_losses(records: list[dict[str, Any]], path: Path, floor: float | None = None) -> None:
+def plot_losses(
+    records: Records, path: Path, title: str = "", entropy: float | None = None
+) -> None:
     """Draw training and validation loss (nats per token) over the steps, as a PNG at `path`.
 
-    `floor`, in nats per token, is the entropy of the text where it is known.
+    `entropy`, in nats per token, is that of the text where it is known: then there is a second
+    panel of how far the losses are above it.
     """
-    plot_curves(records, [Panel("loss (nats per token)", LOSSES)], path, floor)
+    if entropy is None:
+        return plot_curves(records, [Panel("loss (nats per token)", LOSSES)], path, title)
+    above = [
+        {"step": item["step"]}
+        | {name: _drawable(item[name]) - entropy for name in LOSSES if name in item}
+        for item in records
+    ]
+    limit = ("entropy of the text", entropy)
+    with picture(path, title, [3.2, 3.0]) as (loss, excess):
+        _draw_panel(loss, records, Panel("loss (nats per token)", LOSSES, limit=limit))
+        _draw_panel(excess, above, Panel("loss above the entropy\n(nats per token)", LOSSES, "log"))
+        excess.set_xlabel("step")
+    return None
 
 
-def plot_curves(
-    records: list[dict[str, Any]],
-    panels: Sequence[Panel],
-    path: Path,
-    floor: float | None = None,
-) -> None:
-    """Draw up to three curves in each panel over the steps of the records, as a PNG at `path`.
-
-    `floor` is a line across the first panel: the entropy of the text.
-    """
-    with _picture(path, heights=[4.5, *[3.0] * (len(panels) - 1)]) as rows:
+def plot_curves(records: Records, panels: Sequence[Panel], path: Path, title: str = "") -> None:
+    """Draw the curves of each panel over the steps of the records, as a PNG at `path`."""
+    with picture(path, title, [3.4, *[2.6] * (len(panels) - 1)]) as rows:
         for axes, panel in zip(rows, panels, strict=True):
-            axes.set(ylabel=panel.ylabel)
-            for (name, label), style in zip(panel.curves.items(), _CURVE_STYLES, strict=False):
-                points = [(item["step"], _drawable(item[name])) for item in records if name in item]
-                if points:
-                    last = points[-1][1]
-                    shown = f"{last:.3f}" if abs(last) < 1e6 else f"{last:.3g}"
-                    axes.plot(*zip(*points, strict=True), label=f"{label}, last {shown}", **style)
-            axes.set_ylim(bottom=panel.bottom, top=panel.top)
-        rows[-1].set(xlabel="step")
-        if floor is not None:
-            rows[0].axhline(
-                floor, color="#3c6e47", linestyle="--", label=f"entropy of the text {floor:.3f}"
-            )
+            _draw_panel(axes, records, panel)
+        rows[-1].set_xlabel("step")
+
+
+def _draw_panel(axes: Any, records: Records, panel: Panel) -> None:
+    """Draw what was measured with a mark each time, and of single batches a mean over the near."""
+    axes.set_ylabel(panel.ylabel)
+    as_counts(axes.xaxis)
+    shown = []
+    for name, label in panel.curves.items():
+        points = [(item["step"], _drawable(item[name])) for item in records if name in item]
+        if not points:
+            continue
+        color, (steps, values) = COLORS[label], map(np.array, zip(*points, strict=True))
+        marks: dict[str, Any] = {"marker": "o", "markersize": 4}
+        if name == _ONE_BATCH:
+            marks, batches = {}, values
+            values = running_mean(batches)
+            if not np.array_equal(values, batches, equal_nan=True):
+                axes.plot(steps, batches, color=color, alpha=0.3, linewidth=0.8)
+                label += " (running mean)"
+            if panel.scale == "linear":
+                shown.extend(batches)
+        last = f"{values[-1]:.3f}" if abs(values[-1]) < 1e6 else f"{values[-1]:.3g}"
+        axes.plot(steps, values, color=color, label=f"{label}, last {last}", **marks)
+        shown.extend(values)
+    if panel.limit is not None:
+        words, value = panel.limit
+        axes.axhline(value, color=LIMIT, linestyle="--", label=f"{words}: {value:.3f}")
+        shown.append(value)
+    if panel.scale == "share":
+        as_percentages(axes.yaxis)
+    else:
+        fit_scale(axes, shown, log=panel.scale == "log")
 
 
 def _drawable(value: float | int) -> float:
@@ -73,19 +114,34 @@ def _drawable(value: float | int) -> float:
     return float(value) if abs(value) < 1e30 else np.nan
 
 
-def plot_confusion(confusion: Integer[np.ndarray, "C C"], names: Sequence[str], path: Path) -> None:
+def running_mean(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """The mean of each value and those near it, as many before as after, while there are.
+
+    At the beginning, where a loss falls fast, fewer are near.
+    """
+    reaches = (min(len(values) // _PARTS, place // 3) for place in range(len(values)))
+    return np.array(
+        [values[place - reach : place + reach + 1].mean() for place, reach in enumerate(reaches)]
+    )
+
+
+def plot_confusion(
+    confusion: Integer[np.ndarray, "C C"], names: Sequence[str], path: Path, title: str = ""
+) -> None:
     """Draw how many texts of each class (row) were taken for each class, as a PNG at `path`."""
     side = min(3.0 + 0.5 * len(names), 12.0)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    with _picture(path, heights=[side], width=round(side) + 1) as (axes,):
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        names = [name.replace("$", r"\$") for name in names]  # which would begin a formula
+    with picture(path, title, [side], width=round(side) + 2) as (axes,):
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(confusion if len(names) <= 30 else []):
-            color = "white" if shares[row, column] > 0.5 else "#20303c"
-            axes.text(column, row, f"{count}", ha="center", va="center", color=color)
-        axes.set(xlabel="predicted", ylabel="true")
+            color = "white" if shares[row, column] > 0.5 else INK
+            axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
+        axes.set(xlabel="predicted class", ylabel="true class")
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
         axes.set_yticks(range(len(names)), names)
+        bar = axes.figure.colorbar(image, label="share of the true class", shrink=0.8)
+        as_percentages(bar.ax.yaxis)
+        bar.ax.set_ylim(0, 1)
 
 
 def plot_reliability(
@@ -93,44 +149,54 @@ def plot_reliability(
     confidence: Float[np.ndarray, " bins"],
     accuracy: Float[np.ndarray, " bins"],
     path: Path,
+    title: str = "",
 ) -> None:
     """Draw how often a model is right against how sure it is, as a PNG at `path`.
 
     Each bin has its number of texts, their mean probability and their accuracy; on the diagonal,
     the model is as often right as it says.
     """
-    some = counts > 0
-    with _picture(path, heights=[4.5, 1.5], width=6) as (above, below):
-        above.plot([0, 1], [0, 1], color="#3c6e47", linestyle="--", label="as sure as right")
-        above.plot(
-            confidence[some], accuracy[some], color="#d1495b", marker="o", label="this model"
-        )
-        above.set(ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
-        edges = (np.arange(len(counts)) + 0.5) / len(counts)
-        below.bar(edges, counts, width=0.8 / len(counts), color="#9db8d2", label="texts")
-        below.set(xlabel="probability of the class that was chosen", xlim=(0, 1.02), yscale="log")
+    some, places = counts > 0, (np.arange(len(counts)) + 0.5) / len(counts)
+    with picture(path, title, [3.6, 2.0]) as (above, below):
+        above.plot([0, 1], [0, 1], color=LIMIT, linestyle="--", label="as often right as it says")
+        above.plot(confidence[some], accuracy[some], color=INK, marker="o", label="this model")
+        above.set(ylabel="how often it is right")
+        as_percentages(above.yaxis)
+        bars = below.bar(places, counts, width=0.8 / len(counts), color=BARS)
+        below.bar_label(bars, [f"{count:,}" if count else "" for count in counts], fontsize=8)
+        below.set(xlabel="probability that it gives to the class it chooses", ylabel="texts")
+        below.margins(y=0.2)
+        as_counts(below.yaxis)
+        for axes in (above, below):
+            as_percentages(axes.xaxis)
 
 
-def plot_trajectories(losses: Curves, differences: Curves, path: Path) -> None:
+def plot_trajectories(losses: Curves, differences: Curves, path: Path, title: str = "") -> None:
     """Draw losses (nats per token) over the steps above, and differences of losses below, as a PNG.
 
-    Two or three losses, the first drawn broad below the others, and up to four differences.
+    The first of the losses is drawn broad below the others; there are up to four differences.
     """
-    with _picture(path, heights=[4.0, 2.5]) as (above, below):
+    with picture(path, title, [3.6, 3.0]) as (above, below):
         above.set(ylabel="loss (nats per token)")
-        for (name, values), width in zip(losses.items(), (6, 2, 1), strict=False):
-            color = "#9db8d2" if width == 6 else "#d1495b"
-            above.plot(range(1, len(values) + 1), values, label=name, color=color, linewidth=width)
-        below.set(xlabel="step", ylabel="difference (millionths of a nat)")
-        colors = ("#d1495b", "#20303c", "#e8a33d", "#6a9ac4")
+        for number, (name, values) in enumerate(losses.items()):
+            width = 1.5 if number else 7
+            above.plot(_steps(values), values, label=name, color=COLORS[name], linewidth=width)
+        below.set(xlabel="step", ylabel="difference\n(millionths of a nat)")
+        colors = (INK, COLORS["rejected"], COLORS["chosen"], "#9a86c8")
         for (name, values), color in zip(differences.items(), colors, strict=False):
-            steps = range(1, len(values) + 1)
-            below.plot(steps, 1e6 * values, ".", label=name, color=color, markersize=4)
-        below.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+            below.plot(_steps(values), 1e6 * values, ".", label=name, color=color, markersize=4)
+
+
+def _steps(values: np.ndarray) -> range:
+    return range(1, len(values) + 1)
 
 
 def plot_differences(
-    names: Sequence[str], relative: Sequence[float], bounds: Sequence[float], path: Path
+    names: Sequence[str],
+    relative: Sequence[float],
+    bounds: Sequence[float],
+    path: Path,
+    title: str = "",
 ) -> None:
     """Draw how far two models' activations are apart, first to last, as a PNG at `path`.
 
@@ -140,14 +206,14 @@ def plot_differences(
     places = range(len(names))
     least = min(bounds) / 100  # where no difference, which has no logarithm, is drawn
     heights = [min(max(value, least), 1e3) for value in relative]
-    with _picture(path, heights=[5.0]) as (axes,):
+    with picture(path, title, [5.0]) as (axes,):
         axes.set(ylabel="difference, as a share of the largest element", yscale="log")
-        axes.plot(places, bounds, color="#3c6e47", linestyle="--", label="explained by rounding")
-        axes.plot(places, heights, color="#9db8d2", marker="o", markersize=4, label="difference")
+        axes.plot(places, bounds, color=LIMIT, linestyle="--", label="explained by rounding")
+        axes.plot(places, heights, color=BARS, marker="o", markersize=4, label="difference")
         first = next((i for i in places if not relative[i] <= bounds[i]), None)
         if first is not None:
             label = f"first beyond: {names[first]}"
-            axes.plot([first], [heights[first]], "o", color="#d1495b", label=label)
+            axes.plot([first], [heights[first]], "o", color=INK, markersize=8, label=label)
         shown = places[:: -(-len(names) // _MOST_NAMES)]
         axes.set_xticks(shown, [names[i] for i in shown], rotation=90, fontsize=7)
 
@@ -155,45 +221,25 @@ def plot_differences(
 def plot_bars(values: Mapping[str, float], what: str, path: Path) -> None:
     """Draw one bar for each name, the first on top, as a PNG at `path`; `what` says the unit."""
     places = range(len(values))
-    with _picture(path, heights=[1.0 + 0.45 * len(values)]) as (axes,):
-        bars = axes.barh(places, list(values.values()), color="#9db8d2", label=what)
+    with picture(path, what, [1.0 + 0.45 * len(values)]) as (axes,):
+        bars = axes.barh(places, list(values.values()), color=BARS)
         figures = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values.values()]
         axes.bar_label(bars, figures, padding=4)
         axes.set_yticks(places, list(values))
         axes.invert_yaxis()
         axes.margins(x=0.12)
-        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0))
 
 
-def plot_stages(stages: Sequence[str], shares: Mapping[str, Sequence[float]], path: Path) -> None:
+def plot_stages(
+    stages: Sequence[str], shares: Mapping[str, Sequence[float]], path: Path, title: str = ""
+) -> None:
     """Draw each share at each stage as bars side by side, as a PNG at `path`."""
-    with _picture(path, heights=[4.5]) as (axes,):
+    with picture(path, title, [4.0]) as (axes,):
         width = 0.8 / len(shares)
-        colors = ("#c9d8e6", "#9db8d2", "#6a9ac4", "#3f6f9f", "#20303c", "#d1495b")
         for number, (name, values) in enumerate(shares.items()):
             places = [stage + (number + 0.5) * width - 0.4 for stage in range(len(stages))]
-            bars = axes.bar(places, values, width, label=name, color=colors[number % len(colors)])
+            bars = axes.bar(places, values, width, label=name, color=_SHADES[number % len(_SHADES)])
             axes.bar_label(bars, [f"{value:.0%}" for value in values], fontsize=7)
-        axes.set(ylabel="share of answers that are right", ylim=(0, 1.05))
-        axes.set_xticks(range(len(stages)), [f"after {stage}" for stage in stages])
-        axes.legend(frameon=False, ncols=len(shares), loc="lower center", bbox_to_anchor=(0.5, 1.0))
-
-
-@contextmanager
-def _picture(path: Path, heights: list[float], width: int = 8) -> Iterator[Any]:
-    """Axes one above the other, of these heights in inches, drawn to `path` when all is in."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, rarely needed
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
-    rows = figure.subplots(len(heights), height_ratios=heights, squeeze=False)[:, 0]
-    yield rows
-    for axes in rows:
-        if not axes.images:
-            axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
-    with draft_of(path) as draft:
-        figure.savefig(draft, dpi=120, format="png")
+        axes.set(ylabel="share of answers that are right")
+        as_percentages(axes.yaxis)
+        axes.set_xticks(range(len(stages)), stages)

@@ -234,8 +234,10 @@ def _publish(
     config: TrainConfig, run: Path, dataset: TokenDataset, reporter: Reporter, command: str
 ) -> None:
     """The picture and the card of the run so far; neither is worth the end of a run."""
+    size, data = count_parameters(config.model), ", ".join(config.data.data)
+    title = f"{run.absolute().name}: a GPT of {size:,} parameters, trained on {data}"
     try:
-        plot_losses(reporter.records, run / "loss.png", entropy_per_token(dataset))
+        plot_losses(reporter.records, run / "loss.png", title, entropy_per_token(dataset))
         write_run_card(run, config, dataset, reporter.records, command)
     except (OSError, ResourceError) as error:
         reporter.say(f"warning: loss.png and README.md of {run} could not be written: {error}")

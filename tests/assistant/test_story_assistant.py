@@ -27,7 +27,7 @@ def test_each_stage_is_measured_and_the_last_model_can_be_asked(tmp_path, monkey
     monkeypatch.setattr(story_assistant, "_NUM_WATCHED", 2)
     lines = []
     stages = make_assistant(tmp_path / "run", SMALL, say=lines.append)
-    assert [stage.name for stage in stages] == ["pretrained", "instructions", "preferences"]
+    assert [stage.name for stage in stages] == ["pretraining", "instructions", "preferences"]
     assert set(stages[0].by_kind) == {"who", "where", "why", "what next"}
     written = json.loads((tmp_path / "run" / "stages.json").read_text())
     assert [stage["exact_match"] for stage in written] == [0.0, 0.0, 0.0]

@@ -6,7 +6,6 @@ import json
 import pytest
 
 from jaxgpt.training.metrics import read_metrics
-from jaxgpt.training.plots import plot_losses
 from jaxgpt.training.report import Reporter
 
 STEP = {"loss": 2.5, "learning_rate": 1e-3, "grad_norm": 1.0}
@@ -83,16 +82,6 @@ def test_pauses_do_not_count_as_training(tmp_path, monkeypatch):
     now[0] += 2
     reporter.train(2, STEP, 100, record=True)
     assert reporter.targets_per_second == pytest.approx(50)
-
-
-def test_the_plot_is_a_picture(tmp_path):
-    records = [
-        {"step": 1, "loss": 3.0},
-        {"step": 2, "loss": 2.0},
-        {"step": 2, "validation_loss": 2},
-    ]
-    plot_losses(records, tmp_path / "loss.png", floor=1.0)
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("closed", ["none", "closed", "broken"])
