@@ -20,7 +20,8 @@ from jaxgpt.assistant.near_duplicates import most_similar, read_texts
 from jaxgpt.assistant.win_rate import read_pairs, win_rate
 from jaxgpt.config import MAX_SIZE, check_numbers
 from jaxgpt.data.paths import expand_paths
-from jaxgpt.data.sources import read_documents
+from jaxgpt.data.sources import are_collected, read_documents
+from jaxgpt.data.tokens import TokenDataset, is_dataset
 from jaxgpt.errors import ConfigError
 from jaxgpt.files import write_file
 from jaxgpt.finetuning.instructions import conversation
@@ -37,12 +38,14 @@ class Text:
 
     model: cli.ModelSource
     data: tuple[str, ...]
-    """Files, folders or globs of .txt, .jsonl or .parquet, read as one text."""
+    """Files, folders or globs, as in training: one plain text, or documents with an end of text
+    after each. Or a folder made by prepare_data.py, such as RUN/tokens: its held-out text."""
     stride: int = 0
     """Tokens from one window's start to the next; fewer than the context length give each token
-    more context. 0 takes the context length."""
-    batch_size: int = 8
-    """Windows at a time."""
+    more context. 0 takes that of the model's own run (--evaluation-stride), so that its held-out
+    text gives the run's own figure, or what it would be over all of the text."""
+    batch_size: int = 0
+    """Windows at a time; 0 takes as many as the model's own run."""
 
     def __post_init__(self):
         """Refuse sizes that no batch has."""
@@ -50,12 +53,19 @@ class Text:
 
     def run(self) -> None:
         """Load, measure, print."""
-        documents = read_documents(self.data)
-        from jaxgpt.training.evaluation import evaluate_documents
+        prepared = is_dataset(self.data)
+        files = [] if prepared else expand_paths(self.data)
+        from jaxgpt.training.evaluation import evaluate_documents, evaluate_tokens
 
-        result = evaluate_documents(
-            self.model.load(), documents, stride=self.stride or None, batch_size=self.batch_size
-        )
+        model = self.model.load()
+        options = {"stride": self.stride or None, "batch_size": self.batch_size or None}
+        if prepared:
+            dataset = TokenDataset.open(self.data[0], tokenizer=model.tokenizer)
+            result = evaluate_tokens(model, dataset.split("validation"), **options)
+        else:
+            result = evaluate_documents(
+                model, read_documents(files), end_of_text=are_collected(files), **options
+            )
         say(f"loss           {result.loss:.4f} nats per token")
         say(f"perplexity     {result.perplexity:.3f}")
         say(f"bits per byte  {result.bits_per_byte:.4f}")

@@ -1,6 +1,5 @@
 """What a run names as its data -> tokens on disk and the tokenizer they are from."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from jaxgpt.data.paths import expand_paths
 from jaxgpt.data.prepare import describe_sources, prepare, prepare_stories
 from jaxgpt.data.stories import write_stories
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
-from jaxgpt.data.tokens import MANIFEST, TokenDataset
+from jaxgpt.data.tokens import MANIFEST, TokenDataset, is_dataset
 from jaxgpt.errors import ConfigError, DataError
 
 Progress = Callable[[str, int, int | None], object]
@@ -34,8 +33,7 @@ def open_corpus(
     the sha256 sums of all shards. Raises DataError if there is no usable text, if the tokens are
     from another tokenizer, or if a named source cannot be had.
     """
-    # os.path, for pathlib raises on a name that is too long.
-    if len(config.data) == 1 and os.path.isfile(Path(config.data[0], MANIFEST)):
+    if is_dataset(config.data):
         dataset = TokenDataset.open(config.data[0], verify=verify)
         _check_agreed(dataset, config.tokenizer)
         return dataset, dataset.tokenizer

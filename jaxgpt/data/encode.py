@@ -2,16 +2,27 @@
 
 import os
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 
-from jaxgpt.data.shards import TokenWriter
 from jaxgpt.data.sources import PIECE, Document, safe_cut
 from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.data.tokens import TokenSplit
 
 WORKERS = os.cpu_count() or 1
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """What takes the ids of a split, such as a TokenWriter."""
+
+    def append(self, ids: Int64[np.ndarray, " N"]) -> None:
+        """Take `ids` after those before."""
+        ...
 
 
 class SplitEncoder:
@@ -24,8 +35,8 @@ class SplitEncoder:
     Without, the documents run on as one text, tokenized across their borders.
     """
 
-    def __init__(self, writer: TokenWriter, tokenizer: Tokenizer, *, end_of_text: bool) -> None:
-        self.writer = writer
+    def __init__(self, writer: Writer, tokenizer: Tokenizer, *, end_of_text: bool) -> None:
+        self._writer = writer
         self.num_bytes = self.num_documents = 0
         self.entropy_bits: float | None = 0.0
         self._tokenizer = tokenizer
@@ -70,7 +81,7 @@ class SplitEncoder:
         self._characters = len(rest)
         self._jobs.append(self._pool.submit(self._encode, texts))
         while self._jobs and (last or len(self._jobs) > WORKERS):
-            self.writer.append(self._jobs.popleft().result())
+            self._writer.append(self._jobs.popleft().result())
 
     def _encode(self, texts: list[tuple[str, bool]]) -> Int64[np.ndarray, " N"]:
         ids: list[int] = []
@@ -89,3 +100,29 @@ class SplitEncoder:
                 self._submit(last=True)
         finally:
             self._pool.shutdown(cancel_futures=True)
+
+
+class _Memory:
+    """A writer that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.parts = [np.zeros(0, np.int32)]
+
+    def append(self, ids: Int64[np.ndarray, " N"]) -> None:
+        self.parts.append(ids.astype(np.int32))
+
+
+def encode_documents(
+    documents: Iterable[Document], tokenizer: Tokenizer, *, end_of_text: bool
+) -> TokenSplit:
+    """The tokens of documents, in memory, as `SplitEncoder` makes them."""
+    memory = _Memory()
+    with SplitEncoder(memory, tokenizer, end_of_text=end_of_text) as encoder:
+        for document in documents:
+            encoder.add(document)
+    return TokenSplit(
+        (np.concatenate(memory.parts),),
+        encoder.num_bytes,
+        encoder.num_documents,
+        encoder.entropy_bits,
+    )

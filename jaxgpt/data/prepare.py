@@ -11,7 +11,7 @@ from jaxgpt.data.encode import SplitEncoder
 from jaxgpt.data.holdout import label_documents
 from jaxgpt.data.paths import expand_paths
 from jaxgpt.data.shards import SHARD_TOKENS, VERSION, TokenWriter
-from jaxgpt.data.sources import Document, is_plain_text
+from jaxgpt.data.sources import Document, are_collected
 from jaxgpt.data.stories import write_stories
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import SPLITS, TokenDataset, write_manifest
@@ -52,7 +52,7 @@ def prepare(
         tokenizer,
         _reporting(label_documents(files, validation_fraction), total, progress),
         files,
-        end_of_text=len(files) > 1 or not is_plain_text(files[0]),
+        end_of_text=are_collected(files),
         overwrite=overwrite,
         shard_tokens=shard_tokens,
     )
@@ -140,13 +140,13 @@ def _write(
     shard_tokens: int = SHARD_TOKENS,
 ) -> TokenDataset:
     with new_folder(folder, overwrite=overwrite) as partial:
-        encoders = {}
+        writers, encoders = {}, {}
         with ExitStack() as stack:
             for name in SPLITS:
-                writer = TokenWriter(partial, name, tokenizer.vocab_size, shard_tokens)
-                encoder = SplitEncoder(
-                    stack.enter_context(writer), tokenizer, end_of_text=end_of_text
+                writers[name] = stack.enter_context(
+                    TokenWriter(partial, name, tokenizer.vocab_size, shard_tokens)
                 )
+                encoder = SplitEncoder(writers[name], tokenizer, end_of_text=end_of_text)
                 encoders[name] = stack.enter_context(encoder)
             for name, document in documents:
                 encoders[name].add(document)
@@ -157,11 +157,13 @@ def _write(
                 "fingerprint": tokenizer.fingerprint,
                 "vocab_size": tokenizer.vocab_size,
             },
-            "splits": {name: _summary(name, encoder) for name, encoder in encoders.items()},
+            "splits": {
+                name: _summary(name, encoders[name], writers[name].shards) for name in SPLITS
+            },
             "sources": describe_sources(files),
         }
         tokenizer.save(partial / "tokenizer")
-        sums = [sums for encoder in encoders.values() for sums in encoder.writer.sums]
+        sums = [sums for name in SPLITS for sums in writers[name].sums]
         write_manifest(partial, manifest, sums)
     return TokenDataset.open(folder, tokenizer=tokenizer)
 
@@ -174,8 +176,9 @@ def _check_fraction(validation_fraction: float) -> None:
         )
 
 
-def _summary(name: str, encoder: SplitEncoder) -> dict[str, Any]:
-    shards = encoder.writer.shards
+def _summary(
+    name: str, encoder: SplitEncoder, shards: list[dict[str, str | int]]
+) -> dict[str, Any]:
     if not shards:
         raise DataError(
             f"no text was left for the {name} split; give more text or documents, or change the "

@@ -76,6 +76,11 @@ def is_plain_text(path: Path) -> bool:
     return path.suffix.lower() not in (".jsonl", ".parquet")
 
 
+def are_collected(files: Sequence[Path]) -> bool:
+    """Whether the files are many documents, each of which ends, rather than one running text."""
+    return len(files) > 1 or not is_plain_text(files[0])
+
+
 def safe_cut(text: str, start: int = 0) -> int:
     """Where a piece from `start` ends in a text that has more than `PIECE` characters to go.
 

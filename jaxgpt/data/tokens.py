@@ -176,6 +176,12 @@ class TokenDataset:
         return self.splits[name]
 
 
+def is_dataset(data: Sequence[str | Path]) -> bool:
+    """Whether what is named as data is one folder with a dataset."""
+    # os.path, for pathlib raises on a name that is too long.
+    return len(data) == 1 and os.path.isfile(Path(data[0], MANIFEST))
+
+
 def write_manifest(
     folder: Path, manifest: dict[str, Any], sums: Sequence[UInt32[np.ndarray, " _"]]
 ) -> None:

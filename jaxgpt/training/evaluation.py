@@ -1,28 +1,32 @@
 """How well a model predicts a text: loss per token, perplexity, bits per byte."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxgpt.data.batches import Batch, SlidingWindows
+from jaxgpt.data.batches import SlidingWindows
+from jaxgpt.data.encode import encode_documents
 from jaxgpt.data.sources import Document
-from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.data.tokens import TokenSplit
 from jaxgpt.errors import ConfigError, DataError, NonFiniteError
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.loss import Loss, next_token_loss
 from jaxgpt.training.step import eval_step
 
+# Added up on the device, whose float32 would lose digits beyond, before a double takes the sum.
+_BATCHES_AT_ONCE = 1024
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The measurements of one text; `targets` are the tokens that were predicted."""
+    """The measurements of one text; `targets` are the tokens that were predicted, all but one."""
 
     loss: float
     targets: int
@@ -38,51 +42,84 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> float:
-        """The loss in bits for each byte of the predicted text, whatever the tokenizer."""
-        return self.loss * self.targets / math.log(2) / self.num_bytes
+        """The loss in bits for each byte of the text, whatever the tokenizer."""
+        return self.loss / math.log(2) * (self.targets + 1) / self.num_bytes
 
 
 def total_loss(
     measure: Callable[[Params, Any], Loss],
     params: Params,
-    batches: Iterable[Batch],
+    batches: Iterable[Any],
     sharding: Any = None,
 ) -> tuple[float, int]:
-    """The summed loss in nats and the number of targets over `batches`, fetched once at the end."""
-    nats, count = jnp.zeros(()), jnp.zeros((), jnp.int32)
+    """The summed loss in nats and the number of targets over `batches`, which have these two."""
+    nats, count, left = 0.0, 0, iter(batches)
+    while group := list(_measured(measure, params, islice(left, _BATCHES_AT_ONCE), sharding)):
+        sums, counts = zip(*group, strict=True)
+        nats += float(sums[-1])
+        count += sum(map(int, jax.device_get(counts)))
+    return nats, count
+
+
+def _measured(
+    measure: Callable[[Params, Any], Loss], params: Params, batches: Iterable[Any], sharding: Any
+) -> Iterator[tuple[Any, Any]]:
+    """The loss of the batches so far and the targets of each, on the device."""
+    nats = jnp.zeros(())
     for batch in batches:
         more, targets = measure(params, jax.device_put((batch.inputs, batch.targets), sharding))
-        nats, count = nats + more, count + targets
-    return float(nats), int(count)
+        nats = nats + more
+        yield nats, targets
 
 
 def evaluate_documents(
     model: LoadedModel,
     documents: Iterable[Document],
     *,
+    end_of_text: bool = False,
     stride: int | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
 ) -> Evaluation:
-    """Evaluate `model` on documents, read as one text: each token but the first is predicted once.
+    """Evaluate `model` on documents, cut into tokens as for training; see `evaluate_tokens`.
+
+    With `end_of_text` (see `sources.are_collected`) each document is followed by that token.
+    Without, the documents run on as one text.
+    """
+    split = encode_documents(documents, model.tokenizer, end_of_text=end_of_text)
+    return evaluate_tokens(model, split, stride=stride, batch_size=batch_size)
+
+
+def evaluate_tokens(
+    model: LoadedModel,
+    split: TokenSplit,
+    *,
+    stride: int | None = None,
+    batch_size: int | None = None,
+) -> Evaluation:
+    """Evaluate `model` on tokens: each but the first is predicted once.
 
     A window's first tokens are predicted from little context; a `stride` below the context length
-    overlaps the windows, so that all but the first have more, at the price of more windows.
+    overlaps the windows, so that all but the first have more, at the price of more windows. By
+    default it and `batch_size` are what the model's own run evaluates with, so that of its held-out
+    text this is the run's figure.
+
     Raises:
         ConfigError: a stride or batch size below 1, or a stride above the context length.
         DataError: fewer than two tokens.
         NonFiniteError: a model without a finite loss.
     """
-    length = model.config.context_length
+    length, run = model.config.context_length, model.train_config
     if stride is not None and not 1 <= stride <= length:
         raise ConfigError(f"stride is {stride}; it must be from 1 to context_length {length}")
-    tokens, num_bytes = _tokenize(model.tokenizer, documents)
-    if len(tokens) < 2:
-        raise DataError(f"the text has {len(tokens)} tokens; two are needed to predict one")
-    windows = SlidingWindows(tokens, min(length, len(tokens) - 1), stride)
-    measure = jax.jit(partial(eval_step, loss_fn=next_token_loss(model.train_config)))
+    if len(split) < 2:
+        raise DataError(f"the text has {len(split)} tokens; two are needed to predict one")
+    stride = run.evaluation_stride or None if stride is None else stride
+    if batch_size is None:
+        batch_size = max(1, run.batch_size // run.gradient_accumulation)
+    windows = SlidingWindows(split, min(length, len(split) - 1), stride)
+    measure = jax.jit(partial(eval_step, loss_fn=next_token_loss(run)))
     nats, count = total_loss(measure, model.params, windows.in_order(batch_size))
-    given = len(model.tokenizer.decode_bytes(tokens[:1].tolist()))
-    return Evaluation(finite(nats / count), count, max(num_bytes - given, 1))
+    return Evaluation(finite(nats / count), count, split.num_bytes)
 
 
 def finite(loss: float) -> float:
@@ -93,11 +130,3 @@ def finite(loss: float) -> float:
             "checkpoint from before its training diverged"
         )
     return loss
-
-
-def _tokenize(tokenizer: Tokenizer, documents: Iterable[Document]) -> tuple[np.ndarray, int]:
-    pieces, num_bytes = [np.zeros(0, np.int32)], 0
-    for document in documents:
-        pieces.append(np.array(tokenizer.encode(document.text), np.int32))
-        num_bytes += len(document.text.encode())
-    return np.concatenate(pieces), num_bytes

@@ -1,6 +1,8 @@
 """Evaluation scores each token once, whatever the window."""
 
 import dataclasses
+import hashlib
+import json
 import math
 
 import jax
@@ -9,19 +11,31 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import get_preset
+from jaxgpt.data.batches import Batch, SlidingWindows
+from jaxgpt.data.bpe import train_bpe
+from jaxgpt.data.prepare import prepare
 from jaxgpt.data.sources import Document
 from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import ConfigError, DataError, NonFiniteError
 from jaxgpt.model.gpt import GPT, init_params
 from jaxgpt.training.checkpoint import LoadedModel
-from jaxgpt.training.evaluation import Evaluation, evaluate_documents
+from jaxgpt.training.evaluation import (
+    Evaluation,
+    evaluate_documents,
+    evaluate_tokens,
+    total_loss,
+)
+from jaxgpt.training.mesh import make_mesh
+from jaxgpt.training.optimizer import make_optimizer
+from jaxgpt.training.pretrain import _evaluation
+from jaxgpt.training.step import init_state
 
 
 @pytest.fixture(scope="module")
 def model():
     tiny = get_preset("tiny")
     config = dataclasses.replace(
-        tiny, model=dataclasses.replace(tiny.model, vocab_size=256, context_length=8)
+        tiny, model=dataclasses.replace(tiny.model, vocab_size=264, context_length=8)
     )
     params = jax.tree.map(lambda leaf: 3 * leaf, init_params(config.model, jax.random.key(0)))
     return LoadedModel(config.model, params, load_tokenizer("bytes"), 0, config)
@@ -48,7 +62,7 @@ def _by_hand(model, stride):
 @pytest.mark.parametrize("stride", [8, 3, 1])
 def test_the_loss_is_that_of_the_windows_by_hand(model, stride):
     result = evaluate_documents(model, [Document(TEXT)], stride=stride, batch_size=4)
-    assert result.targets == result.num_bytes == len(TEXT) - 1
+    assert result.targets == result.num_bytes - 1 == len(TEXT) - 1
     # 60 float32 losses of about 6 nats, summed: 60 * 2^-24 relative at worst.
     assert result.loss == pytest.approx(_by_hand(model, stride), rel=4e-6)
     assert result.bits_per_byte == pytest.approx(result.loss / math.log(2))
@@ -59,7 +73,57 @@ def test_a_text_shorter_than_the_context_is_evaluated(model):
     assert evaluate_documents(model, [Document("abc")]).targets == 2
 
 
+def test_documents_are_cut_as_for_training(model, tmp_path):
+    """The figure of a run, of the documents that it held out and of its own tokens."""
+    tokenizer = train_bpe(["Once upon a time, in Silverton, lived Ben. "], 260)
+    rows = [f"Once {number} a time, {number}" for number in range(40)] + ["", "a"]
+    path = tmp_path / "all.jsonl"
+    path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    dataset = prepare([path], tokenizer, tmp_path / "out", validation_fraction=0.5)
+    held_out = dataset.split("validation")
+    kept = [row for row in rows if row and _is_held_out(row, 0.5)]
+    assert held_out.num_documents == len(kept) > 5
+
+    run = dataclasses.replace(model.train_config, evaluation_stride=3, batch_size=8)
+    model = dataclasses.replace(model, tokenizer=tokenizer, train_config=run)
+    of_run = _evaluation(run, dataset, SlidingWindows(held_out, 8, 3), make_mesh(run))
+    state = init_state(model.params, make_optimizer(run.optimizer, 20))
+    wanted = of_run(state)
+
+    documents = [Document(text) for text in kept]
+    for result in (
+        evaluate_tokens(model, held_out),
+        evaluate_documents(model, documents, end_of_text=True),
+    ):
+        assert result.loss == pytest.approx(wanted["validation_loss"], rel=1e-6)
+        assert result.bits_per_byte == pytest.approx(wanted["validation_bits_per_byte"], rel=1e-6)
+    glued = evaluate_documents(model, documents)
+    assert glued.loss != pytest.approx(wanted["validation_loss"], rel=1e-3)
+
+
+def _is_held_out(text, fraction):
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < fraction * 2**64
+
+
+def test_targets_are_counted_beyond_31_bits_and_losses_beyond_float32():
+    def measure(params, batch):
+        return jnp.float32(1e4 + 1), jnp.int32(2**30)
+
+    batches = [Batch(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.int32))] * 5000
+    nats, count = total_loss(measure, {}, batches)
+    assert count == 5000 * 2**30
+    # In float32 alone it would be some 3e-5 off.
+    assert nats == pytest.approx(5000 * (1e4 + 1), rel=2e-6)
+
+
+def test_a_loss_beyond_a_double_is_infinitely_perplexing():
+    assert Evaluation(1e3, 1, 1).perplexity == math.inf
+
+
 def test_what_cannot_be_evaluated_is_refused(model):
+    with pytest.raises(DataError, match="0 tokens; two are needed"):
+        evaluate_documents(model, [])
     with pytest.raises(DataError, match="1 tokens; two are needed"):
         evaluate_documents(model, [Document("a")])
     with pytest.raises(ConfigError, match="from 1 to context_length 8"):
