@@ -192,7 +192,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         if debug or (isinstance(error, RuntimeError) and not out_of_memory):
             raise
         advice = "; lower --batch-size or raise --gradient-accumulation" if out_of_memory else ""
-        fail(f"{str(error).splitlines()[0] if str(error) else error!r}{advice}", 6)
+        fail((str(error).splitlines() or [repr(error)])[0] + advice, 6)
     except KeyboardInterrupt:
         note("")
         raise SystemExit(128 + signal.SIGINT) from None

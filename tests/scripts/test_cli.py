@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import warnings
@@ -178,3 +179,9 @@ def test_standard_streams_that_the_shell_closed_are_put_in_place(tmp_path):
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} <&- >&- 2>&-"
     assert subprocess.run(command, shell=True, cwd=tmp_path, check=False).returncode == 0
     assert (tmp_path / "out").read_bytes() == b""
+
+
+def test_an_interrupt_while_modules_are_imported_is_quiet():
+    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import cli; raise KeyboardInterrupt"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (-signal.SIGINT, b"")
