@@ -127,6 +127,6 @@ VALUES = [float("nan"), float("inf"), 1e308, -1e308, 1e20, 10**400]
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: f"{value!s:.6}")
 def test_a_curve_has_a_gap_where_no_axis_has_room(tmp_path, value):
     records = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": value}]
-    plot_losses(records, tmp_path / "loss.png", floor=1.0)
+    plot_losses(records, tmp_path / "loss.png", entropy=1.0)
     plot_losses(records[2:], tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
