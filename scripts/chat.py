@@ -1,4 +1,7 @@
-"""Chat with a fine-tuned model; piped, each line is a message, and only answers are printed."""
+"""Chat with a fine-tuned model; piped, each line is a message, and only answers are printed.
+
+A message that is refused has an empty line for its answer, and the reason on standard error.
+"""
 
 import io
 import signal
@@ -60,6 +63,9 @@ def main(argv: list[str]) -> None:
         with suppress(ImportError):
             import readline  # noqa: F401  # gives input() its line editing and history
         note(f"a context of {chat.model.config.context_length} tokens; /help shows the commands")
+        if chat.plain_markers:
+            marks = ", ".join(chat.plain_markers)
+            note(f"(this model cannot tell {marks} in a message from a turn of its own)")
         talk(chat, typed, interactive=True)
     elif code := talk(chat, input, interactive=False):
         raise SystemExit(code)
@@ -75,7 +81,7 @@ def typed() -> str:
 
 def talk(chat: "Chat", read: Callable[[], str], *, interactive: bool) -> int:
     """Answer or obey each line until there is no more; the exit code of the last error, or 0."""
-    code = 0
+    code, line = 0, ""
     while True:
         try:
             line = read()
@@ -84,6 +90,8 @@ def talk(chat: "Chat", read: Callable[[], str], *, interactive: bool) -> int:
             if line.startswith("/"):
                 obey(chat, line, interactive)
             elif line.strip():
+                if found := chat.forged(line):
+                    note(f"(the message holds {found!r}, which the model takes for a new turn)")
                 show(chat, chat.reply(line.strip()), interactive)
         except EOFError:
             if interactive:
@@ -95,7 +103,15 @@ def talk(chat: "Chat", read: Callable[[], str], *, interactive: bool) -> int:
             note("\n(Ctrl-D or /quit leaves)")
         except JaxgptError as error:
             code = error.exit_code
+            if not interactive and is_answered(line):
+                put("\n")  # so that a program that wrote n lines can read n
             note(f"error: {one_line(str(error))}")
+
+
+def is_answered(line: str) -> bool:
+    """Whether a line is to be followed by an answer, which is one line at least."""
+    name, *_ = line.split() or ("",)
+    return name == "/retry" or name not in (*SETTINGS, *(one.split()[0] for one in COMMANDS))
 
 
 def obey(chat: "Chat", line: str, interactive: bool) -> None:

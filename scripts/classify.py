@@ -4,16 +4,15 @@ Prints a line for each text: its class, the probability of that, and the text, b
 """
 
 import sys
+import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import cli
 
-from jaxgpt.config import MAX_SIZE
-from jaxgpt.data.sources import read_text
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.files import read_regular
 from jaxgpt.generation.settings import check_range
-from jaxgpt.terminal import escape, put
+from jaxgpt.terminal import one_line, say
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Arguments:
     text: str = ""
     """A text to classify."""
     file: str = ""
-    """A file with a text on each line; - reads standard input."""
+    """A file with a text on each line; - reads standard input. Blank lines are left out."""
     base: str = ""
     """Where the model that adapters were trained beside lies now, if it was moved."""
     batch_size: int = 32
@@ -37,7 +36,7 @@ class Arguments:
         """Refuse none and both."""
         if bool(self.text) == bool(self.file):
             raise ConfigError("give the text by one of --text and --file")
-        check_range("batch_size", self.batch_size, 1, MAX_SIZE)
+        check_range("batch_size", self.batch_size, 1, 1_000_000)
 
 
 def main(argv: list[str]) -> None:
@@ -46,14 +45,14 @@ def main(argv: list[str]) -> None:
     arguments = cli.parse(Arguments, argv, description=__doc__)
     texts = [arguments.text] if arguments.text else read_lines(arguments.file)
 
-    from jaxgpt.finetuning.saved import load_classifier  # these import jax
+    from jaxgpt.finetuning.saved import check_base, load_classifier  # these import jax
     from jaxgpt.finetuning.tune_classifier import classify_texts
     from jaxgpt.parity.pretrained import load_base
     from jaxgpt.training.evaluation import finite
 
+    check_base(arguments.checkpoint, arguments.base)
     model = load_classifier(arguments.checkpoint, load_base, arguments.base)
-    classes = model.task["classes"]
-    clean = escape if sys.stdout.isatty() else str
+    classes = [one_line(name) for name in model.task["classes"]]
     found = classify_texts(model, texts, batch_size=arguments.batch_size)
     finite(float(found.sum()))
     for text, probabilities in zip(texts, found, strict=True):
@@ -62,7 +61,8 @@ def main(argv: list[str]) -> None:
         if arguments.all_classes:
             pairs = zip(classes, probabilities, strict=True)
             shown = " ".join(f"{name}={value:.4f}" for name, value in pairs)
-        put(clean(f"{classes[best]}\t{shown}\t{text}\n"))
+        text = text.replace("\n", "\\n")  # a line for each
+        say(f"{classes[best]}\t{shown}\t{text}")
 
 
 def read_lines(file: str) -> list[str]:
@@ -70,16 +70,20 @@ def read_lines(file: str) -> list[str]:
 
     Raises DataError if there is none, or no text.
     """
-    if file == "-":
-        try:
-            text = sys.stdin.buffer.read().decode()
-        except UnicodeDecodeError as error:
-            raise DataError(f"standard input is not UTF-8 at byte {error.start}; mend it") from None
-    else:
-        text = "".join(piece.text for piece in read_text(Path(file)))
+    name = "standard input" if file == "-" else file
+    content = sys.stdin.buffer.read() if file == "-" else read_regular(file)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{name} is not UTF-8 at byte {error.start}; convert it, such as with iconv"
+        ) from None
+    if text.startswith("\ufeff"):
+        warnings.warn(f"{name}: the UTF-8 byte-order mark was left out", stacklevel=2)
+    text = text.removeprefix("\ufeff")
     lines = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     if not lines:
-        raise DataError(f"{file} has no line with a text; give at least one")
+        raise DataError(f"{name} has no line with a text; give at least one")
     return lines
 
 

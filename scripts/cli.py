@@ -105,12 +105,11 @@ class ModelSource:
     def load(self) -> Any:
         """The LoadedModel."""
         # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
-        from jaxgpt.finetuning.saved import find_adapters
+        from jaxgpt.finetuning.saved import check_base, find_adapters
         from jaxgpt.parity.pretrained import load_pretrained
         from jaxgpt.training.checkpoint import load_model
 
-        if self.base and not find_adapters(self.checkpoint or self.init_from):
-            raise ConfigError("--base goes with adapters, and the model named has none")
+        check_base(self.checkpoint or self.init_from, self.base)
         if self.checkpoint and not find_adapters(self.checkpoint):
             return load_model(self.checkpoint)
         path = self.checkpoint or self.init_from

@@ -26,6 +26,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.files import write_file
 from jaxgpt.finetuning.instructions import conversation
 from jaxgpt.finetuning.records import read_records
+from jaxgpt.finetuning.usable import usable
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, check_range
 from jaxgpt.terminal import say
 
@@ -78,7 +79,7 @@ class Answers:
 
     model: cli.ModelSource
     data: tuple[str, ...]
-    """Files of records with instruction, input and output, or with messages."""
+    """Files of records with instruction, input and output, with messages, or with conversations."""
     template: Literal["", "alpaca", "phi", "chat"] = ""
     """How a conversation is written; by default as in fine-tuning, else alpaca."""
     max_new_tokens: int = 64
@@ -102,8 +103,8 @@ class Answers:
 
     def run(self) -> None:
         """Read, load, measure, answer, print."""
-        records = read_records(self.data)[: self.limit or None]
-        asked = [conversation(record) for record in records]
+        kept = usable(read_records(self.data)[: self.limit or None], conversation)
+        asked = [item for _, item in kept]
         from jaxgpt.assistant.answers import answer_loss, exact_match, write_answers
         from jaxgpt.assistant.chat import find_template
 
@@ -121,8 +122,8 @@ class Answers:
         say(f"loss         {loss:.4f} nats per token, {tokens:,} tokens of answers")
         say(f"exact match  {share:.1%} of {len(asked):,} answers")
         if self.out:
-            pairs = zip(records, answers, strict=True)
-            lines = [json.dumps(record.fields | {"answer": answer}) for record, answer in pairs]
+            pairs = zip(kept, answers, strict=True)
+            lines = [json.dumps(record.fields | {"answer": given}) for (record, _), given in pairs]
             write_file(self.out, "\n".join(lines) + "\n")
             say(f"the answers are in {self.out}")
 

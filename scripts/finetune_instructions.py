@@ -1,8 +1,8 @@
 """Teach a pretrained model to answer: `finetune_instructions.py --init-from RUN --data FILE`.
 
 A record of FILE (.json, .jsonl, .csv) has the fields instruction, input (may be empty) and output,
-or messages, each with a role and a content. The same command on the same folder goes on where it
-was stopped.
+or messages, each with a role and a content, or conversations, each with from and value (ShareGPT).
+The same command on the same folder goes on where it was stopped.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ class Arguments(RunArguments):
 def main(argv: list[str]) -> None:
     """Parse, train, say what came of it."""
     cli.need_arguments(argv, "finetune_instructions.py --init-from RUN --data FILE [--out DIR]")
+    switches = {"--special-tokens": "True", "--no-special-tokens": "False"}
+    argv = [f"--special-tokens={switches[word]}" if word in switches else word for word in argv]
     arguments = cli.parse(Arguments, argv, description=__doc__)
 
     from jaxgpt.finetuning.tune_instructions import tune_instructions  # imports jax

@@ -1,8 +1,9 @@
 """Make a model answer as preferred: `finetune_preferences.py --init-from RUN --data FILE`.
 
 A record of FILE (.json, .jsonl, .csv) has the fields prompt, or instruction and input, and two
-answers, chosen and rejected. The method is direct preference optimization; the reference is the
-model to begin with. The same command on the same folder goes on where it was stopped.
+answers, chosen and rejected; each may be a list of messages instead of a text. The method is direct
+preference optimization; the reference is the model to begin with. The same command on the same
+folder goes on where it was stopped.
 """
 
 from dataclasses import dataclass

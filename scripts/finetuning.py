@@ -21,6 +21,8 @@ class RunArguments:
     options: FolderOptions = field(default_factory=FolderOptions)
     out: str = ""
     """The run's folder: README.md, loss.png, metrics.jsonl, checkpoints/; runs/KIND by default."""
+    base: str = ""
+    """With adapters to begin with: where the model that they were trained beside lies now."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to run; auto takes the best there is."""
 
@@ -30,17 +32,21 @@ def tune(arguments: RunArguments, kind: str, function: Callable[..., Any]) -> tu
 
     Leaves as the signal says that stopped the run before its end.
     """
-    from jaxgpt.parity.pretrained import load_base  # these import jax
+    from jaxgpt.finetuning.saved import check_base  # these import jax
+    from jaxgpt.parity.pretrained import load_pretrained
     from jaxgpt.training.mesh import select_platform
 
     select_platform(arguments.platform)
     config = arguments.config
+    check_base(config.init_from, arguments.base)
     with cli.standard_folder(arguments.out, Path("runs") / kind) as out:
         found = function(
             out,
             config,
             arguments.options,
-            load_base(config.init_from, config.tokenizer),
+            load_pretrained(
+                config.init_from, config.tokenizer or None, "float32", base=arguments.base
+            ),
             command=shlex.join(["python", *sys.argv]),
         )
     result = found[0] if isinstance(found, tuple) else found

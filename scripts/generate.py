@@ -1,7 +1,9 @@
 """Continue a text with a trained model."""
 
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -54,6 +56,13 @@ def main(argv: list[str]) -> None:
     cli.need_arguments(argv, 'generate.py --checkpoint RUN --prompt "Once upon a time"')
     arguments = cli.parse(Arguments, argv, description=__doc__)
     prompt = read_prompt(arguments.prompt, arguments.errors)
+    for text in arguments.stop:
+        if found := re.search(r"\\[nrt]", text):
+            warnings.warn(
+                f"the stop string {text} has a backslash and a letter in it, where a newline is "
+                f"$'\\n' in the shell; write $'{found[0]}' if that is meant",
+                stacklevel=2,
+            )
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.generation.text import stream_texts

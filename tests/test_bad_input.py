@@ -365,10 +365,10 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("evaluate.py duplicates --train bad.jsonl --test text.txt", 3, "bad.jsonl:2: no text, ctx"),
     ("evaluate.py duplicates --train a --test b --threshold 2", 2, "threshold is 2.0; it must be"),
     # fine-tuning: settings
-    (f"{CLASSIFIER} labels.tsv --epochs 0", 2, "epochs is 0; it must be 1 or more"),
+    (f"{CLASSIFIER} labels.tsv --epochs 0", 2, "epochs is 0; it must be from 1 to"),
     (f"{CLASSIFIER} labels.tsv --trained 9", 2, "trained blocks are 9; it must be all, or from 0"),
     (f"{CLASSIFIER} labels.tsv --trained most", 2, "most"),
-    (f"{CLASSIFIER} labels.tsv --rank 0 --trained lora", 2, "rank is 0; it must be 1 or more"),
+    (f"{CLASSIFIER} labels.tsv --rank 0 --trained lora", 2, "rank is 0; it must be from 1 to"),
     (f"{CLASSIFIER} labels.tsv --targets up ear", 2, "targets is ('up', 'ear'); it must be some"),
     (f"{CLASSIFIER} labels.tsv --test-fraction 0.95", 2, "must be below 1 - validation_fraction"),
     (f"{CLASSIFIER} labels.tsv --pooling max", 2, "Expected one of ('last', 'first', 'mean')"),
@@ -376,7 +376,7 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     (f"{CLASSIFIER} labels.tsv --steps 5 --warmup-steps 5", 2, "but the run has only 5 steps"),
     ("finetune_classifier.py --data labels.tsv --out out", 2, "--init-from"),
     ("finetune_classifier.py --init-from none --data labels.tsv --out out", 4, "no such folder"),
-    (f"{PREFERENCES} pairs.jsonl --beta 0", 2, "beta is 0.0; it must be above 0 and finite"),
+    (f"{PREFERENCES} pairs.jsonl --beta 0", 2, "beta is 0.0; it must be from 1e-06 to"),
     (f"{INSTRUCTIONS} records.jsonl --template llama", 2, "Expected one of ('alpaca', 'phi', 'ch"),
     (f"{INSTRUCTIONS} records.jsonl --special-tokens --trained 1", 2, "set --trained all"),
     # fine-tuning: records
@@ -389,7 +389,11 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     (f"{CLASSIFIER} wide.tsv --too-long refuse", 3, "wide.tsv:8: 70 tokens are longer than co"),
     (f"{INSTRUCTIONS} broken.jsonl", 3, "broken.jsonl:2: not JSON"),
     (f"{INSTRUCTIONS} pairs.jsonl", 3, 'pairs.jsonl:1: no field "output"; the fields are inst'),
-    (f"{INSTRUCTIONS} empty.jsonl", 3, 'empty.jsonl:2: "output" is empty; fill it in or remove'),
+    (f"{INSTRUCTIONS} empty.jsonl --strict", 3, 'empty.jsonl:2: "output" is empty; fill it in'),
+    (f"{INSTRUCTIONS} blank.jsonl", 3, 'were left out: blank.jsonl:1: "output" is empty; blank'),
+    (f"{PREFERENCES} same.jsonl", 3, "same.jsonl:1: its answers do not differ; same.jsonl"),
+    (f"{CLASSIFIER} labels.tsv --test labels.tsv", 3, "all 24 texts of --test are also in --dat"),
+    (f"{INSTRUCTIONS} records.jsonl --validation records.jsonl", 3, "all 4 records of --validatio"),
     (f"{INSTRUCTIONS} roles.jsonl", 3, "message 1: role is 'robot'; it must be one of system"),
     (f"{INSTRUCTIONS} long.jsonl", 3, "tokens are longer than context_length 64; shorten the reco"),
     (f"{PREFERENCES} records.jsonl", 3, 'records.jsonl:1: no field "chosen"; the fields are'),
@@ -403,6 +407,12 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("classify.py --checkpoint run --text a", 4, "this model is no classifier; make one with fin"),
     ("classify.py --checkpoint run", 2, "give the text by one of --text and --file"),
     ("classify.py --checkpoint run --file empty.txt", 3, "empty.txt"),
+    ("classify.py --checkpoint run --file none.txt", 3, "none.txt cannot be read: No such file"),
+    ("classify.py --checkpoint run --file full", 3, "full is a folder, not a regular file"),
+    ("classify.py --checkpoint run --file fifo.txt", 3, "fifo.txt is a pipe, socket or device"),
+    ("classify.py --checkpoint run --file latin1.txt", 3, "latin1.txt is not UTF-8 at byte 3"),
+    ("classify.py --checkpoint run --text a --base gpt", 2, "--base goes with adapters"),
+    (f"{INSTRUCTIONS} records.jsonl --base gpt", 2, "--base goes with adapters"),
     ("classify.py --checkpoint none --text a", 4, "none holds no checkpoint"),
     ("chat.py --checkpoint none", 4, "none holds no checkpoint"),
     ("chat.py --checkpoint answering --temperature -1", 2, "temperature is -1.0"),
@@ -416,6 +426,25 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
         "answering holds the model to begin with, answering; name another --out",
     ),
     (f"{CLASSIFIER} labels.tsv --seed 4294967296", 2, "seed is 4294967296; it must be at most"),
+    # fine-tuning: settings that change nothing
+    (f"{CLASSIFIER} labels.tsv --rank 4", 2, "--rank changes nothing without adapters; set --tr"),
+    (f"{CLASSIFIER} labels.tsv --targets up", 2, "--targets changes nothing without adapters"),
+    (
+        f"{CLASSIFIER} labels.tsv --trained lora --weight-decay 100",
+        2,
+        "--weight-decay changes nothing with --trained lora, as adapters do not decay; set --wei",
+    ),
+    (f"{PREFERENCES} pairs.jsonl --weight-decay-on all", 2, "where nothing decays; set --weight"),
+    (f"{CLASSIFIER} labels.tsv --decay-fraction 0.5", 2, "without --schedule wsd; set it, or l"),
+    (f"{CLASSIFIER} labels.tsv --steps 9 --epochs 3", 2, "--epochs changes nothing where --steps"),
+    (
+        f"{CLASSIFIER} labels.tsv --test-fraction 0.3 --test never.tsv",
+        2,
+        "--test-fraction changes nothing where --test names the texts; leave that out, or leave",
+    ),
+    # numbers beyond all bounds
+    (f"{CLASSIFIER} labels.tsv --batch-size 1000001", 2, "it must be from 1 to 1,000,000"),
+    (f"{PREFERENCES} pairs.jsonl --beta 1e-60", 2, "beta is 1e-60; it must be from 1e-06 to"),
     (f"{INSTRUCTIONS} records.jsonl --template alpaca --special-tokens", 2, "has no markers to be"),
     # converting
     ("convert.py --model gpt --out out", 2, "Missing from convert.py: --from"),
@@ -644,7 +673,8 @@ def _write_records():
     params = init_params(model, jax.random.key(0))
     save_model("answering", LoadedModel(model, params, tokenizer, 0, TrainConfig(model=model)))
     ham, spam = ([f"{name}\t{name} {i}\n" for i in range(4)] for name in ("ham", "spam"))
-    Path("labels.tsv").write_text("".join([*ham, *spam]))
+    many = [f"{name}\t{name} {i}\n" for i in range(12) for name in ("ham", "spam")]
+    Path("labels.tsv").write_text("".join(many))
     Path("wide.tsv").write_text("".join([*ham, *spam[:3], f"spam\t{'?' * 70}\n"]))
     Path("one_class.tsv").write_text("".join(ham * 2))
     Path("one_example.tsv").write_text("".join([*ham, spam[0]]))
@@ -654,6 +684,8 @@ def _write_records():
     for name, records in {
         "records": [record | {"instruction": f"{i}"} for i in range(4)],
         "empty": [record, record | {"output": " "}],
+        "blank": [record | {"output": ""}, record | {"instruction": None}],
+        "same": [{"prompt": f"{i}", "chosen": "b", "rejected": "b"} for i in range(4)],
         "long": [record, {"instruction": "?", "output": "?" * 99}],
         "pairs": [{"instruction": "a", "chosen": "b", "rejected": f"{i}"} for i in range(4)],
         "roles": [{"messages": [{"role": "robot", "content": "a"}]}],

@@ -4,7 +4,7 @@ import json
 import os
 import warnings
 from bisect import bisect_left
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.files import write_file
 from jaxgpt.finetuning.instructions import encode_prompt, end_of_text
 from jaxgpt.finetuning.templates import TEMPLATES, Template, Turn
+from jaxgpt.finetuning.vocabulary import has_special_markers
 from jaxgpt.generation.decoding import prepare_params
 from jaxgpt.generation.text import generate_text
 from jaxgpt.training.checkpoint import LoadedModel
@@ -42,6 +43,10 @@ class Chat:
         # A model may write the next turn's marker where it is to end; as text it may lack the
         # white space that it ends in.
         self._stop = tuple({marker.rstrip() for marker in markers if marker.strip()})
+        self.plain_markers = (
+            () if has_special_markers(template, model.tokenizer) else _bare(markers)
+        )
+        """What a message may not hold, as the model would take it for a turn of its own."""
 
     def reply(self, text: str) -> Generator[str, None, None]:
         """The answer to `text`, piece by piece.
@@ -54,6 +59,10 @@ class Chat:
             ConfigError: a blank text, or one that does not fit by itself, before the first piece.
         """
         return self._reply(self.turns, text)
+
+    def forged(self, text: str) -> str | None:
+        """The first of the template's markers that `text` holds, where they are but text."""
+        return next((marker for marker in self.plain_markers if marker in text), None)
 
     def retry(self) -> Generator[str, None, None]:
         """Another answer to the last message, in the place of the one it has; see `reply`.
@@ -90,12 +99,14 @@ class Chat:
             raise ConfigError(f"the file is {path}; its name must end in .jsonl")
         turns = [*self._system(), *self.turns]
         messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        if os.path.lexists(path):
+            raise ConfigError(f"{path} is there already; name another file")
         try:
-            if path.exists():
-                raise ConfigError(f"{path} is there already; name another file")
             write_file(path, json.dumps({"messages": messages}) + "\n")
         except OSError as error:
             raise ConfigError(f"{path} cannot be written ({error.strerror})") from None
+        except ValueError as error:  # a NUL byte in the name
+            raise ConfigError(f"{str(path)!r} cannot be the name of a file: {error}") from None
 
     def _before_last(self) -> tuple[Turn, ...]:
         if not self.turns:
@@ -162,16 +173,26 @@ class Chat:
         return [Turn("system", self.config.system)] if self.config.system.strip() else []
 
 
+def _bare(markers: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(marker.strip() for marker in markers if marker.strip()))
+
+
 def find_template(model: LoadedModel, name: str = "") -> Template:
     """The template called `name`, or else the one that the model was tuned with, or "alpaca".
 
     Warns of a model that was never tuned. Raises ConfigError with the nearest name.
     """
-    name = name or model.task.get("template", "alpaca")
+    known = model.task.get("template", "")
+    name = name or known or "alpaca"
     if name not in TEMPLATES:
         raise ConfigError(
             f"no template is called {name}{nearest(name, TEMPLATES)}; there are "
             f"{', '.join(TEMPLATES)}"
+        )
+    if known not in ("", name):
+        warnings.warn(
+            f"the model was tuned with template {known}, not {name}; it answers best with its own",
+            stacklevel=2,
         )
     if not model.task:
         warnings.warn(

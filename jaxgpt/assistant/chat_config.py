@@ -24,6 +24,10 @@ class ChatConfig:
         """Refuse what is outside its range."""
         check_range("max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
         check_range("seed", self.seed, 0, MAX_SEED)
+        try:
+            self.system.encode()
+        except UnicodeEncodeError:
+            raise ConfigError("system is no text: it has bytes that are not UTF-8") from None
 
     def values(self) -> dict[str, Any]:
         """Every setting by its name, those of sampling among them."""

@@ -16,6 +16,7 @@ from jaxgpt.finetuning.batching import Rows, bucket_widths
 from jaxgpt.finetuning.instructions import TokenRow, collate, token_row
 from jaxgpt.finetuning.likelihood import row_likelihood
 from jaxgpt.finetuning.records import Record, read_records
+from jaxgpt.finetuning.usable import usable
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.evaluation import finite
 
@@ -51,9 +52,9 @@ def read_questions(paths: Sequence[str | Path]) -> list[Question]:
     HellaSwag's `activity_label` in front and takes out its marks in brackets.
 
     Raises:
-        DataError: see `read_records`; a field that is missing, empty or not of its kind.
+        DataError: see `read_records` and `usable`; a field that is missing or not of its kind.
     """
-    return [question(record) for record in read_records(paths)]
+    return [item for _, item in usable(read_records(paths), question)]
 
 
 def question(record: Record) -> Question:

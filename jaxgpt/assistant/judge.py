@@ -1,10 +1,12 @@
 """Which of two answers is better, as judged by a language model behind a URL (LLM as a judge)."""
 
 import http.client
+import ipaddress
 import json
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +21,7 @@ _SYSTEM = (
 )
 _LONGEST_REPLY = 1 << 20  # bytes
 _FIRST_WAIT = 1.0  # seconds
+_STANDARD_KEY = "OPENAI_API_KEY"
 
 Verdict = Literal["A", "B", "tie"]
 _VERDICTS: dict[str, Verdict] = {"a": "A", "b": "B", "tie": "tie"}
@@ -32,8 +35,9 @@ class Judge:
     """Where the API is, such as http://localhost:8000/v1; /chat/completions is added."""
     model: str
     """The model's name there."""
-    key_variable: str = "OPENAI_API_KEY"
-    """The environment variable with the API key; a local server may need none."""
+    key_variable: str = ""
+    """The environment variable with the API key, which is sent wherever url says. By default
+    OPENAI_API_KEY, which is sent over https or within this machine only."""
     timeout: float = 60.0
     """The longest silence of the server, in seconds."""
     retries: int = 5
@@ -44,6 +48,10 @@ class Judge:
         """Refuse what no server could be asked with."""
         if not self.url.startswith(("http://", "https://")):
             raise ConfigError(f"url is {self.url!r}; it must begin with http:// or https://")
+        try:
+            urllib.parse.urlsplit(self.url)
+        except ValueError as error:
+            raise ConfigError(f"url is {self.url!r}, which is none: {error}") from None
         for name, least, most in (("timeout", 0.001, 3600), ("retries", 0, 10)):
             value = getattr(self, name)
             if not least <= value <= most:
@@ -92,10 +100,20 @@ class Judge:
             tries += 1
 
     def _key(self) -> str:
-        key = os.environ.get(self.key_variable, "").strip()
+        name = self._variable
+        key = os.environ.get(name, "").strip()
         if not (key.isascii() and key.isprintable()):  # urllib's complaint would print it
-            raise ConfigError(f"{self.key_variable} holds a character that no API key has; mend it")
+            raise ConfigError(f"{name} holds a character that no API key has; mend it")
+        if key and not self.key_variable and not _is_private(self.url):
+            raise ConfigError(
+                f"{name} is set, but to {self.url} it would be sent in clear; take an https url, "
+                f"unset {name}, or allow it by --key-variable {name}"
+            )
         return key
+
+    @property
+    def _variable(self) -> str:
+        return self.key_variable or _STANDARD_KEY
 
     def _explain(self, error: Exception, key: str) -> str:
         if not isinstance(error, HTTPError):
@@ -103,7 +121,7 @@ class Judge:
             return f"cannot be reached ({reason}); check the URL, or whether the server runs"
         with error:
             if error.code in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
-                return f"the API key is refused ({error.code}); set {self.key_variable} to another"
+                return f"the API key is refused ({error.code}); set {self._variable} to another"
             tries = f" after {self.retries + 1} tries" if _may_pass(error) else ""
             said = error.read(1000).decode(errors="replace")
         said = " ".join((said.replace(key, "***") if key else said).split())[:200]
@@ -115,6 +133,17 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_):
         """Follow none; called by urllib."""
+
+
+def _is_private(url: str) -> bool:
+    """Whether nobody can read on the way what is sent to `url`."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def _may_pass(error: Exception) -> bool:

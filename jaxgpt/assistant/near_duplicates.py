@@ -10,7 +10,9 @@ import numpy as np
 
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.finetuning.instructions import conversation
+from jaxgpt.finetuning.messages import list_name, read_messages
 from jaxgpt.finetuning.records import Record, read_records
+from jaxgpt.finetuning.usable import usable
 
 
 class Text(NamedTuple):
@@ -34,18 +36,20 @@ class Nearest(NamedTuple):
 def read_texts(paths: Sequence[str | Path]) -> list[Text]:
     """What is read before an answer or a label in each record, of any kind.
 
-    That is its `text`, `ctx`, `prompt`, `instruction` with its `input`, or all `messages` but the
-    last.
+    That is its `text`, `ctx`, `prompt`, `instruction` with its `input`, or all `messages` (or
+    ShareGPT's `conversations`) but the last.
 
     Raises:
-        DataError: see `read_records`; a record that has none of these, or an empty one.
+        DataError: see `read_records` and `usable`; a record that has none of these.
     """
-    return [Text(_text(record), record.where) for record in read_records(paths)]
+    return [Text(text, record.where) for record, text in usable(read_records(paths), _text)]
 
 
 def _text(record: Record) -> str:
-    if "messages" in record.fields:
+    if list_name(record):
         return "\n".join(turn.text for turn in conversation(record).prompt)
+    if isinstance(record.fields.get("prompt"), list):
+        return "\n".join(turn.text for turn in read_messages(record, "prompt"))
     for name in ("text", "ctx", "prompt", "instruction"):
         if name in record.fields:
             given = record.text("input", required=False) if name == "instruction" else ""

@@ -11,6 +11,7 @@ from jaxgpt.assistant.judge import Verdict
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.instructions import conversation
 from jaxgpt.finetuning.records import Record, read_records
+from jaxgpt.finetuning.usable import usable
 
 _OUTCOMES: dict[tuple[Verdict | None, ...], str] = {("A", "B"): "win", ("B", "A"): "loss"}
 
@@ -99,8 +100,9 @@ def read_pairs(answers: Sequence[str | Path], against: Sequence[str | Path] = ()
             f"{len(ours)} answers cannot be compared with {len(theirs)}; give files that answer "
             "the same questions in the same order"
         )
-    pairs = []
-    for record, other in zip(ours, theirs, strict=True):
+
+    def pair(records: tuple[Record, Record]) -> Pair:
+        record, other = records
         asked, same = conversation(record), conversation(other)
         if asked.prompt != same.prompt:
             raise DataError(
@@ -108,8 +110,9 @@ def read_pairs(answers: Sequence[str | Path], against: Sequence[str | Path] = ()
                 "answer the same ones in the same order"
             )
         question = "\n".join(f"{turn.role}: {turn.text}" for turn in asked.prompt)
-        pairs.append(Pair(question, _answer(record), _answer(other) if against else same.answer))
-    return pairs
+        return Pair(question, _answer(record), _answer(other) if against else same.answer)
+
+    return [item for _, item in usable(list(zip(ours, theirs, strict=True)), pair)]
 
 
 def _answer(record: Record) -> str:

@@ -13,10 +13,10 @@ from jaxgpt.data.batches import IGNORE, Batch
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.batching import Rows, TooLong, bucket_widths, pad
+from jaxgpt.finetuning.messages import end_of_conversation, list_name, read_messages
 from jaxgpt.finetuning.records import Record, read_records
-from jaxgpt.finetuning.templates import Piece, Role, Template, Turn
-
-_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+from jaxgpt.finetuning.templates import Piece, Template, Turn
+from jaxgpt.finetuning.usable import usable
 
 
 @dataclass(frozen=True)
@@ -48,42 +48,28 @@ class TokenRow:
         return len(self.inputs)
 
 
-def read_conversations(paths: Sequence[str | Path]) -> list[Conversation]:
+def read_conversations(paths: Sequence[str | Path], *, strict: bool = False) -> list[Conversation]:
     """The records in `paths`: `instruction`, `input` (may be empty) and `output`, or `messages`.
 
     A message has a `role` (system, user or assistant) and a `content`; the last is the assistant's.
+    ShareGPT's `conversations` are messages too, with `from` (system, human or gpt) and `value`.
 
     Raises:
-        DataError: see `read_records`; a field or message that is missing, empty or no text.
+        DataError: see `read_records` and `usable`; a field or message that is missing or no text.
     """
-    return [conversation(record) for record in read_records(paths)]
+    return [item for _, item in usable(read_records(paths), conversation, strict=strict)]
 
 
 def conversation(record: Record) -> Conversation:
     """A record as a conversation; see `read_conversations`."""
-    if "messages" in record.fields:
-        return Conversation(tuple(_messages(record)), record.where)
+    if name := list_name(record):
+        turns = read_messages(record, name)
+        end_of_conversation(turns, record.where)
+        return Conversation(turns, record.where)
     turns = [Turn("user", record.text("instruction")), Turn("assistant", record.text("output"))]
     if (given := record.text("input", required=False)).strip():
         turns.insert(1, Turn("input", given))
     return Conversation(tuple(turns), record.where)
-
-
-def _messages(record: Record) -> Iterator[Turn]:
-    messages, last = record.fields["messages"], ""
-    if not isinstance(messages, list):
-        raise DataError(f'{record.where}: "messages" must be a list of objects')
-    for number, message in enumerate(messages, 1):
-        where = f"{record.where}, message {number}"
-        if not isinstance(message, dict):
-            raise DataError(f"{where}: must be an object with a role and a content")
-        inner = Record(message, where)
-        last, content = inner.text("role"), inner.text("content")
-        if last not in _ROLES:
-            raise DataError(f"{where}: role is {last!r}; it must be one of {', '.join(_ROLES)}")
-        yield Turn(_ROLES[last], content)
-    if last != "assistant":
-        raise DataError(f"{record.where}: the last message must be the assistant's, to be learnt")
 
 
 def encode_prompt(turns: Sequence[Turn], template: Template, tokenizer: Tokenizer) -> list[int]:

@@ -17,6 +17,7 @@ from jaxgpt.errors import DataError
 from jaxgpt.finetuning.batching import Rows, TooLong, bucket_widths, pad
 from jaxgpt.finetuning.records import Record, read_records
 from jaxgpt.finetuning.splits import FRACTIONS, rank, split
+from jaxgpt.finetuning.usable import usable
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,18 @@ class Parts(NamedTuple):
     test: list[Labelled]
 
 
-def read_labelled(paths: Sequence[str | Path]) -> list[Labelled]:
+def read_labelled(paths: Sequence[str | Path], *, strict: bool = False) -> list[Labelled]:
     """The texts in `paths`: lines `label<TAB>text`, or the fields `label` and `text`.
 
     Raises:
-        DataError: see `read_records`; a label or text that is missing, empty or no text.
+        DataError: see `read_records` and `usable`; a label or text that is missing or no text.
     """
-    return [
-        Labelled(record.text("text"), _label(record), record.where)
-        for record in read_records(paths)
-    ]
+    return [item for _, item in usable(read_records(paths), labelled, strict=strict)]
+
+
+def labelled(record: Record) -> Labelled:
+    """A record as a text with its label; see `read_labelled`."""
+    return Labelled(record.text("text"), _label(record), record.where)
 
 
 def _label(record: Record) -> str:

@@ -18,11 +18,14 @@ from jaxgpt.finetuning.instructions import (
     TooLong,
     collate,
     encode_conversation,
+    encode_prompt,
     end_of_text,
 )
+from jaxgpt.finetuning.messages import LISTS, read_messages
 from jaxgpt.finetuning.preferences import Pairs
-from jaxgpt.finetuning.records import Record, read_records
+from jaxgpt.finetuning.records import EmptyRecordError, Record, read_records
 from jaxgpt.finetuning.templates import Template, Turn
+from jaxgpt.finetuning.usable import left_out, usable
 
 
 @dataclass(frozen=True)
@@ -47,32 +50,71 @@ class PairRow:
     reference: tuple[float, float] | None = None
 
 
-def read_preferences(paths: Sequence[str | Path]) -> list[Preference]:
+def read_preferences(paths: Sequence[str | Path], *, strict: bool = False) -> list[Preference]:
     """The records in `paths`: `prompt` or `instruction`, `input` (may be empty), and two answers.
 
-    The answers are `chosen` and `rejected`.
+    The answers are `chosen` and `rejected`, texts or lists of messages (see `read_conversations`).
+    A list may hold the whole conversation; the prompt is then what both begin with. `prompt` may be
+    a list too, and may be called `messages` or `conversations`.
 
     Raises:
-        DataError: see `read_records`; a field that is missing, empty or no text.
+        DataError: see `read_records` and `usable`; a field that is missing or no text; answers to
+            different prompts.
     """
-    return [preference(record) for record in read_records(paths)]
+    return [item for _, item in usable(read_records(paths), preference, strict=strict)]
 
 
 def preference(record: Record) -> Preference:
     """A record as a preference; see `read_preferences`."""
-    turns = [Turn("user", record.text("prompt" if "prompt" in record.fields else "instruction"))]
-    if (given := record.text("input", required=False)).strip():
-        turns.append(Turn("input", given))
-    return Preference(tuple(turns), record.text("chosen"), record.text("rejected"), record.where)
+    (begun, chosen), (other, rejected) = (_answer(record, name) for name in ("chosen", "rejected"))
+    if begun != other:
+        raise DataError(
+            f"{record.where}: chosen and rejected differ before their last message; they must "
+            "answer the same prompt"
+        )
+    return Preference(_prompt(record, begun), chosen, rejected, record.where)
+
+
+def _answer(record: Record, name: str) -> tuple[tuple[Turn, ...], str]:
+    """An answer, and the messages that stand before it in its own list."""
+    if not isinstance(record.fields.get(name), list | dict):
+        return (), record.text(name)
+    *before, last = read_messages(record, name)
+    if last.role != "assistant":
+        raise EmptyRecordError(record.where, f'"{name}" does not end with an answer')
+    return tuple(before), last.text
+
+
+def _prompt(record: Record, begun: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """What is answered, if the answers' own lists begin with the turns `begun`."""
+    names = ("prompt", *LISTS, "instruction")
+    name = next((name for name in names if name in record.fields), "instruction")
+    if begun and name not in record.fields:
+        return begun
+    if isinstance(record.fields.get(name), list | dict):
+        prompt = read_messages(record, name)
+    else:
+        given = record.text("input", required=False)
+        prompt = (Turn("user", record.text(name)), *([Turn("input", given)] * bool(given.strip())))
+    if {turn.text.strip() for turn in prompt} <= {turn.text.strip() for turn in begun}:
+        return begun  # the whole conversation, with the prompt in it
+    if begun and begun[0].role != "assistant":
+        raise DataError(f'{record.where}: the lists of answers do not begin with the "{name}"')
+    return prompt + begun
 
 
 def encode_preference(preference: Preference, template: Template, tokenizer: Tokenizer) -> PairRow:
     """A preference as rows; raises as `encode_conversation` does."""
-    chosen, rejected = (
-        encode_conversation((*preference.prompt, Turn("assistant", answer)), template, tokenizer)
-        for answer in (preference.chosen, preference.rejected)
-    )
-    return PairRow(chosen, rejected)
+    prompt = encode_prompt(preference.prompt, template, tokenizer)
+
+    def row(answer: str) -> TokenRow:
+        turns = (*preference.prompt, Turn("assistant", answer))
+        whole = encode_conversation(turns, template, tokenizer)
+        targets = whole.targets.copy()
+        targets[: len(prompt) - 1] = IGNORE  # where earlier answers stand
+        return TokenRow(whole.inputs, targets)
+
+    return PairRow(row(preference.chosen), row(preference.rejected))
 
 
 def collate_pairs(
@@ -96,16 +138,17 @@ def preference_rows(
     *,
     context_length: int,
     too_long: TooLong = "refuse",
+    strict: bool = False,
 ) -> Rows[PairRow, Pairs]:
     """The preferences in batches of a few widths, up to `context_length`.
 
     A longer one is refused or, with a warning, cut. It is left out if nothing of an answer remains,
-    and so is one whose answers are the same, from which nothing can be learnt.
+    and so is one whose answers are the same, from which nothing can be learnt; `strict` refuses it.
 
     Raises:
         DataError: a preference that is too long; none that remains; see `encode_conversation`.
     """
-    pairs, cut = [], 0
+    pairs, same, cut = [], [], 0
     for preference in preferences:
         pair = encode_preference(preference, template, tokenizer)
         length = max(len(pair.chosen), len(pair.rejected))
@@ -120,17 +163,20 @@ def preference_rows(
             cut += 1
         if _differ(pair):
             pairs.append(pair)
-    count, left_out = len(preferences), len(preferences) - len(pairs)
+            continue
+        error = EmptyRecordError(preference.where, "its answers do not differ")
+        if strict:
+            raise error
+        same.append(error.brief)
     if cut:
         warnings.warn(
-            f"{cut} of {count} preferences were cut to context_length {context_length}",
+            f"{cut} of {len(preferences)} preferences were cut to context_length {context_length}",
             stacklevel=2,
         )
-    if left_out:
-        warnings.warn(
-            f"{left_out} of {count} preferences were left out, as their answers do not differ",
-            stacklevel=2,
-        )
+    if same and not pairs:
+        raise DataError(f"{left_out(same, len(preferences))}; nothing remains, so give others")
+    if same:
+        warnings.warn(left_out(same, len(preferences)), stacklevel=2)
     padding = end_of_text(tokenizer)
     nothing = TokenRow(np.array([padding], np.int32), np.array([IGNORE], np.int32))
     return Rows(

@@ -16,6 +16,17 @@ from jaxgpt.errors import DataError
 _SUFFIXES = ".json (a list of objects), .jsonl (an object a line), .csv (with a header) or .tsv"
 
 
+class EmptyRecordError(DataError):
+    """A record of the right form from which nothing can be learnt, such as one without a text.
+
+    `usable` leaves it out, where any other DataError stops a file.
+    """
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(f"{where}: {what}; fill it in or remove the record")
+        self.brief = f"{where}: {what}"
+
+
 @dataclass(frozen=True)
 class Record:
     """One record: its fields, and the file and line (or number) that it was read from."""
@@ -27,7 +38,8 @@ class Record:
         """The field `name`; one that is not required may be missing, null or empty ("").
 
         Raises:
-            DataError: a required field that is missing or blank, no string, or no Unicode text.
+            EmptyRecordError: a required field that is null or blank.
+            DataError: one that is missing, no string, or no Unicode text.
         """
         value = self.fields.get(name)
         if name not in self.fields and required:
@@ -35,11 +47,13 @@ class Record:
             raise DataError(f'{self.where}: no field "{name}"; the fields are {found}')
         if value is None and not required:
             return ""
+        if value is None:
+            raise EmptyRecordError(self.where, f'"{name}" is null')
         if not isinstance(value, str):
-            kind = "null" if value is None else type(value).__name__
+            kind = type(value).__name__
             raise DataError(f'{self.where}: "{name}" must be a string, not {kind}')
         if required and not value.strip():
-            raise DataError(f'{self.where}: "{name}" is empty; fill it in or remove the record')
+            raise EmptyRecordError(self.where, f'"{name}" is empty')
         try:
             to_utf8(value)
         except DataError as error:

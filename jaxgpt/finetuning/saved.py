@@ -9,12 +9,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.errors import CheckpointError
+from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.finetuning.classification import classifier_params
 from jaxgpt.finetuning.lora import merge
 from jaxgpt.finetuning.lora_file import RECORD, load_adapters, read_adapters_record
@@ -36,6 +36,43 @@ def find_adapters(path: str | Path) -> Path | None:
     return None
 
 
+def check_base(path: str | Path, base: str) -> None:
+    """Raise ConfigError if a base is named for a model that has no adapters."""
+    if base and not find_adapters(path):
+        raise ConfigError("--base goes with adapters, and the model named has none")
+
+
+def find_base(folder: Path, record: Mapping[str, Any], base: str = "") -> str:
+    """Where the model that adapters were trained beside lies: `base`, or where it was then.
+
+    A relative path is looked up from here, and then from each folder above the adapters'.
+
+    Raises:
+        CheckpointError: it is at none of these.
+    """
+    return base or _nearby(folder, record["init_from"]) or _no_base(folder, record["init_from"])
+
+
+def _no_base(folder: Path, name: str) -> NoReturn:
+    raise CheckpointError(
+        f"{folder} holds adapters of the model in {name or 'another folder'}, but here is no such "
+        "folder; say where it lies now by --base"
+    )
+
+
+def _nearby(folder: Path, name: str) -> str:
+    """The path `name` seen from here or from a folder above `folder`; empty where nothing is."""
+    places = ["", *map(str, Path(os.path.realpath(folder)).parents)] if name else []
+    return next((found for at in places if os.path.exists(found := os.path.join(at, name))), "")
+
+
+def _load_base(folder: Path, record: Mapping[str, Any], load_base: LoadBase, base: str) -> Any:
+    tokenizer = record["tokenizer"]
+    if os.path.isfile(found := os.path.join(_nearby(folder, tokenizer), "tokenizer.json")):
+        tokenizer = os.path.dirname(found)
+    return load_base(find_base(folder, record, base), tokenizer)
+
+
 def load_adapted(folder: Path, load_base: LoadBase, base: str = "") -> LoadedModel:
     """The model of which `folder` holds the adapters, merged with its base.
 
@@ -47,7 +84,7 @@ def load_adapted(folder: Path, load_base: LoadBase, base: str = "") -> LoadedMod
     record = read_adapters_record(folder)
     if record["task"].get("kind") == "classification":
         raise CheckpointError("these adapters are of a classifier, which writes no text")
-    model = load_base(base or record["init_from"], record["tokenizer"])
+    model = _load_base(folder, record, load_base, base)
     return _merged(folder, model, model, record["task"])
 
 
@@ -61,7 +98,7 @@ def load_classifier(path: str | Path, load_base: LoadBase, base: str = "") -> Lo
         return read_checkpoint(path, _classifier_shapes)
     record = read_adapters_record(folder)
     task = _check_classifier(record["task"])
-    model = load_base(base or record["init_from"], record["tokenizer"])
+    model = _load_base(folder, record, load_base, base)
     with_head = with_class_head(model, len(task["classes"]), task["seed"])
     return _merged(folder, with_head, model, task)
 

@@ -24,8 +24,8 @@ class LoraConfig:
     def __post_init__(self):
         """Refuse what adapts nothing."""
         check_numbers(self)
-        _check(self, "rank", self.rank >= 1, "1 or more")
-        _check(self, "alpha", self.alpha > 0, "above 0")
+        _check_range(self, "rank", 1, 1_000_000)
+        _check_range(self, "alpha", 1e-6, 1e6)
         known = set(self.targets) <= set(LORA_TARGETS)
         once = 0 < len(self.targets) == len(set(self.targets))
         _check(self, "targets", known and once, f"some of {', '.join(LORA_TARGETS)}, each once")
@@ -49,7 +49,7 @@ class PreferenceConfig:
     def __post_init__(self):
         """Refuse a beta by which nothing is learnt."""
         check_numbers(self)
-        _check(self, "beta", self.beta > 0, "above 0")
+        _check_range(self, "beta", 1e-6, 1e6)
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,9 @@ class TuningConfig:
     """Devices that share the parameters, as well as the batch; all others share the batch."""
     too_long: Literal["refuse", "truncate"] = "refuse"
     """A record that is longer than the context: an error, or its beginning with a warning."""
+    strict: bool = False
+    """Stop at a record that nothing can be learnt from, such as one with an empty text or two equal
+    answers; else it is left out, and how many were is said."""
     evaluate_every: int = 50
     """Steps between measurements; the last step is always measured."""
     checkpoint_every: int = 200
@@ -114,9 +117,9 @@ class TuningConfig:
         _check(self, "data", bool(self.data), "one file or more")
         _check_fraction(self, "validation_fraction")
         _check(self, "seed", self.seed >= 0, "0 or more")
-        _check(self, "epochs", self.epochs >= 1, "1 or more")
+        _check_range(self, "epochs", 1, 1_000_000)
         _check(self, "steps", self.steps >= 0, "0 or more")
-        _check(self, "batch_size", self.batch_size >= 1, "1 or more")
+        _check_range(self, "batch_size", 1, 1_000_000)
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,11 @@ class InstructionConfig(TuningConfig):
 
     template: Literal["alpaca", "phi", "chat"] = "alpaca"
     """The markers around what each side says."""
-    special_tokens: bool = False
-    """Give each marker of the template an id of its own; the vocabulary grows, the rest of the
-    model's output stays as it is."""
+    special_tokens: bool | Literal["auto"] = "auto"
+    """Give each marker of the template an id of its own (--special-tokens), or leave it plain text
+    (--no-special-tokens), which a user can write too, and so forge a turn. auto gives the markers
+    of chat an id; alpaca has none that could. The vocabulary grows, the rest of the model's output
+    stays as it is."""
     mask_prompt: bool = True
     """Learn the answers alone; else the prompts too."""
     packing: bool = False
@@ -175,6 +180,10 @@ class PreferenceTuningConfig(TuningConfig):
     first step, or by the model to begin with, beside each batch."""
     template: Literal["", "alpaca", "phi", "chat"] = ""
     """The markers around what each side says; by default those that the model was tuned with."""
+
+
+def _check_range(config: Any, name: str, least: int | float, most: int | float) -> None:
+    _check(config, name, least <= getattr(config, name) <= most, f"from {least:,} to {most:,}")
 
 
 def _check_fraction(config: Any, name: str) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int32
 
 from jaxgpt.config import FolderOptions
 from jaxgpt.files import write_file
+from jaxgpt.finetuning.checks import check_held_out
 from jaxgpt.finetuning.classification import class_loss, class_probabilities, predict
 from jaxgpt.finetuning.labelled import (
     Labelled,
@@ -175,7 +176,8 @@ def _with_head_adapters(config: ClassifierConfig) -> ClassifierConfig:
 
 
 def _read_parts(config: ClassifierConfig) -> Parts:
-    texts = read_labelled(config.data)
+    read = partial(read_labelled, strict=config.strict)
+    texts = read(config.data)
     shares = {
         name: share
         for name, share, given in (
@@ -187,11 +189,12 @@ def _read_parts(config: ClassifierConfig) -> Parts:
     fractions = (1 - sum(shares.values()), *shares.values())
     train, *apart = cut_labelled(texts, seed=config.seed, fractions=fractions)
     cut = dict(zip(shares, apart, strict=True))
-    return Parts(
-        train,
-        cut.get("validation") or read_labelled(config.validation),
-        cut.get("test") or read_labelled(config.test),
-    )
+    for name, paths in (("validation", config.validation), ("test", config.test)):
+        if paths:
+            cut[name] = read(paths)
+            known = (item.text for item in texts)
+            check_held_out(f"--{name}", [item.text for item in cut[name]], known, "texts")
+    return Parts(train, cut["validation"], cut["test"])
 
 
 def _write_scores(run: Path, scores: Scores, classes: list[str]) -> None:

@@ -1,6 +1,8 @@
 """Conversations and a pretrained model -> a model that answers, in a run's folder."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from jaxgpt.config import FolderOptions
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.batching import Rows
+from jaxgpt.finetuning.checks import check_held_out
 from jaxgpt.finetuning.instructions import (
     conversation_rows,
     encode_prompt,
@@ -31,7 +34,7 @@ from jaxgpt.finetuning.tuning import (
     train_config,
     tune,
 )
-from jaxgpt.finetuning.vocabulary import grow_vocabulary
+from jaxgpt.finetuning.vocabulary import grow_vocabulary, has_special_markers
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.model.layers import Params
@@ -58,11 +61,14 @@ def tune_instructions(
     Raises a JaxgptError before anything is written if the data, the settings or the folder will not
     do.
     """
+    if config.special_tokens == "auto":
+        config = replace(config, special_tokens=config.template == "chat")
     check_run(run, config, options)
     origin, template = fingerprint(base.params), TEMPLATES[config.template]
+    warn_of_other_template(base, config.template)
     if config.special_tokens:
         base = _with_markers(base, template, config)
-    training, held_out = read_parts(config, read_conversations)
+    training, held_out = read_parts(config, read_conversations, lambda item: item.turns)
     make_rows = partial(
         conversation_rows,
         template=template,
@@ -102,16 +108,18 @@ def tune_instructions(
 
 
 def read_parts(
-    config: TuningConfig, read: Callable[[Sequence[str]], list[Any]]
+    config: TuningConfig, read: Callable[..., list[Any]], content: Callable[[Any], Hashable]
 ) -> tuple[list[Any], list[Any]]:
     """What is trained on, and what it is watched with: files of its own, or a share of the data.
 
-    Records with the same prompt go to one side, whatever their answers. Raises DataError as `read`
-    and `split` do.
+    Records with the same prompt go to one side, whatever their answers; `content` is what makes two
+    records the same. Raises DataError as `read`, `split` and `check_held_out` do.
     """
-    records = read(config.data)
+    records = read(config.data, strict=config.strict)
     if config.validation:
-        return records, read(config.validation)
+        held_out = read(config.validation, strict=config.strict)
+        check_held_out("--validation", list(map(content, held_out)), map(content, records))
+        return records, held_out
     share = config.validation_fraction
     training, held_out = split(
         records,
@@ -129,13 +137,24 @@ def _with_markers(base: LoadedModel, template: Template, config: InstructionConf
             f"template {config.template} has no markers to be tokens; leave special_tokens out, or "
             "take chat or phi"
         )
-    known = getattr(base.tokenizer, "special_tokens", ())
-    if config.trained != "all" and not set(names) <= set(known):
+    if config.trained != "all" and not has_special_markers(template, base.tokenizer):
         raise ConfigError(
             f"special_tokens adds rows to the vocabulary, which --trained {config.trained} would "
-            "leave as they begin; set --trained all, or leave special_tokens out"
+            "leave as they begin; set --trained all, or --no-special-tokens, where a user's text "
+            "can write the markers too"
         )
     return grow_vocabulary(base, names, seed=config.seed)
+
+
+def warn_of_other_template(base: LoadedModel, name: str) -> None:
+    """Warn where a model is to be tuned with another template than the one that it knows."""
+    known = base.task.get("template", name)
+    if known != name:
+        warnings.warn(
+            f"the model to begin with was tuned with template {known}, not {name}; to go on with "
+            f"its own, set --template {known}",
+            stacklevel=3,
+        )
 
 
 def _held_out_loss(

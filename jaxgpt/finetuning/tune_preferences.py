@@ -21,7 +21,11 @@ from jaxgpt.finetuning.preferences import (
 )
 from jaxgpt.finetuning.settings import PreferenceTuningConfig
 from jaxgpt.finetuning.templates import TEMPLATES
-from jaxgpt.finetuning.tune_instructions import answer_of, read_parts
+from jaxgpt.finetuning.tune_instructions import (
+    answer_of,
+    read_parts,
+    warn_of_other_template,
+)
 from jaxgpt.finetuning.tuning import (
     Job,
     TuningResult,
@@ -57,13 +61,17 @@ def tune_preferences(
     if name not in TEMPLATES:
         raise ConfigError(f"template is {name!r}; it must be one of {', '.join(TEMPLATES)}")
     template = TEMPLATES[name]
-    training, held_out = read_parts(config, read_preferences)
+    warn_of_other_template(base, name)
+    training, held_out = read_parts(
+        config, read_preferences, lambda pair: (pair.prompt, pair.chosen, pair.rejected)
+    )
     make_rows = partial(
         preference_rows,
         template=template,
         tokenizer=base.tokenizer,
         context_length=base.config.context_length,
         too_long=config.too_long,
+        strict=config.strict,
     )
     rows, watched = make_rows(training), make_rows(held_out)
     train = train_config(config, base, len(rows))

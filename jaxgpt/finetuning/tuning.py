@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 
 from jaxgpt.config import FolderOptions, TrainConfig
 from jaxgpt.errors import ConfigError, ResourceError
+from jaxgpt.finetuning.checks import refuse_idle_settings
 from jaxgpt.finetuning.lora_file import save_adapters
 from jaxgpt.finetuning.saved import ADAPTERS_FOLDER
 from jaxgpt.finetuning.settings import TuningConfig
@@ -88,12 +90,12 @@ class TuningResult:
 
 
 def train_config(config: TuningConfig, base: LoadedModel, num_rows: int) -> TrainConfig:
-    """The training that `config` asks for, on `num_rows` rows.
+    """The training that `config` asks for, on `num_rows` rows; fewer than a batch are warned of.
 
     Raises:
         ConfigError: settings that no run can be stepped by.
     """
-    return TrainConfig(
+    train = TrainConfig(
         model=replace(base.config, dropout=config.dropout),
         data=base.train_config.data,
         optimizer=config.optimizer,
@@ -111,6 +113,14 @@ def train_config(config: TuningConfig, base: LoadedModel, num_rows: int) -> Trai
         log_every=config.log_every,
         sample_every=config.sample_every,
     )
+    if config.batch_size > num_rows:
+        warnings.warn(
+            f"batch_size {config.batch_size:,} is more than the {num_rows:,} rows to train on, so "
+            f"that a step takes each about {config.batch_size / num_rows:.1f} times; lower "
+            "--batch-size",
+            stacklevel=3,
+        )
+    return train
 
 
 def data_fingerprint(*parts: Iterable[Any]) -> str:
@@ -128,9 +138,10 @@ def check_run(run: str | Path, config: TuningConfig, options: FolderOptions) -> 
 
     Raises:
         ConfigError: a folder that cannot be written, belongs to something else, or holds the model
-            to begin with.
+            to begin with; a setting that changes nothing.
         CheckpointError: a folder that holds a run with other settings.
     """
+    refuse_idle_settings(config)
     run, base = Path(run), os.path.realpath(config.init_from)
     if os.path.commonpath([os.path.realpath(run), base]) == os.path.realpath(run):
         raise ConfigError(

@@ -9,9 +9,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgpt.data.tokenizer import BPETokenizer
+from jaxgpt.data.tokenizer import BPETokenizer, Tokenizer
 from jaxgpt.errors import DataError
+from jaxgpt.finetuning.templates import Template
 from jaxgpt.training.checkpoint import LoadedModel
+
+
+def has_special_markers(template: Template, tokenizer: Tokenizer) -> bool:
+    """Whether each of the template's markers holds a token that no user's text is encoded to."""
+    names = template.special_tokens
+    return bool(names) and set(names) <= set(getattr(tokenizer, "special_tokens", ()))
+
 
 _SPREAD = 0.1
 _UNIT = 64

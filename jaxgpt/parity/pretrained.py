@@ -12,7 +12,7 @@ from jaxgpt.config_file import differences
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
 from jaxgpt.finetuning.lora_file import read_adapters_record
-from jaxgpt.finetuning.saved import find_adapters, load_adapted
+from jaxgpt.finetuning.saved import find_adapters, find_base, load_adapted
 from jaxgpt.model.layers import Params
 from jaxgpt.parity.hf_config import read_gpt2_config
 from jaxgpt.parity.hf_weights import Dtype, load_gpt2
@@ -139,7 +139,8 @@ def find_tokenizer(folder: Path, config: ModelConfig) -> str:
 def _read_shape(path: Path, tokenizer: str | None) -> tuple[ModelConfig, str]:
     """The model's shape and its tokenizer, from small files alone."""
     if adapters := find_adapters(path):
-        return _read_shape(Path(read_adapters_record(adapters)["init_from"]), tokenizer)
+        base = find_base(adapters, read_adapters_record(adapters))
+        return _read_shape(Path(base), tokenizer)
     if is_own(path):
         folder = find_checkpoint(path)
         model = read_config(folder / "config.json").model

@@ -70,6 +70,7 @@ def test_the_verdict_is_one_word(server, content, verdict):
 
 def test_what_the_judge_is_asked(server, monkeypatch):
     server.replies = [reply("A")]
+    monkeypatch.setenv("OPENAI_API_KEY", "no key for a judge that names another")
     judge(server, key_variable="OTHER").compare("Who?", "Finn.", "Mara.")
     monkeypatch.setenv("OTHER", KEY + "\n")
     Judge(server.url + "/chat/completions", "referee", "OTHER").compare("Who?", "a", "b")
@@ -122,6 +123,28 @@ def test_a_refusal_is_one_line_without_the_key(server, monkeypatch, status, body
     assert len(server.requests) == 1
     assert KEY not in str(caught.value) + repr(judge(server))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("https://judge.example/v1", True),
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.2/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("http://judge.example/v1", False),
+        ("http://10.0.0.1/v1", False),
+        ("http://localhost@judge.example/v1", False),
+        ("http://localhost.judge.example/v1", False),
+    ],
+)
+def test_the_standard_key_is_never_sent_in_clear(monkeypatch, url, sent):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    if not sent:
+        with pytest.raises(ConfigError, match="OPENAI_API_KEY is set, but to .* in clear; take an"):
+            Judge(url, "referee").compare("Who?", "a", "b")
+    named = Judge(url, "referee", key_variable="OPENAI_API_KEY" if not sent else "")
+    assert named._key() == KEY
 
 
 def test_a_server_that_is_not_there(server):

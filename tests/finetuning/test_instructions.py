@@ -71,7 +71,11 @@ def test_reading(tmp_path):
         ({"prompt": "Go."}, r'jsonl:2: no field "instruction"; the fields are prompt'),
         ({**RECORD, "input": 3}, r'jsonl:2: "input" must be a string, not int'),
         ({"messages": "Go."}, 'jsonl:2: "messages" must be a list'),
-        ({"messages": []}, "jsonl:2: the last message must be the assistant's"),
+        ({"messages": []}, 'jsonl:2: "messages" is empty'),
+        ({"messages": None}, 'jsonl:2: "messages" is empty'),
+        ({"messages": CHAT[2:3]}, "jsonl:2: the assistant's message has none before it"),
+        ({"conversations": [{"from": "bot", "value": "x"}]}, "1: from is 'bot'; it must be one"),
+        ({"conversations": [{"from": "gpt", "text": "x"}]}, '1: no field "value"'),
         ({"messages": CHAT[:2]}, "jsonl:2: the last message must be the assistant's"),
         ({"messages": ["Go."]}, "jsonl:2, message 1: must be an object"),
         ({"messages": [{"role": "bot", "content": "x"}]}, "message 1: role is 'bot'; it must be"),
@@ -81,8 +85,21 @@ def test_reading(tmp_path):
 )
 def test_bad_records_say_where(tmp_path, record, complaint):
     with pytest.raises(DataError, match=complaint) as caught:
-        read_conversations(write(tmp_path, RECORD, record))
+        read_conversations(write(tmp_path, RECORD, record), strict=True)
     assert "\n" not in str(caught.value)
+
+
+def test_the_turns_of_sharegpt_are_messages(tmp_path):
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    said = [{"from": names[item["role"]], "value": item["content"]} for item in CHAT]
+    theirs, ours = read_conversations(write(tmp_path, {"conversations": said}, {"messages": CHAT}))
+    assert theirs.turns == ours.turns
+
+
+@pytest.mark.parametrize("record", [{**RECORD, "output": ""}, {"messages": CHAT[:2]}])
+def test_a_record_without_an_answer_is_left_out_by_name(tmp_path, record):
+    with pytest.warns(UserWarning, match=r"1 of 3 records was left out: .*records.jsonl:2: .*"):
+        assert len(read_conversations(write(tmp_path, RECORD, record, RECORD))) == 2
 
 
 def test_templates(tmp_path):

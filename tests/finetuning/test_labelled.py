@@ -45,7 +45,15 @@ def test_bad_records_say_where(tmp_path, line, complaint):
     path = tmp_path / "a.jsonl"
     path.write_text(line)
     with pytest.raises(DataError, match=complaint):
-        read_labelled([path])
+        read_labelled([path], strict=True)
+
+
+def test_a_text_that_is_empty_is_left_out_by_name(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("ham\tOk\nspam\t \n\tFREE\n")
+    wanted = r'2 of 3 records were left out: .*:2: "text" is empty; .*:3: "label" is empty$'
+    with pytest.warns(UserWarning, match=wanted):
+        assert [item.text for item in read_labelled([path])] == ["Ok"]
 
 
 def test_balancing():

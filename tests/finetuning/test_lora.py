@@ -160,8 +160,8 @@ def test_a_tied_head_is_not_adapted():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"rank": 0}, "rank is 0; it must be 1 or more"),
-        ({"alpha": 0.0}, "alpha is 0.0; it must be above 0"),
+        ({"rank": 0}, "rank is 0; it must be from 1 to 1,000,000"),
+        ({"alpha": 0.0}, "alpha is 0.0; it must be from 1e-06 to"),
         ({"alpha": float("nan")}, "alpha is nan"),
         ({"targets": ()}, r"targets is \(\); it must be some of query, key, value"),
         ({"targets": ("qkv",)}, r"targets is \('qkv',\)"),
@@ -234,7 +234,7 @@ def flip(folder):
         (lambda folder: (folder / RECORD).write_text("{"), "at line 1, column 2"),
         (lambda folder: (folder / RECORD).write_text("{}"), "adapters.json has no format"),
         (partial(edit, format=2), "written by a newer jaxgpt"),
-        (partial(edit, rank=0), "rank is 0; it must be 1 or more"),
+        (partial(edit, rank=0), "rank is 0; it must be from 1 to 1,000,000"),
         (
             partial(edit, rank=5),
             r"down.A is float32 \(2, 64, 4\); it must be float32 \(2, 64, 5\)",

@@ -20,6 +20,12 @@ from jaxgpt.finetuning.templates import TEMPLATES
 
 TOKENIZER = train_bpe(["the cat sat on the mat"], 262)
 ALPACA = TEMPLATES["alpaca"]
+CHAT = [
+    {"role": "user", "content": "Sit."},
+    {"role": "assistant", "content": "I sat."},
+    {"role": "user", "content": "Go."},
+    {"role": "assistant", "content": "Gone."},
+]
 RECORD = {"instruction": "Sit.", "input": "on the mat", "chosen": "I sat.", "rejected": "No"}
 
 
@@ -72,15 +78,70 @@ def test_a_prompt_is_an_instruction(written):
 @pytest.mark.parametrize(
     ("record", "complaint"),
     [
-        ({"chosen": None}, '"chosen" must be a string, not null'),
+        ({"chosen": None}, '"chosen" is null; fill it in or remove the record'),
         ({"rejected": " "}, '"rejected" is empty; fill it in or remove the record'),
         ({"instruction": 3}, '"instruction" must be a string, not int'),
+        ({"chosen": CHAT[:1]}, '"chosen" does not end with an answer'),
+        ({"chosen": CHAT[:2], "rejected": CHAT}, "chosen and rejected differ before their last"),
+        ({"chosen": CHAT, "rejected": CHAT}, "the lists of answers do not begin with"),
+        ({"chosen": 3}, '"chosen" must be a string, not int'),
     ],
 )
 def test_a_bad_field_is_named_with_its_line(written, record, complaint):
     path = written(RECORD, RECORD | record)
     with pytest.raises(DataError, match=f"pairs.jsonl:2: {complaint}"):
-        read_preferences(path)
+        read_preferences(path, strict=True)
+
+
+def says(role, content):
+    return {"role": role, "content": content}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": CHAT[:3], "chosen": [says("assistant", "c")], "rejected": "r"},
+        {"prompt": CHAT[:3], "chosen": [*CHAT[:3], says("assistant", "c")], "rejected": None},
+        {"prompt": "Sit.", "chosen": [*CHAT[:3], says("assistant", "c")], "rejected": None},
+        {"chosen": [*CHAT[:3], says("assistant", "c")], "rejected": None},
+        {"prompt": CHAT[:1], "chosen": [*CHAT[1:3], says("assistant", "c")], "rejected": None},
+        {
+            "conversations": [
+                {"from": "human", "value": "Sit."},
+                {"from": "gpt", "value": "I sat."},
+                {"from": "human", "value": "Go."},
+            ],
+            "chosen": {"from": "gpt", "value": "c"},
+            "rejected": {"from": "gpt", "value": "r"},
+        },
+    ],
+)
+def test_answers_and_prompts_as_lists_of_messages(written, record):
+    if record["rejected"] is None:
+        record["rejected"] = [*record["chosen"][:-1], says("assistant", "r")]
+    (pair,) = read_preferences(written(record))
+    assert [(turn.role, turn.text) for turn in pair.prompt] == [
+        *(("user", "Sit."), ("assistant", "I sat."), ("user", "Go."))
+    ]
+    assert (pair.chosen, pair.rejected) == ("c", "r")
+
+
+def test_the_earlier_answers_of_a_prompt_are_no_targets(written):
+    (pair,) = encoded(written, {"chosen": CHAT, "rejected": [*CHAT[:3], says("assistant", "No")]})
+    assert (learnt(pair.chosen), learnt(pair.rejected)) == ("Gone.<|endoftext|>", "No<|endoftext|>")
+
+
+def test_empty_records_are_left_out_by_name_or_refused(written):
+    path = written(RECORD, *[RECORD | {"rejected": ""}] * 4)
+    wanted = (
+        r"4 of 5 records were left out: .*jsonl:2: \"rejected\" is empty; .*:4: .*; and 1 more$"
+    )
+    with pytest.warns(UserWarning, match=wanted):
+        assert len(read_preferences(path)) == 1
+    with pytest.raises(DataError, match=r"pairs\.jsonl:2"):
+        read_preferences(path, strict=True)
+    with pytest.raises(DataError, match=r"1 of 1 records was left out.*; nothing remains, so give"):
+        read_preferences(written(RECORD | {"chosen": " "}))
 
 
 def test_a_missing_answer_and_a_broken_line_are_named(written, tmp_path):
@@ -115,7 +176,7 @@ def test_a_pair_that_is_too_long_can_be_cut(written):
     with (
         pytest.warns(UserWarning, match="1 of 2 preferences were cut to context_length 200"),
         pytest.warns(
-            UserWarning, match="1 of 2 preferences were left out, as their answers do not"
+            UserWarning, match=r"1 of 2 records was left out: .*jsonl:2: its answers do not differ"
         ),
     ):
         cut = rows(written, RECORD, prompt, context_length=200, too_long="truncate")
@@ -123,13 +184,13 @@ def test_a_pair_that_is_too_long_can_be_cut(written):
 
 
 def test_answers_that_are_the_same_are_left_out(written):
-    with pytest.warns(UserWarning, match="1 of 2 preferences were left out"):
-        assert len(rows(written, RECORD, RECORD | {"rejected": RECORD["chosen"]})) == 1
-    with (
-        pytest.warns(UserWarning, match="1 of 1 preferences were left out"),
-        pytest.raises(DataError, match="no record"),
-    ):
-        rows(written, RECORD | {"rejected": RECORD["chosen"]})
+    same = RECORD | {"rejected": RECORD["chosen"]}
+    with pytest.warns(UserWarning, match="1 of 2 records was left out"):
+        assert len(rows(written, RECORD, same)) == 1
+    with pytest.raises(DataError, match=r"1 of 1 records was left out.*; nothing remains"):
+        rows(written, same)
+    with pytest.raises(DataError, match=r"pairs.jsonl:2: its answers do not differ; fill it in or"):
+        rows(written, RECORD, same, strict=True)
 
 
 def test_a_tokenizer_that_cannot_end_an_answer_is_refused(written):

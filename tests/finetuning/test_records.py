@@ -82,7 +82,7 @@ def test_malformed_files_say_where(tmp_path, name, content, complaint):
         ({"output": "x"}, 'f:1: no field "text"; the fields are output'),
         ({}, 'no field "text"; the fields are none'),
         ({"text": " \n"}, 'f:1: "text" is empty'),
-        ({"text": None}, '"text" must be a string, not null'),
+        ({"text": None}, '"text" is null; fill it in'),
         ({"text": 3}, '"text" must be a string, not int'),
         ({"text": "\ud800"}, 'f:1: "text": the text has the lone surrogate'),
     ],

@@ -79,8 +79,11 @@ def tune(base, base_folder, write, tmp_path):
             "evaluate_every": 2,
             "checkpoint_every": 2,
             "sample_every": 4,
-            "lora": LoraConfig(rank=2),
         }
+        if settings.get("trained") == "lora":
+            chosen["lora"] = LoraConfig(rank=2)
+        if kind == "instructions":
+            chosen["special_tokens"] = False
         if kind != "classification":
             chosen["template"] = "chat"
         config = config_type(**(chosen | settings))
@@ -204,7 +207,7 @@ def test_a_reference_beside_each_batch_is_the_one_that_was_measured_before(tune)
 
 def test_packed_rows_are_fewer_and_their_first_loss_is_that_of_all(tune, base, write):
     settings = {"batch_size": 32, "steps": 1, "trained": "all"}
-    held_out = write("held_out.jsonl", questions(4))
+    held_out = write("held_out.jsonl", questions(36)[32:])
     single = tune("instructions", "single", validation=held_out, **settings)
     rows = 32 // 2  # two of these fit into a row of 64 tokens
     packed = tune(

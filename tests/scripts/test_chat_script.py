@@ -122,8 +122,11 @@ def test_piped_a_line_in_is_an_answer_out_and_nothing_else(run, model):
 
 def test_piped_errors_are_a_line_each_and_the_session_goes_on(run, scripted):
     scripted("one", "two")
-    code, out, err = run(b"a\n/temperature hot\n/tempreature 1\nb\xff\nc\n")
-    assert (code, out) == (3, "one\ntwo\n")
+    code, out, err = run(b"/retry\na\n/temperature hot\n/tempreature 1\nb\xff\nc\n")
+    # A line for each message, also where it is refused; but none for a setting.
+    assert (code, out) == (3, "\none\n\n\ntwo\n")
+    assert "nothing was said yet" in err
+    err = err.partition("\n")[2]
     errors = err.splitlines()
     assert [line.partition(" ")[0] for line in errors] == ["error:"] * 3
     assert "did you mean /temperature?" in errors[1]
@@ -136,6 +139,17 @@ def test_piped_a_message_is_utf8_whatever_the_encoding(run, script, monkeypatch)
     monkeypatch.setattr(Chat, "reply", lambda chat, message: message)
     assert run("é🙂".encode(), encoding="latin-1") == (0, "", "")
     assert said == ["é🙂"]
+
+
+def test_a_message_that_can_pass_for_a_turn_is_named(run, typed, scripted, model):
+    scripted("one", "two")
+    code, out, err = run(b"Hi <|assistant|>\n")
+    assert (code, out) == (0, "one\n")
+    assert err == "(the message holds '<|assistant|>', which the model takes for a new turn)\n"
+    names = TEMPLATES["phi"].special_tokens
+    special = replace(model, tokenizer=model.tokenizer.with_special_tokens(names))
+    assert Chat(special, TEMPLATES["phi"]).plain_markers == ()
+    assert "### Response:" in Chat(special, TEMPLATES["alpaca"]).plain_markers
 
 
 def test_piped_an_interrupt_leaves(run, scripted):

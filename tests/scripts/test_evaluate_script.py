@@ -100,7 +100,8 @@ def test_the_template_is_that_of_fine_tuning_unless_named(run, monkeypatch):
     monkeypatch.setattr("jaxgpt.assistant.answers.answer_loss", lambda *_, **__: (1.0, 2))
     command = "answers --checkpoint model --data questions.jsonl --limit 1 --batch-size 3"
     assert run(command)[1].endswith("exact match  100.0% of 1 answers\n")
-    assert run(f"{command} --template chat")[0] == 0
+    with pytest.warns(UserWarning, match="was tuned with template phi, not chat"):
+        assert run(f"{command} --template chat")[0] == 0
     prompts = [tuple(PROMPTS[0])]
     assert written == [(prompts, TEMPLATES["phi"], 3), (prompts, TEMPLATES["chat"], 3)]
 

@@ -75,7 +75,7 @@ def test_adapters_answer_are_tuned_further_and_leave_as_gpt2(run, base):
             for i in range(16)
         ],
     )
-    chat = f"--template chat {FAST}"
+    chat = f"--template chat --no-special-tokens {FAST}"
     told = run(f"finetune_instructions.py --init-from base --data told.jsonl --trained lora {chat}")
     assert "chat.py --checkpoint runs/instructions" in told.out
     first, last = told.out.splitlines()[0].split()[2::2]

@@ -1,0 +1,70 @@
+"""Settings of fine-tuning that would do nothing, and texts that would measure nothing."""
+
+import warnings
+from collections.abc import Hashable, Iterable, Sequence
+from functools import reduce
+from typing import Any
+
+from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.finetuning.settings import TuningConfig
+
+
+def refuse_idle_settings(config: TuningConfig) -> None:
+    """Raise ConfigError for a setting, other than by default, that changes nothing in this run."""
+    standard = type(config)(init_from=config.init_from, data=config.data)
+    for name, reason in _idle(config):
+        if hasattr(config, name.split(".")[0]) and _get(config, name) != _get(standard, name):
+            flag = "--" + name.split(".")[-1].replace("_", "-")
+            raise ConfigError(f"{flag} changes nothing {reason}, or leave {flag} out")
+
+
+def _idle(config: TuningConfig) -> Iterable[tuple[str, str]]:
+    """The settings that this config does not read, and when it would."""
+    optimizer = config.optimizer
+    if config.trained != "lora":
+        for name in ("rank", "alpha", "targets"):
+            yield f"lora.{name}", "without adapters; set --trained lora"
+    elif optimizer.weight_decay and optimizer.weight_decay_on == "matrices":
+        yield (
+            "optimizer.weight_decay",
+            "with --trained lora, as adapters do not decay; set --weight-decay-on all",
+        )
+    if not optimizer.weight_decay:
+        yield "optimizer.weight_decay_on", "where nothing decays; set --weight-decay"
+    if optimizer.schedule != "wsd":
+        yield "optimizer.decay_fraction", "without --schedule wsd; set it"
+    if optimizer.schedule == "constant":
+        yield "optimizer.final_learning_rate", "with --schedule constant; choose another"
+    if not optimizer.warmup_steps:
+        yield "optimizer.initial_learning_rate", "without a warm-up; set --warmup-steps"
+    if config.steps:
+        yield "epochs", "where --steps says how long to train; leave that out"
+    for part in ("validation", "test"):
+        if getattr(config, part, ()):
+            yield f"{part}_fraction", f"where --{part} names the texts; leave that out"
+
+
+def _get(config: Any, name: str) -> Any:
+    return reduce(getattr, name.split("."), config)
+
+
+def check_held_out(
+    flag: str, held_out: Sequence[Hashable], training: Iterable[Hashable], what: str = "records"
+) -> None:
+    """Warn where some of what is measured on is also in the data to train on.
+
+    Raises:
+        DataError: all of it is, as where both are one file.
+    """
+    known = set(training)
+    shared = sum(item in known for item in held_out)
+    if shared == len(held_out):
+        raise DataError(
+            f"all {shared:,} {what} of {flag} are also in --data; name others, that are kept apart"
+        )
+    if shared:
+        warnings.warn(
+            f"{shared:,} of {len(held_out):,} {what} of {flag} are also in --data, so what is "
+            "measured on them is better than it should be",
+            stacklevel=3,
+        )
