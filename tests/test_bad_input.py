@@ -377,7 +377,11 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("finetune_classifier.py --data labels.tsv --out out", 2, "--init-from"),
     ("finetune_classifier.py --init-from none --data labels.tsv --out out", 4, "no such folder"),
     (f"{PREFERENCES} pairs.jsonl --beta 0", 2, "beta is 0.0; it must be from 1e-06 to"),
-    (f"{INSTRUCTIONS} records.jsonl --template llama", 2, "Expected one of ('alpaca', 'phi', 'ch"),
+    (
+        f"{INSTRUCTIONS} records.jsonl".replace("phi", "llama"),
+        2,
+        "Expected one of ('alpaca', 'phi', 'ch",
+    ),
     (f"{INSTRUCTIONS} records.jsonl --special-tokens --trained 1", 2, "set --trained all"),
     # fine-tuning: records
     (f"{CLASSIFIER} none.tsv", 3, "none.tsv: no such file"),
@@ -445,7 +449,11 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     # numbers beyond all bounds
     (f"{CLASSIFIER} labels.tsv --batch-size 1000001", 2, "it must be from 1 to 1,000,000"),
     (f"{PREFERENCES} pairs.jsonl --beta 1e-60", 2, "beta is 1e-60; it must be from 1e-06 to"),
-    (f"{INSTRUCTIONS} records.jsonl --template alpaca --special-tokens", 2, "has no markers to be"),
+    (
+        f"{INSTRUCTIONS} records.jsonl --special-tokens".replace("phi", "alpaca"),
+        2,
+        "has no markers to be tokens",
+    ),
     # converting
     ("convert.py --model gpt --out out", 2, "Missing from convert.py: --from"),
     ("convert.py --from bert --model gpt --out out", 2, "Expected one of ('gpt2', 'jaxgpt')"),

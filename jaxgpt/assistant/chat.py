@@ -13,7 +13,7 @@ from jaxgpt.config import nearest
 from jaxgpt.errors import ConfigError
 from jaxgpt.files import write_file
 from jaxgpt.finetuning.instructions import encode_prompt, end_of_text
-from jaxgpt.finetuning.templates import TEMPLATES, Template, Turn
+from jaxgpt.finetuning.templates import TEMPLATES, Template, Turn, tuned_template
 from jaxgpt.finetuning.vocabulary import has_special_markers
 from jaxgpt.generation.decoding import prepare_params
 from jaxgpt.generation.text import generate_text
@@ -182,7 +182,7 @@ def find_template(model: LoadedModel, name: str = "") -> Template:
 
     Warns of a model that was never tuned. Raises ConfigError with the nearest name.
     """
-    known = model.task.get("template", "")
+    known = model.task.get("template", "") if name else tuned_template(model.task)
     name = name or known or "alpaca"
     if name not in TEMPLATES:
         raise ConfigError(

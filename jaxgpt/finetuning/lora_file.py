@@ -23,6 +23,7 @@ from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.finetuning.lora import Adapters, fingerprint, init_adapters
 from jaxgpt.finetuning.settings import LoraConfig
 from jaxgpt.model.layers import Params
+from jaxgpt.training.task import check_task
 
 FORMAT = 1
 ADAPTERS = "adapters.safetensors"
@@ -127,6 +128,9 @@ def read_adapters_record(folder: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} has no {name}; name a folder that holds adapters")
     if record["format"] > FORMAT:
         raise CheckpointError(f"{folder} was written by a newer jaxgpt; upgrade")
+    if record["format"] < 1:
+        raise CheckpointError(f"{path} has the format {record['format']}; it begins with 1")
+    check_task(record["task"], f"the task in {path}")
     return record
 
 

@@ -1,9 +1,11 @@
 """Conversations as one text: what stands before, between and after what each side says."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from jaxgpt.errors import CheckpointError
 
 Role = Literal["system", "user", "input", "assistant"]
 """Who says it; `input` is what a user's instruction is to be applied to."""
@@ -44,7 +46,7 @@ class Template:
 
     def render(self, turns: Sequence[Turn]) -> Iterator[Piece]:
         """The pieces of a conversation; joined, they are its text."""
-        if self.preamble and turns[0].role != "system":
+        if self.preamble and (not turns or turns[0].role != "system"):
             turns = [Turn("system", self.preamble), *turns]
         for i, turn in enumerate(turns):
             yield Piece(self.before[turn.role], "marker")
@@ -90,3 +92,17 @@ TEMPLATES = {
     ),
 }
 """Alpaca (Taori et al. 2023), Phi-3 (Abdin et al. 2024) and ChatML (OpenAI 2023)."""
+
+
+def tuned_template(task: Mapping[str, Any]) -> str:
+    """The name of the template that a model with this task was tuned with; empty if with none.
+
+    Raises CheckpointError if there is no such template.
+    """
+    name = task.get("template", "")
+    if name and name not in TEMPLATES:
+        raise CheckpointError(
+            f"the model was tuned with template {name!r}, which is none of {', '.join(TEMPLATES)}; "
+            "upgrade, or name one of these by --template"
+        )
+    return name

@@ -9,7 +9,6 @@ import jax
 from jax.sharding import Mesh
 
 from jaxgpt.config import FolderOptions
-from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.lora import fingerprint
 from jaxgpt.finetuning.pairs import preference_rows, read_preferences, with_reference
 from jaxgpt.finetuning.preferences import (
@@ -20,7 +19,7 @@ from jaxgpt.finetuning.preferences import (
     preference_sums,
 )
 from jaxgpt.finetuning.settings import PreferenceTuningConfig
-from jaxgpt.finetuning.templates import TEMPLATES
+from jaxgpt.finetuning.templates import TEMPLATES, tuned_template
 from jaxgpt.finetuning.tune_instructions import (
     answer_of,
     read_parts,
@@ -57,9 +56,7 @@ def tune_preferences(
     settings or the folder will not do.
     """
     check_run(run, config, options)
-    name = config.template or base.task.get("template", "alpaca")
-    if name not in TEMPLATES:
-        raise ConfigError(f"template is {name!r}; it must be one of {', '.join(TEMPLATES)}")
+    name = config.template or tuned_template(base.task) or "alpaca"
     template = TEMPLATES[name]
     warn_of_other_template(base, name)
     training, held_out = read_parts(

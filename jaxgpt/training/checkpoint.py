@@ -28,6 +28,7 @@ from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.model.layers import Params
 from jaxgpt.terminal import note, one_line
 from jaxgpt.training.step import TrainState
+from jaxgpt.training.task import check_task
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -275,9 +276,10 @@ def read_checkpoint(
 def read_task(folder: Path) -> dict[str, Any]:
     """What the fine-tuning of a checkpoint says about it; nothing after pretraining."""
     try:
-        return read_mapping(folder / TASK) if (folder / TASK).exists() else {}
+        task = read_mapping(folder / TASK) if (folder / TASK).exists() else {}
     except ConfigError as error:
         raise DamagedError(str(error)) from None
+    return check_task(task, folder / TASK)
 
 
 def _language_model(config: ModelConfig, task: Mapping[str, Any]) -> Params:

@@ -141,7 +141,9 @@ def test_a_refusal_is_one_line_without_the_key(server, monkeypatch, status, body
 def test_the_standard_key_is_never_sent_in_clear(monkeypatch, url, sent):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     if not sent:
-        with pytest.raises(ConfigError, match="OPENAI_API_KEY is set, but to .* in clear; take an"):
+        with pytest.raises(
+            ConfigError, match=r"OPENAI_API_KEY is set, but to .* in clear; take an"
+        ):
             Judge(url, "referee").compare("Who?", "a", "b")
     named = Judge(url, "referee", key_variable="OPENAI_API_KEY" if not sent else "")
     assert named._key() == KEY

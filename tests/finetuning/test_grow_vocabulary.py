@@ -20,6 +20,7 @@ from jaxgpt.training.loss import head_table, hidden
 
 TOKENIZER = train_bpe(["Name the hero. Who was kind? "] * 9, 270)
 CHAT = TEMPLATES["chat"].special_tokens
+TASK = {"kind": "instructions", "template": "chat"}
 SHAPE = ModelConfig(vocab_size=270, context_length=16, num_layers=1, num_heads=2, embed_dim=32)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 270, (3, 16)), jnp.int32)
 
@@ -29,7 +30,7 @@ def model(random_params):
     def make(**changes):
         shape = dataclasses.replace(SHAPE, **changes)
         train = dataclasses.replace(TrainConfig(), model=shape)
-        return LoadedModel(shape, random_params(shape), TOKENIZER, 7, train, {"kind": "x"})
+        return LoadedModel(shape, random_params(shape), TOKENIZER, 7, train, TASK)
 
     return make
 
@@ -139,7 +140,7 @@ def test_growing_again_changes_nothing(model):
 
 def test_a_grown_model_is_saved_and_loaded(model, tmp_path):
     new = grow_vocabulary(model(tie_head=False), CHAT)
-    assert (new.step, new.task) == (7, {"kind": "x"})
+    assert (new.step, new.task) == (7, TASK)
     save_model(tmp_path / "grown", new)
     loaded = load_model(tmp_path / "grown")
     assert (loaded.config, loaded.tokenizer.name) == (new.config, "bpe+2")

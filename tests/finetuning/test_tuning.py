@@ -73,7 +73,7 @@ def tune(base, base_folder, write, tmp_path):
         chosen = {
             "init_from": base_folder,
             "data": write(f"{kind}.jsonl", records),
-            "optimizer": FAST,
+            "optimizer": replace(FAST, weight_decay=0.0) if kind == "preferences" else FAST,
             "steps": 4,
             "batch_size": 8,
             "evaluate_every": 2,

@@ -24,6 +24,7 @@ from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.training.checkpoint import LoadedModel, load_model, save_model
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
+CLASSIFIER = {"kind": "classification", "classes": ["a", "b"], "pooling": "last"}
 GREEDY = SamplingConfig(temperature=0.0)
 SECONDS = 60  # after which a session counts as hanging
 
@@ -231,7 +232,7 @@ def test_which_models_can_chat(run, model, tmp_path, scripted):
     save_model(tmp_path / "base", replace(model, task={}))
     with pytest.warns(UserWarning, match="trained on texts alone"):
         assert run(b"a\n", checkpoint=tmp_path / "base")[:2] == (0, "one\n")
-    save_model(tmp_path / "classifier", replace(model, task={"kind": "classification"}))
+    save_model(tmp_path / "classifier", replace(model, task=CLASSIFIER))
     code, out, err = run(b"a\n", checkpoint=tmp_path / "classifier")
     assert (code, out, err.count("\n")) == (4, "", 1)
     assert "classifier" in err
