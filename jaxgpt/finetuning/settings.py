@@ -71,7 +71,7 @@ class TuningConfig:
     """All parameters; or low-rank adapters beside the frozen model; or the last N blocks, the last
     norm and the head; 0 is the head alone."""
     lora: LoraConfig = field(default_factory=LoraConfig)
-    """The adapters of --trained lora."""
+    """The adapters of --trained lora, which decay with --weight-decay-on all only."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
     )
