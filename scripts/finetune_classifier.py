@@ -10,7 +10,7 @@ import cli
 from finetuning import RunArguments, tune
 
 from jaxgpt.finetuning.settings import ClassifierConfig
-from jaxgpt.terminal import say
+from jaxgpt.terminal import one_line, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
 
 def table(classes: list[str], confusion: list[list[int]]) -> str:
     """The confusion matrix as text, a row for each true class."""
+    classes = [one_line(name) for name in classes]
     cells = [["true \\ predicted", *classes]]
     cells += [[name, *map(str, row)] for name, row in zip(classes, confusion, strict=True)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

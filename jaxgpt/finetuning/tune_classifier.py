@@ -42,10 +42,12 @@ from jaxgpt.finetuning.tuning import (
     train_config,
     tune,
 )
+from jaxgpt.terminal import one_line
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh
 from jaxgpt.training.plots import LOSSES, Panel, plot_confusion, plot_reliability
 
+_NAMED = 20
 ACCURACIES = {"training_accuracy": "training", "validation_accuracy": "validation"}
 
 
@@ -138,7 +140,7 @@ def tune_classifier(
         panels=[Panel("loss (nats per text)", LOSSES), Panel("accuracy", ACCURACIES, "share")],
         unit="texts",
         facts={
-            "classes": ", ".join(classes),
+            "classes": _listed(classes),
             "texts": f"{len(rows):,} to train, {len(held_out):,} to watch, {len(test):,} to test",
         },
     )
@@ -197,12 +199,19 @@ def _read_parts(config: ClassifierConfig) -> Parts:
     return Parts(train, cut["validation"], cut["test"])
 
 
+def _listed(classes: Sequence[str]) -> str:
+    """The first few classes by name, each in one line, and how many more there are."""
+    more = f" and {len(classes) - _NAMED:,} more" if len(classes) > _NAMED else ""
+    return ", ".join(one_line(name) for name in classes[:_NAMED]) + more
+
+
 def _write_scores(run: Path, scores: Scores, classes: list[str]) -> None:
     summary = {"classes": classes, **scores.summary()}
     write_file(run / "test.json", json.dumps(summary, indent=2) + "\n")
     subject = f"{run.absolute().name}, on {len(scores.labels):,} texts kept for the end"
     right = f"{subject}: {accuracy(scores.confusion):.1%} right"
-    plot_confusion(scores.confusion, classes, run / "confusion.png", right)
+    names = [one_line(name) for name in classes]
+    plot_confusion(scores.confusion, names, run / "confusion.png", right)
     bins = reliability(scores.labels, scores.probabilities)
     sure = f"{subject}: how sure, and how often right"
     plot_reliability(*bins, run / "calibration.png", sure)

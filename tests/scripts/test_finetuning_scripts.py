@@ -64,6 +64,19 @@ def test_a_classifier_from_a_table_to_the_class_of_a_line(run):
     assert sum(shares) == pytest.approx(1, abs=2e-4)
 
 
+def test_a_label_stays_in_its_line_and_steers_no_terminal(run):
+    labels = ("two\nlines", "\x1b[2J\u202e", "$\\frac")
+    items = [
+        {"label": label, "text": f"{n} {i}"} for i in range(12) for n, label in enumerate(labels)
+    ]
+    records("odd.jsonl", items)
+    out, err = run(f"finetune_classifier.py --init-from base --data odd.jsonl {FAST}")
+    assert out.splitlines()[0].split()[3:] == [r"\x1b[2J\u202e", r"$\frac", "two", "lines"]
+    assert not {"\x1b", "\u202e"} & {*out, *err}
+    line = run('classify.py --checkpoint runs/classifier --text "0\n1"').out
+    assert (line.count("\n"), line.split("\t")[2]) == (1, "0\\n1\n")
+
+
 def test_adapters_answer_are_tuned_further_and_leave_as_gpt2(run, base):
     records(
         "told.jsonl", [{"instruction": f"Who ran {i} times?", "output": "Finn"} for i in range(16)]
