@@ -11,6 +11,7 @@ from jaxgpt.errors import ConfigError, brief
 from jaxgpt.files import JSON_BYTES, check_values, read_json, read_regular
 
 Config = TypeVar("Config")
+_MOST_DOTS = 500  # in a line of TOML: tomllib's time grows with the square of a dotted key's parts
 
 
 def load_config(path: str | Path) -> TrainConfig:
@@ -50,6 +51,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     content = read_regular(path, limit=JSON_BYTES, error=ConfigError)
+    if max(line.count(b".") for line in content.split(b"\n")) > _MOST_DOTS:
+        raise ConfigError(f"{path} has a line with over {_MOST_DOTS} dots; break it up")
     try:
         values = tomllib.loads(content.decode("utf-8-sig"))
         check_values(values)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import DataError
-from jaxgpt.files import write_file
+from jaxgpt.files import parse_json, write_file
 
 END_OF_TEXT = "<|endoftext|>"
 # Of each kind of character some, alone and in runs, to see whether a tokenizer keeps them all.
@@ -164,8 +164,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / RECORD
     try:
-        record = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
+        record = parse_json(read_bytes(path).decode())
+    except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}); save the tokenizer again") from error
     if not isinstance(record, dict):
         raise DataError(f"{path} is not a JSON object; save the tokenizer again")

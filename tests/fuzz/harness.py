@@ -64,8 +64,11 @@ class Kept:
 
 @contextmanager
 def _watchdog():
+    late = []
+
     def stop(*_):
-        raise TooSlow(f"not done after {SECONDS} seconds")
+        late.append(TooSlow(f"not done after {SECONDS} seconds"))
+        raise late[0]
 
     handler = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
@@ -77,6 +80,8 @@ def _watchdog():
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
+        if late:  # whatever the parser made of it
+            raise late[0]
 
 
 @contextmanager

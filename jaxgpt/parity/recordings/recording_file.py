@@ -61,7 +61,10 @@ def load_recording(path: Path) -> Recording:
     try:
         # Python warns of what it finds in a header, and the file is only read.
         with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(path) as file:
-            arrays = dict(_read(file, info) for info in file.infolist())
+            members = file.infolist()
+            arrays = dict(_read(file, info) for info in members)
+        if len(arrays) < len(members):
+            raise ValueError("it has two arrays of one name")
         return _from_arrays(arrays, path)
     # Damage is noticed by zipfile, any of its decompressors, NumPy, Python's parser and tokenizer,
     # and JAX, each of which raises errors of its own.
