@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import gzip
 import importlib
+import io
 import json
 import os
 import re
@@ -823,6 +824,19 @@ def test_data_that_has_changed_since_the_checkpoint(run, folder):
         assert contents(folder) == before
     finally:
         (folder / "text.txt").write_text(text)
+
+
+def test_a_stop_string_with_a_backslash_is_hinted_at(run):
+    with pytest.warns(UserWarning, match=r"stop string \\n has a backslash .* write \$'\\n' if"):
+        code, *_ = run(r"generate.py --checkpoint run --prompt a --max-new-tokens 1 --stop '\n'")
+    assert code == 0
+
+
+def test_a_byte_order_mark_is_no_part_of_a_line(run, monkeypatch):
+    classify = importlib.import_module("classify")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfa\r\n\nb")))
+    with pytest.warns(UserWarning, match="standard input: the UTF-8 byte-order mark was left out"):
+        assert classify.read_lines("-") == ["a", "b"]
 
 
 def test_ids_beyond_the_tokenizer_are_padding(run):
