@@ -28,7 +28,9 @@ def model(random_params):
     params = random_params(shape)
     params["head"]["weight"] = params["head"]["weight"] * 5
     train = replace(tiny, model=shape)
-    return LoadedModel(shape, params, TOKENIZER, 0, train, {"template": "phi"})
+    return LoadedModel(
+        shape, params, TOKENIZER, 0, train, {"kind": "instructions", "template": "phi"}
+    )
 
 
 @pytest.fixture(scope="module")
