@@ -109,13 +109,18 @@ class DataConfig:
     """What is read, and how it is cut into windows."""
 
     data: tuple[str, ...] = ("stories",)
-    """Files, folders or globs of .txt, .jsonl or .parquet; one folder made by prepare_data.py; a
-    named source (tinyshakespeare, fineweb-edu, openwebtext); or stories, the bundled corpus."""
+    """Files, folders or globs of .txt, .jsonl, .json, .csv, .tsv or .parquet (what else a folder
+    has is skipped, and named); one folder made by prepare_data.py; a named source (tinyshakespeare,
+    fineweb-edu, openwebtext); or stories, the bundled corpus."""
     tokenizer: str = "gpt2"
     """gpt2, bytes, another tiktoken encoding's name, a folder made by train_tokenizer.py, or
     bpe:N to train a vocabulary of N ids on the training text."""
     validation_fraction: float = 0.1
     """Share of the text that is held out."""
+    validation_data: tuple[str, ...] = ()
+    """Files, folders or globs to hold out instead of a share; all of data is then trained on."""
+    text_field: str = "text"
+    """The field, or column, of a record's text in files other than plain text."""
     stride: int = 0
     """Tokens from one training window's start to the next; 0 takes the context length."""
     stories_bytes: int = 8_000_000
@@ -125,6 +130,11 @@ class DataConfig:
         """Refuse what cannot be cut."""
         check_numbers(self, stories_bytes=10**12)
         _check(bool(self.data), "data is empty; name a file, a folder, or stories")
+        _check(bool(self.text_field), "text_field is empty; name a field, such as text")
+        _check(
+            "stories" not in self.data or not self.validation_data,
+            "validation_data goes with text of your own; stories hold out their own end",
+        )
         _check(
             0 < self.validation_fraction < 1,
             f"validation_fraction is {self.validation_fraction}; it must be between 0 and 1",

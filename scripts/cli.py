@@ -20,6 +20,8 @@ import environment
 import tyro
 from tqdm import tqdm
 
+from jaxgpt.data.downloads import SOURCES
+from jaxgpt.data.paths import is_dataset
 from jaxgpt.errors import ConfigError, JaxgptError
 from jaxgpt.terminal import escape, note, one_line, showable
 
@@ -64,6 +66,25 @@ def _refuse_twice(argv: Sequence[str]) -> None:
     for flag, times in given.items():
         if times > 1:
             fail(f"{flag} is given {'twice' if times == 2 else f'{times} times'}; give it once", 2)
+
+
+def refuse_idle(argv: Sequence[str], config: Any) -> None:
+    """Raise ConfigError if a flag was given that the data which `config` names does not heed."""
+    given = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    reasons = {
+        "--stories-bytes": "stories" not in config.data and "is for --data stories alone",
+        "--text-field": "stories" in config.data and "goes with files of records, not stories",
+        "--shards": not SOURCES.keys() & set(config.data)
+        and f"goes with data that is downloaded: {', '.join(SOURCES)}",
+        "--validation-fraction": bool(config.validation_data)
+        and "is not used beside --validation-data; drop one of the two",
+    }
+    if is_dataset(config.data):
+        why = f"has no effect on {config.data[0]}, which is tokens already; drop it"
+        reasons |= {"--validation-fraction": why, "--text-field": why}
+    for flag, why in reasons.items():
+        if why and flag in given:
+            raise ConfigError(f"{flag} {why}")
 
 
 def _escaped(value: Any) -> Any:

@@ -19,13 +19,13 @@ from jaxgpt.assistant.judge import Judge
 from jaxgpt.assistant.near_duplicates import most_similar, read_texts
 from jaxgpt.assistant.win_rate import read_pairs, win_rate
 from jaxgpt.config import MAX_SIZE, check_numbers
-from jaxgpt.data.paths import expand_paths
+from jaxgpt.data.paths import expand_paths, is_dataset
 from jaxgpt.data.sources import are_collected, read_documents
-from jaxgpt.data.tokens import TokenDataset, is_dataset
+from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import ConfigError
 from jaxgpt.files import write_file
 from jaxgpt.finetuning.instructions import conversation
-from jaxgpt.finetuning.records import read_records
+from jaxgpt.finetuning.records import RECORD_SUFFIXES, read_records
 from jaxgpt.finetuning.usable import usable
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, check_range
 from jaxgpt.terminal import say
@@ -41,6 +41,8 @@ class Text:
     data: tuple[str, ...]
     """Files, folders or globs, as in training: one plain text, or documents with an end of text
     after each. Or a folder made by prepare_data.py, such as RUN/tokens: its held-out text."""
+    text_field: str = "text"
+    """The field, or column, of a record's text in files other than plain text."""
     stride: int = 0
     """Tokens from one window's start to the next; fewer than the context length give each token
     more context. 0 takes that of the model's own run (--evaluation-stride), so that its held-out
@@ -65,7 +67,10 @@ class Text:
             result = evaluate_tokens(model, dataset.split("validation"), **options)
         else:
             result = evaluate_documents(
-                model, read_documents(files), end_of_text=are_collected(files), **options
+                model,
+                read_documents(files, self.text_field),
+                end_of_text=are_collected(files),
+                **options,
             )
         say(f"loss           {result.loss:.4f} nats per token")
         say(f"perplexity     {result.perplexity:.3f}")
@@ -98,7 +103,9 @@ class Answers:
         check_range("limit", self.limit, 0, MAX_SIZE)
         if self.out:
             cli.check_output("--out", self.out, ".jsonl")
-            if os.path.realpath(self.out) in map(os.path.realpath, expand_paths(self.data)):
+            if os.path.realpath(self.out) in map(
+                os.path.realpath, expand_paths(self.data, RECORD_SUFFIXES)
+            ):
                 raise ConfigError(f"--out {self.out} is among the data; choose another name")
 
     def run(self) -> None:

@@ -18,8 +18,9 @@ class Arguments:
     """What to tokenize, with what, and where to."""
 
     data: tuple[str, ...]
-    """.txt, .jsonl or .parquet files, folders of them, patterns, or a name: tinyshakespeare,
-    fineweb-edu or openwebtext (downloaded once), or stories (the bundled corpus, alone)."""
+    """.txt, .jsonl, .json, .csv, .tsv or .parquet files, folders of them (what else a folder has is
+    skipped, and named), patterns, or a name: tinyshakespeare, fineweb-edu or openwebtext
+    (downloaded once), or stories (the bundled corpus, alone)."""
     out: Path
     """Folder to write, new or empty; give it to the training script as its data."""
     tokenizer: str = "gpt2"
@@ -27,6 +28,10 @@ class Arguments:
     bpe:N to train a vocabulary of N ids on the training text."""
     validation_fraction: float = 0.1
     """Share of the text that is held out for validation, above 0 and below 1."""
+    validation_data: tuple[str, ...] = ()
+    """Files, folders or patterns to hold out instead of a share of the data."""
+    text_field: str = "text"
+    """The field, or column, of a record's text in files other than plain text."""
     shards: int = 1
     """Number of files to download of a data set given by its name."""
     stories_bytes: int = 8_000_000
@@ -43,10 +48,14 @@ def main(argv: list[str]) -> None:
     """Tokenize and report."""
     cli.need_arguments(argv, "prepare_data.py --data FILE ... --out DIR [--tokenizer NAME]")
     arguments = cli.parse(Arguments, argv, description=__doc__)
+    check_range("shards", arguments.shards, 1, 100_000)
+    cli.refuse_idle(argv, arguments)
     config = DataConfig(
         data=arguments.data,
         tokenizer=arguments.tokenizer,
         validation_fraction=arguments.validation_fraction,
+        validation_data=arguments.validation_data,
+        text_field=arguments.text_field,
         stories_bytes=arguments.stories_bytes,
     )
     start = time.perf_counter()

@@ -44,6 +44,7 @@ def main(argv: list[str]) -> None:
     standard_out = Path("runs") / Path(name).stem
     default = begin_from(default, argv, standard_out)
     arguments = cli.parse(Arguments, argv, default=Arguments(default), description=__doc__)
+    cli.refuse_idle(argv, arguments.config.data)
     out = Path(arguments.out or standard_out)
     if arguments.config.init_from and begun(out, arguments.config.init_from) is None:
         from jaxgpt.parity.pretrained import check_fits

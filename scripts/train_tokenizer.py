@@ -1,7 +1,7 @@
 """Train a byte-pair vocabulary on text and save it as a tokenizer folder."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,14 @@ class Arguments:
     """What to train on, how large, and where to."""
 
     data: tuple[str, ...]
-    """Text to train on: .txt, .jsonl or .parquet files, folders of them, or patterns."""
+    """Text to train on: .txt, .jsonl, .json, .csv, .tsv or .parquet files, folders of them, or
+    patterns."""
     out: Path
     """Folder to write, new or empty; give it to the other scripts as their tokenizer."""
     vocab_size: int = 4096
     """Number of ids: 256 bytes, the merges, and `<|endoftext|>`."""
+    text_field: str = "text"
+    """The field, or column, of a record's text in files other than plain text."""
     strict: bool = False
     """Fail, rather than warn, when the text is too small for so large a vocabulary."""
 
@@ -41,7 +44,7 @@ def main(argv: list[str]) -> None:
     arguments = cli.parse(Arguments, argv, description=__doc__)
     start, progress = time.perf_counter(), cli.Progress()
     with new_folder(arguments.out) as partial:
-        texts = (document.text for document in read_documents(arguments.data))
+        texts = (document.text for document in read_documents(arguments.data, arguments.text_field))
         tokenizer = train_bpe(
             texts,
             arguments.vocab_size,
@@ -51,23 +54,24 @@ def main(argv: list[str]) -> None:
         tokenizer.save(partial)
     seconds = time.perf_counter() - start
     say(f"vocabulary   {tokenizer.vocab_size:,} ids, trained in {seconds:.1f} s")
-    say(f"compression  {compression(tokenizer, arguments.data):.2f} bytes per token")
+    texts = sample(arguments.data, arguments.text_field)
+    say(f"compression  {compression(tokenizer, texts):.2f} bytes per token")
     say(f"saved        {arguments.out.resolve()}")
 
 
-def compression(tokenizer: BPETokenizer, data: tuple[str, ...]) -> float:
-    """Bytes of text per token, on the first `SAMPLE` characters of the data."""
+def compression(tokenizer: BPETokenizer, texts: Iterable[str]) -> float:
+    """Bytes of text per token."""
     tokens = size = 0
-    for text in sample(data):
+    for text in texts:
         tokens += len(tokenizer.encode(text))
         size += len(text.encode())
     return size / tokens
 
 
-def sample(data: tuple[str, ...]) -> Iterator[str]:
+def sample(data: tuple[str, ...], text_field: str) -> Iterator[str]:
     """The first `SAMPLE` characters of the data."""
     left = SAMPLE
-    for document in read_documents(data):
+    for document in read_documents(data, text_field):
         yield document.text[:left]
         left -= len(document.text)
         if left <= 0:

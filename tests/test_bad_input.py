@@ -134,7 +134,7 @@ SETTINGS = [
     ("--data fifos", 3, "fifos/fifo.txt: not a regular file"),
     ("--data /dev/zero", 3, "/dev/zero: not a regular file"),
     ("--data dangling.txt", 3, "dangling.txt: a symbolic link to nothing"),
-    ("--data full", 3, "full: the folder holds no .txt, .jsonl, .parquet file"),
+    ("--data full", 3, "full: the folder holds no .txt, .jsonl, .json, .csv, .tsv"),
     ("--data empty.txt", 3, "empty.txt: the file is empty"),
     ("--data short.txt", 3, "the train split: 18 tokens are too few for one window of 64"),
     ("--data short_end.txt --batch-size 8", 3, "the validation split: 60 tokens are too few"),
@@ -145,6 +145,18 @@ SETTINGS = [
     ("--data bytes.txt", 3, "bytes.txt: not UTF-8 at byte 128 (0x80)"),
     ("--data bad.jsonl", 3, 'bad.jsonl:2: no field "text"'),
     ("--data text.txt --sample-prompt \udcff", 3, "sample_prompt"),
+    ("--data record.json", 3, "record.json: holds one dict; it must be a list of objects"),
+    ("--data twice.csv", 3, "twice.csv:1: the column 'text' is named twice"),
+    ("--data text.txt --validation-data none.txt", 3, "none.txt: no such file"),
+    ("--data text.txt --validation-data fifo.txt", 3, "fifo.txt: not a regular file"),
+    ("--validation-data text.txt", 2, "stories hold out their own end"),
+    ("--data text.txt --validation-data other.txt --validation-fraction 0.2", 2, "drop one of"),
+    ("--data tokens --validation-fraction 0.1", 2, "has no effect on tokens, which is tokens"),
+    ("--data tokens --validation-data text.txt", 2, "validation_data goes with text; tokens is"),
+    ("--data tokens --text-field body", 2, "--text-field has no effect on tokens"),
+    ("--data tokens --stories-bytes 20000", 2, "--stories-bytes is for --data stories alone"),
+    ("--data text.txt --stories-bytes=20000", 2, "--stories-bytes is for --data stories alone"),
+    ("--data bad.jsonl --text-field ''", 2, "text_field is empty"),
     # tokenizers
     ("--tokenizer none", 3, "no tokenizer 'none'"),
     ("--tokenizer fifo.txt", 3, "no tokenizer 'fifo.txt'"),
@@ -266,6 +278,13 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("plan.py tiny --json plan.txt", 2, "--json is plan.txt; its name must end in .json"),
     ("plan.py tiny --init-from none", 4, "none: no such folder"),
     # preparing data
+    ("prepare_data.py --data text.txt --out out --shards 0", 2, "shards is 0; it must be from 1"),
+    (
+        "prepare_data.py --data text.txt --out out --shards 2",
+        2,
+        "goes with data that is downloaded",
+    ),
+    ("prepare_data.py --data text.txt --out out --stories-bytes 20000", 2, "stories alone"),
     ("prepare_data.py --data text.txt", 2, "Missing from prepare_data.py: --out"),
     ("prepare_data.py --data text.txt --out out --tokeniser bytes", 2, "meant: --tokenizer"),
     ("prepare_data.py --data none.txt --out out --tokenizer bytes", 3, "none.txt: no such file"),
@@ -530,6 +549,8 @@ def _write_texts():
     Path("latin1.txt").write_bytes("café\n".encode("latin-1"))
     Path("text.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
     Path("bytes.txt").write_bytes(bytes(range(256)))
+    Path("record.json").write_text('{"text": "a"}')
+    Path("twice.csv").write_text("text,label,Text\na,b,c\n")
     Path("bad.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n')
     Path("broken.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instruction":\n')
     ending = "an ending longer than the context"

@@ -10,11 +10,12 @@ from jaxgpt.data.bpe import MERGES, train_bpe
 from jaxgpt.data.downloads import SOURCES, fetch
 from jaxgpt.data.holdout import label_documents
 from jaxgpt.data.parquet import import_parquet
-from jaxgpt.data.paths import expand_paths
+from jaxgpt.data.paths import SUFFIXES, expand_paths, is_dataset
 from jaxgpt.data.prepare import describe_sources, prepare, prepare_stories
+from jaxgpt.data.sources import read_documents
 from jaxgpt.data.stories import write_stories
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
-from jaxgpt.data.tokens import MANIFEST, TokenDataset, is_dataset
+from jaxgpt.data.tokens import MANIFEST, TokenDataset
 from jaxgpt.errors import ConfigError, DataError
 
 Progress = Callable[[str, int, int | None], object]
@@ -34,6 +35,11 @@ def open_corpus(
     from another tokenizer, or if a named source cannot be had.
     """
     if is_dataset(config.data):
+        if config.validation_data:
+            raise ConfigError(
+                f"validation_data goes with text; {config.data[0]} is tokens, with a validation "
+                "split of their own"
+            )
         dataset = TokenDataset.open(config.data[0], verify=verify)
         _check_agreed(dataset, config.tokenizer)
         return dataset, dataset.tokenizer
@@ -56,12 +62,17 @@ def prepare_corpus(
     `shards` files are downloaded of a source that is given by name. Raises ConfigError if `folder`
     cannot be written, and otherwise as `open_corpus` does.
     """
-    check_new_folder(folder, overwrite=overwrite, inputs=(*config.data, config.tokenizer))
+    check_new_folder(
+        folder,
+        overwrite=overwrite,
+        inputs=(*config.data, *config.validation_data, config.tokenizer),
+    )
     kind, _, size = config.tokenizer.partition(":")
     # Loaded before anything is downloaded, for the name may be wrong.
     tokenizer = None if kind == "bpe" else load_tokenizer(config.tokenizer)
     stories = config.data == ("stories",)
     paths = [] if stories else local_paths(config.data, shards=shards, progress=progress)
+    held_out = local_paths(config.validation_data, shards=shards, progress=progress)
     if tokenizer is None:
         texts = _story_texts(config) if stories else _training_texts(config, paths)
         tokenizer = train_bpe(
@@ -74,6 +85,7 @@ def prepare_corpus(
     }
     if stories:
         return prepare_stories(config.stories_bytes, tokenizer, folder, **options), tokenizer
+    options |= {"validation_paths": held_out, "text_field": config.text_field}
     return prepare(paths, tokenizer, folder, **options), tokenizer
 
 
@@ -83,11 +95,18 @@ def is_current(config: DataConfig, folder: Path) -> bool:
     Files that are gone count as unchanged, for the tokens do without them; so does what was
     downloaded or is bundled.
     """
-    if any(name == "stories" or name in SOURCES for name in config.data):
+    if any(name == "stories" or name in SOURCES for name in config.data + config.validation_data):
         return True
     try:
-        files = expand_paths(config.data)
-        sources = TokenDataset.open(folder).manifest["sources"]
+        manifest = TokenDataset.open(folder).manifest
+        sources = manifest["sources"]
+        # Before the shards had sums by block, a folder gave fewer kinds of files.
+        suffixes = SUFFIXES if "sums" in manifest else (".txt", ".jsonl", ".parquet")
+        files = [
+            file
+            for data in filter(None, (config.data, config.validation_data))
+            for file in expand_paths(data, suffixes)
+        ]
     except (DataError, KeyError):  # told by whoever needs them
         return True
     return describe_sources(files) == sources
@@ -115,7 +134,10 @@ def local_paths(
 
 
 def _training_texts(config: DataConfig, paths: list[str | Path]) -> Iterator[str]:
-    documents = label_documents(expand_paths(paths), config.validation_fraction)
+    if config.validation_data:
+        return (document.text for document in read_documents(paths, config.text_field))
+    files = expand_paths(paths)
+    documents = label_documents(files, config.validation_fraction, config.text_field)
     return (document.text for split, document in documents if split == "train")
 
 

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64
 
-from jaxgpt.data.sources import PIECE, Document, safe_cut
+from jaxgpt.data.text import PIECE, Document, safe_cut
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import TokenSplit
 

@@ -4,12 +4,15 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jaxgpt.data.sources import Document, is_plain_text, read_file, read_text
+from jaxgpt.data.sources import is_plain_text, read_file
+from jaxgpt.data.text import Document, read_text
 
 _REACH = 1 << 16  # how far before the place asked for a text is cut at most, in bytes
 
 
-def label_documents(files: Sequence[Path], fraction: float) -> Iterator[tuple[str, Document]]:
+def label_documents(
+    files: Sequence[Path], fraction: float, field: str = "text"
+) -> Iterator[tuple[str, Document]]:
     """The documents in `files`, each with "train" or "validation"; a `fraction` of them the latter.
 
     Plain text files count as one long text, whose end is held out: the file that holds the border
@@ -29,12 +32,12 @@ def label_documents(files: Sequence[Path], fraction: float) -> Iterator[tuple[st
             if cut < size:
                 yield from (("validation", document) for document in read_text(file, cut))
         else:
-            yield from _by_hash(file, fraction)
+            yield from _by_hash(file, fraction, field)
 
 
-def _by_hash(file: Path, fraction: float) -> Iterator[tuple[str, Document]]:
+def _by_hash(file: Path, fraction: float, field: str) -> Iterator[tuple[str, Document]]:
     split = None
-    for document in read_file(file):
+    for document in read_file(file, field):
         if split is None:  # the first piece decides for the whole document
             digest = hashlib.blake2b(document.text.encode(), digest_size=8).digest()
             held_out = int.from_bytes(digest, "little") < fraction * 2**64

@@ -25,8 +25,8 @@ def import_parquet() -> Any:
         ) from None
 
 
-def read_texts(path: Path) -> Iterator[tuple[object, int]]:
-    """The values of the column "text", each with its share of the bytes of the file.
+def read_texts(path: Path, name: str = "text") -> Iterator[tuple[object, int]]:
+    """The values of the column `name`, each with its share of the bytes of the file.
 
     Raises:
         DataError: pyarrow is not installed, the file is no Parquet file, or has no such column.
@@ -36,10 +36,12 @@ def read_texts(path: Path) -> Iterator[tuple[object, int]]:
     try:
         with parquet.ParquetFile(path) as table:
             columns = table.schema_arrow.names
-            if "text" not in columns:
-                raise DataError(f'{path}: no column "text" among {columns[:5]}; rename the column')
+            if name not in columns:
+                raise DataError(
+                    f'{path}: no column "{name}" among {columns[:5]}; name it with --text-field'
+                )
             rows = table.metadata.num_rows
-            for batch in table.iter_batches(_ROWS, columns=["text"]):
+            for batch in table.iter_batches(_ROWS, columns=[name]):
                 for value in batch.column(0).to_pylist():
                     row += 1
                     yield value, size * row // rows - size * (row - 1) // rows

@@ -2,24 +2,31 @@
 
 import glob
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxgpt.errors import DataError
 
-SUFFIXES = (".txt", ".jsonl", ".parquet")
+MANIFEST = "manifest.json"
+SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+_SHOWN = 5  # names of files that were skipped
 
 
-def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
+def expand_paths(paths: Sequence[str | Path], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """The files behind `paths`, in the order given and sorted within each folder and pattern.
 
-    A folder gives its .txt, .jsonl and .parquet files at any depth, hidden ones aside; a pattern
-    (`*`, `?`, `[...]`, `**`) gives whatever files it matches; a file named twice is read once.
+    A folder gives its files with these suffixes at any depth, through links too; what else is in
+    it, and what is hidden, is skipped with a warning that names it. A pattern (`*`, `?`, `[...]`,
+    `**`) gives whatever files it matches; a file named twice is read once.
 
     Raises:
         DataError: nothing there, nothing usable in it, not a regular file, or an empty file.
     """
-    found = {os.path.realpath(file): file for path in paths for file in _expand(str(path))}
+    found = {
+        os.path.realpath(file): file for path in paths for file in _expand(str(path), suffixes)
+    }
     if not found:
         raise DataError("no data was named: give at least one file, folder or pattern")
     for file in found.values():
@@ -27,9 +34,15 @@ def expand_paths(paths: Sequence[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def _expand(path: str) -> list[Path]:
+def is_dataset(data: Sequence[str | Path]) -> bool:
+    """Whether what is named as data is one folder with a dataset."""
+    # os.path, for pathlib raises on a name that is too long.
+    return len(data) == 1 and os.path.isfile(Path(data[0], MANIFEST))
+
+
+def _expand(path: str, suffixes: Sequence[str]) -> list[Path]:
     if os.path.isdir(path):
-        return _files_in(path)
+        return _files_in(path, suffixes)
     if os.path.lexists(path):
         return [Path(path)]
     if not glob.has_magic(path):
@@ -41,15 +54,32 @@ def _expand(path: str) -> list[Path]:
     return files
 
 
-def _files_in(folder: str) -> list[Path]:
-    files = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(parent, name) for name in names if not name.startswith(".")]
-    files = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
+def _files_in(folder: str, suffixes: Sequence[str]) -> list[Path]:
+    files, skipped, seen, root = [], [], set(), os.path.realpath(folder)
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        hidden = [name for name in folders if name.startswith(".")]
+        folders[:] = sorted(set(folders) - set(hidden))
+        for name in [name for name in folders if os.path.islink(os.path.join(parent, name))]:
+            # A link may lead to where the walk has been, or is, or will be.
+            target = os.path.realpath(os.path.join(parent, name))
+            if target in seen or os.path.commonpath((root, target)) in (root, target):
+                folders.remove(name)
+            seen.add(target)
+        skipped += [Path(parent, name, "") for name in hidden]
+        for name in names:
+            path = Path(parent, name)
+            wanted = not name.startswith(".") and path.suffix.lower() in suffixes
+            (files if wanted else skipped).append(path)
     if not files:
-        raise DataError(f"{folder}: the folder holds no {', '.join(SUFFIXES)} file")
-    return files
+        raise DataError(f"{folder}: the folder holds no {', '.join(suffixes)} file")
+    if skipped:
+        names = sorted(os.path.relpath(path, folder) for path in skipped)
+        more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+        warnings.warn(
+            f"{folder}: skipped {len(names):,} files: {', '.join(names[:_SHOWN])}{more}",
+            stacklevel=2,
+        )
+    return sorted(files)
 
 
 def _check_file(path: Path) -> None:

@@ -11,8 +11,9 @@ from jaxgpt.data.encode import SplitEncoder
 from jaxgpt.data.holdout import label_documents
 from jaxgpt.data.paths import expand_paths
 from jaxgpt.data.shards import SHARD_TOKENS, VERSION, TokenWriter
-from jaxgpt.data.sources import Document, are_collected
+from jaxgpt.data.sources import are_collected, read_file
 from jaxgpt.data.stories import write_stories
+from jaxgpt.data.text import Document
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import SPLITS, TokenDataset, write_manifest
 from jaxgpt.errors import ConfigError, DataError
@@ -26,6 +27,8 @@ def prepare(
     folder: str | Path,
     *,
     validation_fraction: float = 0.1,
+    validation_paths: Sequence[str | Path] = (),
+    text_field: str = "text",
     overwrite: bool = False,
     progress: Progress | None = None,
     shard_tokens: int = SHARD_TOKENS,
@@ -33,9 +36,11 @@ def prepare(
     """Tokenize the documents in `paths` into a new dataset at `folder`.
 
     Of the plain text files, the last `validation_fraction` of their bytes is for validation, cut at
-    the end of a line or word. Of .jsonl and .parquet files, about that share of the documents is,
-    chosen by a hash of the text, so that copies of one document never fall on both sides. Each
+    the end of a line or word. Of other files, about that share of the documents is, chosen by a
+    hash of the text, so that copies of one document never fall on both sides. Where there are
+    `validation_paths`, all their documents are for validation, and all others for training. Each
     document is followed by the tokenizer's end of text; one plain text file alone goes without.
+    Records have their text in `text_field`.
 
     `progress(done, total)` is told how many bytes of the files have been read.
 
@@ -46,13 +51,19 @@ def prepare(
     """
     _check_fraction(validation_fraction)
     files = expand_paths(paths)
-    total = sum(file.stat().st_size for file in files)
+    held_out = expand_paths(validation_paths) if validation_paths else []
+    documents = (
+        _labelled({"train": files, "validation": held_out}, text_field)
+        if held_out
+        else label_documents(files, validation_fraction, text_field)
+    )
+    total = sum(file.stat().st_size for file in [*files, *held_out])
     return _write(
         Path(folder),
         tokenizer,
-        _reporting(label_documents(files, validation_fraction), total, progress),
-        files,
-        end_of_text=are_collected(files),
+        _reporting(documents, total, progress),
+        [*files, *held_out],
+        end_of_text=are_collected(files) or (bool(held_out) and are_collected(held_out)),
         overwrite=overwrite,
         shard_tokens=shard_tokens,
     )
@@ -166,6 +177,14 @@ def _write(
         sums = [sums for name in SPLITS for sums in writers[name].sums]
         write_manifest(partial, manifest, sums)
     return TokenDataset.open(folder, tokenizer=tokenizer)
+
+
+def _labelled(
+    files: Mapping[str, Sequence[Path]], text_field: str
+) -> Iterator[tuple[str, Document]]:
+    for name, paths in files.items():
+        for path in paths:
+            yield from ((name, document) for document in read_file(path, text_field))
 
 
 def _check_fraction(validation_fraction: float) -> None:

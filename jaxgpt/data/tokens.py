@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt32
 
+from jaxgpt.data.paths import MANIFEST
 from jaxgpt.data.shards import (
     BLOCK,
     VERSION,
@@ -32,7 +33,6 @@ from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.files import is_sealed, parse_json, read_regular, seal
 
-MANIFEST = "manifest.json"
 SUMS = "sums.bin"
 SPLITS = ("train", "validation")
 
@@ -174,12 +174,6 @@ class TokenDataset:
         if name not in self.splits:
             raise DataError(f"{self.folder}: no split {name!r}, only {sorted(self.splits)}")
         return self.splits[name]
-
-
-def is_dataset(data: Sequence[str | Path]) -> bool:
-    """Whether what is named as data is one folder with a dataset."""
-    # os.path, for pathlib raises on a name that is too long.
-    return len(data) == 1 and os.path.isfile(Path(data[0], MANIFEST))
 
 
 def write_manifest(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.data.encode import encode_documents
-from jaxgpt.data.sources import Document
+from jaxgpt.data.text import Document
 from jaxgpt.data.tokens import TokenSplit
 from jaxgpt.errors import ConfigError, DataError, NonFiniteError
 from jaxgpt.model.layers import Params

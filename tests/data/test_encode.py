@@ -2,11 +2,12 @@ import tracemalloc
 
 import pytest
 
-from jaxgpt.data import encode, sources
+from jaxgpt.data import encode
+from jaxgpt.data import text as text_module
 from jaxgpt.data.bpe import train_bpe
 from jaxgpt.data.encode import SplitEncoder
 from jaxgpt.data.shards import TokenWriter, open_shard
-from jaxgpt.data.sources import Document
+from jaxgpt.data.text import Document
 from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.errors import DataError
 
@@ -30,7 +31,7 @@ def run(folder, documents, *, end_of_text, tokenizer=TOKENIZER):
 
 @pytest.fixture
 def short_pieces(monkeypatch):
-    for module in (sources, encode):
+    for module in (text_module, encode):
         monkeypatch.setattr(module, "PIECE", 64)
 
 
@@ -105,7 +106,7 @@ def test_an_error_in_a_worker_is_raised_here(tmp_path):
 
 def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
     monkeypatch.setattr(encode, "WORKERS", 2)
-    for module in (sources, encode):
+    for module in (text_module, encode):
         monkeypatch.setattr(module, "PIECE", 1 << 14)
 
     def peak(pieces):

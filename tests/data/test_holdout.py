@@ -67,7 +67,7 @@ def test_a_border_between_two_files_cuts_neither(tmp_path):
 
 
 def test_whole_json_documents_are_held_out_and_copies_together(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxgpt.data.sources.PIECE", 32)
+    monkeypatch.setattr("jaxgpt.data.text.PIECE", 32)
     rows = [f"document {number} " + "and so on " * 9 for number in range(2000)]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows + rows))

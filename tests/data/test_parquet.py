@@ -2,7 +2,6 @@ import sys
 
 import pytest
 
-from jaxgpt.data import sources
 from jaxgpt.data.sources import read_documents
 from jaxgpt.errors import DataError
 
@@ -23,10 +22,11 @@ def test_without_pyarrow_the_command_that_brings_it_is_named(tmp_path, monkeypat
 
 
 def test_rows_are_documents_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "PIECE", 8)
+    monkeypatch.setattr("jaxgpt.data.text.PIECE", 8)
     rows = ["one\r\n", "", "two words 🙂 more", *map(str, range(600))]
     path = write(tmp_path / "a.parquet", id=list(range(603)), text=rows)
-    documents = list(read_documents([path]))
+    with pytest.warns(UserWarning, match="1 empty documents were left out"):
+        documents = list(read_documents([path]))
     assert "".join(document.text for document in documents) == "".join(rows)
     assert sum(document.ends_document for document in documents) == 602
     assert max(len(document.text) for document in documents) <= 8

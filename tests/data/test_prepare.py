@@ -4,11 +4,13 @@ import os
 
 import pytest
 
+from jaxgpt.config import DataConfig
 from jaxgpt.data import prepare as prepare_module
 from jaxgpt.data.bpe import train_bpe
+from jaxgpt.data.corpus import is_current, prepare_corpus
 from jaxgpt.data.prepare import prepare, prepare_stories, write_tokens
-from jaxgpt.data.sources import Document
 from jaxgpt.data.stories import write_stories
+from jaxgpt.data.text import Document
 from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import ConfigError, DataError
@@ -68,9 +70,9 @@ def test_the_same_text_gives_the_same_dataset(tmp_path, text_file):
 
 
 def test_progress_counts_the_bytes_up_to_all_of_them(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxgpt.data.sources.PIECE", 256)
+    monkeypatch.setattr("jaxgpt.data.text.PIECE", 256)
     (tmp_path / "a.txt").write_text(TEXT)
-    rows = [TEXT, "", "short", TEXT]
+    rows = [TEXT, "short", TEXT]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
     total = sum(path.stat().st_size for path in tmp_path.iterdir())
     seen = []
@@ -101,7 +103,7 @@ def test_a_fraction_outside_its_range_is_refused(tmp_path, text_file, fraction):
     [
         ("a.txt", "x", "train split"),
         ("a.jsonl", '{"text": "the only one"}', "split"),
-        ("a.jsonl", '{"text": ""}', "split"),
+        ("a.jsonl", '{"text": "the only one", "n": 1}\n', "split"),
         ("a.jsonl", '{"text": "good"}\n{"text": 3}', "must be a string"),
     ],
 )
@@ -110,6 +112,44 @@ def test_what_gives_no_dataset_leaves_nothing(tmp_path, name, content, complaint
     with pytest.raises(DataError, match=complaint):
         prepare([tmp_path / name], BYTES, tmp_path / "out")
     assert os.listdir(tmp_path) == [name]
+
+
+def test_a_validation_file_is_held_out_whole(tmp_path, text_file):
+    (tmp_path / "b.jsonl").write_text('{"body": "one"}\n{"body": "two"}\n')
+    dataset = prepare(
+        [text_file],
+        TOKENIZER,
+        tmp_path / "out",
+        validation_paths=[tmp_path / "b.jsonl"],
+        text_field="body",
+    )
+    end = [TOKENIZER.end_of_text]
+    assert ids(dataset, "train") == TOKENIZER.encode(TEXT) + end
+    assert ids(dataset, "validation") == [
+        *TOKENIZER.encode("one"),
+        *end,
+        *TOKENIZER.encode("two"),
+        *end,
+    ]
+    assert [source["name"] for source in dataset.manifest["sources"]] == ["a.txt", "b.jsonl"]
+
+
+def test_one_text_with_one_to_hold_out_goes_without_an_end_of_text(tmp_path, text_file):
+    (tmp_path / "b.txt").write_text("held out")
+    out = tmp_path / "out"
+    dataset = prepare([text_file], TOKENIZER, out, validation_paths=[tmp_path / "b.txt"])
+    assert ids(dataset, "train") == TOKENIZER.encode(TEXT)
+    assert ids(dataset, "validation") == TOKENIZER.encode("held out")
+
+
+def test_a_change_of_either_file_is_noticed(tmp_path, text_file, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.txt").write_text("held out")
+    config = DataConfig(data=("a.txt",), validation_data=("b.txt",), tokenizer="bytes")
+    prepare_corpus(config, tmp_path / "out", progress=lambda what, done, total: None)
+    assert is_current(config, tmp_path / "out")
+    (tmp_path / "b.txt").write_text("held in")
+    assert not is_current(config, tmp_path / "out")
 
 
 def test_an_interrupt_leaves_nothing(tmp_path, text_file):

@@ -1,12 +1,15 @@
 import gzip
 import json
+import os
 import tracemalloc
 
 import pytest
 
 from jaxgpt.data import sources
+from jaxgpt.data import text as text_module
 from jaxgpt.data.bpe import train_bpe
-from jaxgpt.data.sources import Document, read_documents, read_text, safe_cut
+from jaxgpt.data.sources import read_documents
+from jaxgpt.data.text import Document, read_text, safe_cut
 from jaxgpt.errors import DataError
 
 WORDS = "".join(f"Année {year}: it's {year % 9} ships, isn't it?\n\n  " for year in range(300))
@@ -26,7 +29,7 @@ def texts(*paths):
 
 @pytest.fixture
 def short_pieces(monkeypatch):
-    monkeypatch.setattr(sources, "PIECE", 64)
+    monkeypatch.setattr(text_module, "PIECE", 64)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,7 @@ def test_text_without_a_safe_cut_is_cut_anyway(tmp_path, short_pieces, text):
 
 
 def test_a_cut_lies_before_a_space_after_a_letter_or_digit(monkeypatch):
-    monkeypatch.setattr(sources, "PIECE", 8)
+    monkeypatch.setattr(text_module, "PIECE", 8)
     assert safe_cut("ab cd ef gh") == len("ab cd ef")
     assert safe_cut("ab cde. fgh") == len("ab")
     assert safe_cut("1_ 2  3_ 4_ 5") == len("1_ 2")
@@ -142,7 +145,61 @@ def test_json_lines_are_documents_and_empty_ones_are_left_out(tmp_path, short_pi
     rows = [{"text": "one\n\0"}, {"text": ""}, {"n": 1, "text": WORDS}, {"text": "🙂"}]
     path = tmp_path / "a.jsonl"
     path.write_text("\n\n".join(json.dumps(row) for row in rows) + "\r\n")
-    assert texts(path) == ["one\n\0", WORDS, "🙂"]
+    with pytest.warns(UserWarning, match=r"a\.jsonl: 1 empty documents were left out"):
+        assert texts(path) == ["one\n\0", WORDS, "🙂"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", '[{"body": "one\\n"}, {"body": "two", "text": 3}]'),
+        ("a.jsonl", '{"body": "one\\n"}\n{"body": "two", "text": 3}\n'),
+        ("a.csv", 'Body,text\n"one\n",x\ntwo,3\n'),
+    ],
+)
+def test_records_have_their_text_in_the_field_that_is_named(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    assert [document.text for document in read_documents([path], "body")] == ["one\n", "two"]
+    with pytest.raises(DataError, match=r'no field "none", but .*name it with --text-field'):
+        list(read_documents([path], "none"))
+
+
+def test_a_tsv_has_names_or_a_label_and_a_text(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("ham\tone\nspam\ttwo\tthree\n")
+    assert texts(path) == ["one", "two\tthree"]
+    path.write_text("id\tbody\n1\tone\n")
+    assert [document.text for document in read_documents([path], "body")] == ["one"]
+
+
+def test_json_that_is_no_list_of_records_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"text": "one"}')
+    with pytest.raises(DataError, match="holds one dict; it must be a list of objects"):
+        texts(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", '[{"text": "one", "text": "two"}]'),
+        ("a.jsonl", '{"text": "one", "text": "two"}'),
+        ("a.csv", "text,Text\none,two\n"),
+        ("a.tsv", "text\tlabel\ttext\none\ttwo\tthree\n"),
+    ],
+)
+def test_a_field_that_is_named_twice_is_refused(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(DataError, match="twice"):
+        texts(path)
+
+
+def test_a_pipe_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(DataError, match="is a pipe"):
+        list(read_text(tmp_path / "a.txt"))
 
 
 @pytest.mark.parametrize(

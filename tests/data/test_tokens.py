@@ -7,7 +7,7 @@ import pytest
 from jaxgpt.data import tokens
 from jaxgpt.data.prepare import write_tokens
 from jaxgpt.data.shards import BLOCK
-from jaxgpt.data.sources import Document
+from jaxgpt.data.text import Document
 from jaxgpt.data.tokenizer import ByteTokenizer, load_tokenizer
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.data.words import WordTokenizer

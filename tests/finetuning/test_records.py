@@ -45,6 +45,31 @@ def test_a_csv_text_may_have_lines_and_quotes(tmp_path):
     assert second.where == f"{path}:4"
 
 
+def test_a_csv_text_may_be_of_any_length(tmp_path):
+    path = write(tmp_path, "a.csv", f"label,text\nx,{'a' * 200_000}\n")
+    assert len(read_records([path])[0].text("text")) == 200_000
+
+
+@pytest.mark.parametrize("header", ["label\ttext", "Label\tText", "text\tlabel"])
+@pytest.mark.parametrize("suffix", [".tsv", ".txt"])
+def test_the_names_of_a_tsv_are_no_record(tmp_path, header, suffix):
+    row = "one\tx" if header.startswith("text") else "x\tone"
+    records = read_records([write(tmp_path, f"a{suffix}", f"{header}\n{row}\n")])
+    assert [record.fields for record in records] == [{"label": "x", "text": "one"}]
+
+
+def test_a_folder_gives_all_kinds_of_records(tmp_path):
+    write(tmp_path, "a.json", '[{"text": "1"}]')
+    write(tmp_path, "b.jsonl", '{"text": "2"}')
+    write(tmp_path, "c.csv", "text\n3")
+    write(tmp_path, "d.tsv", "x\t4")
+    write(tmp_path, "e.txt", "x\t5")
+    write(tmp_path, "f.md", "notes")
+    with pytest.warns(UserWarning, match=r"skipped 1 files: f\.md"):
+        records = read_records([tmp_path])
+    assert [record.text("text") for record in records] == list("12345")
+
+
 def test_quotes_in_a_tsv_are_text(tmp_path):
     path = write(tmp_path, "a.tsv", 'x\t"hello\ny\tb\tc\n')
     assert [record.text("text") for record in read_records([path])] == ['"hello', "b\tc"]
@@ -64,6 +89,9 @@ def test_quotes_in_a_tsv_are_text(tmp_path):
         ("a.csv", "label,text\n", "no record"),
         ("a.csv", "label,text\nx,one, two\n", r"a\.csv:2: 3 fields, where the first line names 2"),
         ("a.csv", 'label,text\nx,b\nx,"one\ntwo\n', r"a\.csv:3: not CSV"),
+        ("a.csv", "label,text,Label\nx,y,z\n", r"a\.csv:1: the column 'label' is named twice"),
+        ("a.tsv", "label\ttext\ttext\nx\ty\tz\n", "the column 'text' is named twice"),
+        ("a.jsonl", '{"text": "a", "text": "b"}', r"a\.jsonl:1: not JSON \(key text stands twice"),
         ("a.tsv", "x\ta\nxb\n", r"a\.tsv:2: no tab"),
         ("a.tsv", b"x\ta\xff\n", "not UTF-8 at byte 3"),
         ("a.yaml", "x", "the suffix must be"),

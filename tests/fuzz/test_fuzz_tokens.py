@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jaxgpt.data import tokens
 from jaxgpt.data.prepare import write_tokens
-from jaxgpt.data.sources import Document
+from jaxgpt.data.text import Document
 from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.data.tokens import SUMS, TokenDataset
 from jaxgpt.errors import DataError
