@@ -360,7 +360,7 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("evaluate.py --data none.txt --checkpoint run", 3, "none.txt: no such file or folder"),
     ("evaluate.py --data fifo.txt --checkpoint run", 3, "fifo.txt: not a regular file"),
     ("evaluate.py --data latin1.txt --checkpoint run", 3, "not UTF-8 at byte 3"),
-    ("evaluate.py --data text.txt --checkpoint run --batch-size 0", 2, "batch_size"),
+    ("evaluate.py --data text.txt --checkpoint run --batch-size -1", 2, "batch_size"),
     ("evaluate.py --data text.txt --checkpoint run --stride -1", 2, "stride"),
     ("evaluate.py --data text.txt --checkpoint run --strid 1", 2, "meant: --stride"),
     ("evaluate.py guess --data text.txt", 2, "no 'guess'; its first word is one of text|answers"),
