@@ -100,6 +100,7 @@ def main(argv: list[str]) -> int:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # The programs are small: to optimise them takes longer than it saves.
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    os.environ["PYTHONPATH"] = str(ROOT)  # the server that is forked from has no other path
     sys.path.insert(0, str(ROOT))
     multiprocessing.set_start_method("forkserver")
     multiprocessing.set_forkserver_preload(MODULES)
