@@ -167,7 +167,9 @@ def within(seconds: float, work: Callable[[], Result]) -> Result:
 def _verified(content: bytes, source: str) -> dict[bytes, int]:
     digest = hashlib.sha256(content).hexdigest()
     parsers = [file.parse for file in (MERGES, ENCODER, R50K) if digest == file.sha256]
-    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    with suppress(
+        ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
+    ):
         ranks = (*parsers, _parse_tokenizer_json)[0](content)
         if hashlib.sha256(format_ranks(ranks)).hexdigest() == R50K.sha256:
             return ranks

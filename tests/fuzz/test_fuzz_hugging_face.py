@@ -163,6 +163,7 @@ added = {
 @example(Put(("model", "merges"), [["a"]]))
 @example(Put(("model", "vocab", "a"), 10**400))
 @example(Put(("model", "vocab", "a"), 5000))
+@example(Put(("model", "vocab", "a"), Raw("1e999")))
 @example(Put(("model", "type"), "Unigram"))
 @example(Put(("model", "dropout"), Raw("1e999")))
 @example(Whole(b"[" * 100_000))

@@ -72,6 +72,7 @@ def test_damaged_texts_are_texts_or_refused(tmp_path, suffix, mutation):
 @example(Whole(b"IQ== 0\n"))
 @example(Put(("model", "merges"), [5]))
 @example(Put(("model",), []))
+@example(Put(("model", "vocab", "a"), Raw("1e999")))
 @example(Whole(b"[" * 100_000))
 def test_another_vocabulary_is_not_taken_for_that_of_gpt2(tmp_path, mutation):
     vocabulary = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}}
