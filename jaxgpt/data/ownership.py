@@ -21,7 +21,8 @@ LISTING = "jaxgpt.json"
 LISTING_BYTES = 1 << 30  # of a manifest, which names each file of text
 
 _TOKENIZER = r"(?:tokenizer\.json|ranks\.tiktoken)"
-DATASET = rf"(?:manifest\.json|sums\.bin|(?:train|validation)-\d{{5}}\.bin|tokenizer/{_TOKENIZER})"
+_SHARD = r"(?:train|validation)-\d{5}(?:\.damaged)?\.bin"
+DATASET = rf"(?:manifest\.json|sums\.bin|{_SHARD}|tokenizer/{_TOKENIZER})"
 ADAPTERS = r"adapters\.(?:json|safetensors)"
 _ORBAX = (
     r"(?:_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+|"

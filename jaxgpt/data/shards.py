@@ -115,7 +115,7 @@ class TokenShard:
     """The ids of one shard, memory-mapped.
 
     Given the sums of its blocks, it compares each with its own before it gives the first id of it.
-    A damaged file that is `remade`, when it is missing, from the text is put out of the way.
+    A file that is `remade` from the text when it is missing is then put out of the way.
     """
 
     def __init__(
@@ -139,8 +139,13 @@ class TokenShard:
         """
         if self._unread and part.start < part.stop:
             first, last = map(self._block, (part.start, min(part.stop, self.size) - 1))
-            while (block := self._unread.find(1, first, last + 1)) >= 0:
-                self._compare(block)
+            try:
+                self._compare(first, last)
+            except DataError:
+                if self._remade:
+                    with suppress(OSError):
+                        self._path.rename(self._path.with_suffix(f".damaged{self._path.suffix}"))
+                raise
         return self._ids[part]
 
     def verify(self) -> None:
@@ -149,24 +154,23 @@ class TokenShard:
         Raises:
             DataError: a block is not what was written.
         """
-        self[0 : self.size]
+        self._compare(0, self._block(self.size - 1))
 
     def _block(self, place: int) -> int:
         return (_HEADER.size + place * self._ids.itemsize) // BLOCK
 
-    def _compare(self, block: int) -> None:
-        content = self._content[block * BLOCK : (block + 1) * BLOCK]
-        if self._sums is not None and zlib.crc32(content) != self._sums[block]:
-            raise self._damage(block)
-        self._unread[block] = 0
+    def _compare(self, first: int, last: int) -> None:
+        while (block := self._unread.find(1, first, last + 1)) >= 0:
+            content = self._content[block * BLOCK : (block + 1) * BLOCK]
+            if self._sums is not None and zlib.crc32(content) != self._sums[block]:
+                raise self._damage(block)
+            self._unread[block] = 0
 
     def _damage(self, block: int) -> DataError:
         start, stop = block * BLOCK, min((block + 1) * BLOCK, len(self._content))
         what = f"bytes {start} to {stop} have changed"
         if not self._remade:
             return _damaged(self._path, what)
-        with suppress(OSError):
-            self._path.rename(self._path.with_suffix(f".damaged{self._path.suffix}"))
         return DataError(
             f"{self._path}: {what}; run the same command again, which makes it again from the text"
         )
