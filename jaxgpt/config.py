@@ -5,16 +5,17 @@ Standard library only, so that `--help` answers at once. A field's docstring is 
 
 import dataclasses
 import difflib
-import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jaxgpt.errors import ConfigError, brief
+from jaxgpt.ranges import as_float32, check_float
 
 MAX_SIZE = 2**31 - 1
 """The largest size or count: JAX numbers what it holds with 32 bits."""
+_LEAST_RATE = 1e-9
 
 
 def _check(holds: bool, message: str) -> None:
@@ -29,17 +30,25 @@ def _check_at_least(config: Any, minimum: int, *names: str) -> None:
 
 
 def check_numbers(config: Any, **most: int) -> None:
-    """Raise ConfigError on a float that is not finite, or a whole number beyond 32 bits.
+    """Raise ConfigError on a float that is another number in float32, or an integer beyond 32 bits.
 
     `most` names the fields with another maximum than the largest index that JAX counts with.
     """
     for item in dataclasses.fields(config):
         name, value = item.name, getattr(config, item.name)
         if isinstance(value, float):
-            _check(math.isfinite(value), f"{name} is {value}; it must be a finite number")
+            check_float(name, value)
         elif isinstance(value, int):
             largest = most.get(name, MAX_SIZE)
             _check(value <= largest, f"{name} is {brief(value)}; it must be at most {largest}")
+
+
+def _check_share(config: Any, name: str) -> None:
+    value = getattr(config, name)
+    _check(
+        value >= 0 and as_float32(value) < 1,
+        f"{name} is {value}; it must be in [0, 1), at most 0.99999994 (in float32)",
+    )
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ class ModelConfig:
             self.positions == "learned" or self.embed_dim % 2 == 0,
             f"embed_dim is {self.embed_dim}; sinusoidal positions need an even number",
         )
-        _check(0 <= self.dropout < 1, f"dropout is {self.dropout}; it must be in [0, 1)")
+        _check_share(self, "dropout")
         _check(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}; it must be above 0")
 
     @property
@@ -189,16 +198,23 @@ class OptimizerConfig:
                 f"learning_rate is {self.learning_rate}; AdamW seldom learns above 0.01",
                 stacklevel=3,
             )
+        if self.learning_rate < _LEAST_RATE:
+            warnings.warn(
+                f"learning_rate is {self.learning_rate}; float32 parameters of the usual size do "
+                f"not change by so little (take {_LEAST_RATE} or more)",
+                stacklevel=3,
+            )
         _check_at_least(self, 0, "warmup_steps", "weight_decay")
+        first = self.learning_rate / (self.warmup_steps + 1)
+        check_float("learning_rate / (warmup_steps + 1)", self.initial_learning_rate or first)
         for name in ("initial_learning_rate", "final_learning_rate"):
             rate = getattr(self, name)
             _check(
                 0 <= rate <= self.learning_rate,
                 f"{name} is {rate}; it must be from 0 to learning_rate {self.learning_rate}",
             )
-        for name in ("beta1", "beta2"):
-            beta = getattr(self, name)
-            _check(0 <= beta < 1, f"{name} is {beta}; it must be in [0, 1)")
+        _check_share(self, "beta1")
+        _check_share(self, "beta2")
         _check(self.epsilon > 0, f"epsilon is {self.epsilon}; it must be above 0")
         _check(
             0 < self.decay_fraction <= 1,

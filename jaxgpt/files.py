@@ -130,6 +130,20 @@ def read_json(
         raise error(f"{path} cannot be used: {failure}") from None
 
 
+def read_sealed(
+    path: str | Path, *, limit: int = JSON_BYTES, error: type[JaxgptError] = DataError
+) -> tuple[dict[str, Any], bool]:
+    """The mapping in a JSON file, and whether the file is as `seal` made it.
+
+    Raises:
+        error: see `read_json`; no mapping.
+    """
+    values = read_json(path, limit=limit, error=error)
+    if not isinstance(values, dict):
+        raise error(f"{path} holds a {type(values).__name__}, not a mapping")
+    return values, is_sealed(read_regular(path, limit=limit, error=error), values)
+
+
 def seal(values: dict[str, Any]) -> bytes:
     """A JSON file of `values` with a sum over the whole file under the key "sha256"."""
     blank = json.dumps({**values, _SEAL: ""}, indent=2).encode()

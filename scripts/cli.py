@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import shlex
 import signal
@@ -174,6 +175,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     """
     argv = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(argv) < len(sys.argv) - 1
+    if debug:
+        logging.getLogger("jaxgpt").setLevel(logging.DEBUG)
     warnings.formatwarning = _warning_line
     _open_standard_streams()
     environment.settle()

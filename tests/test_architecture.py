@@ -42,7 +42,7 @@ STAGES = [
 ]
 DOORS = {
     "flax": "jaxgpt/model/gpt.py",
-    "orbax": "jaxgpt/training/checkpoint.py",
+    "orbax": "jaxgpt/training/arrays.py",
     "tiktoken": "jaxgpt/data/bpe_tokenizer.py",
     "torch": "jaxgpt/parity/",
     "safetensors": ("jaxgpt/parity/hf_", "jaxgpt/finetuning/lora_file.py"),

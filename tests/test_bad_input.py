@@ -248,7 +248,7 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("train.py tiny --out out --init-from pickled", 4, "pickle refused; convert to safetensors"),
     ("train.py tiny --out out --init-from torn", 4, "2 missing: h.0.ln_1.bias, h.0.mlp.c_fc.bias"),
     ("train.py tiny --out out --init-from not_finite", 4, "h.0.mlp.c_fc.weight has numbers that"),
-    ("train.py tiny --out out --init-from no_manifest", 4, "has no readable manifest.json"),
+    ("train.py tiny --out out --init-from no_manifest", 4, "manifest.json holds a list"),
     ("train.py tiny --out out --init-from gpt --num-layers 3", 2, "num_layers: 1 -> 3"),
     ("train.py tiny --out out --init-from gpt --num-heads 4", 2, "num_heads: 2 -> 4"),
     ("train.py tiny --out out --init-from gpt --embed-dim 16", 2, "embed_dim: 8 -> 16"),
@@ -314,8 +314,8 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("generate.py --prompt a --checkpoint fifo.txt", 4, "fifo.txt holds no checkpoint"),
     (f"generate.py --prompt a --checkpoint {'a' * 300}", 4, "holds no checkpoint"),
     ("generate.py --prompt a --checkpoint newer", 4, "was written by jaxgpt 9.0"),
-    ("generate.py --prompt a --checkpoint outwards", 4, "names ../text.txt, which lies outside"),
-    ("generate.py --prompt a --checkpoint no_manifest", 4, "has no readable manifest.json"),
+    ("generate.py --prompt a --checkpoint outwards", 4, "no name of a file inside it"),
+    ("generate.py --prompt a --checkpoint no_manifest", 4, "manifest.json holds a list"),
     ("generate.py --prompt a --checkpoint changed", 4, "config.json has changed since it was"),
     (f"generate.py --checkpoint run --prompt {'a' * 17}", 2, "17 tokens, but the context has room"),
     ("generate.py --checkpoint run --prompt \udcff", 3, "not UTF-8: byte 0xff at offset 0"),
@@ -348,7 +348,7 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
         2,
         "has 256 ids, but the model in narrow only",
     ),
-    ("generate.py --prompt a --init-from outwards", 4, "names ../text.txt, which lies outside"),
+    ("generate.py --prompt a --init-from outwards", 4, "no name of a file inside it"),
     # evaluating
     ("evaluate.py --data text.txt", 2, "name the model by one of --checkpoint and --init-from"),
     ("evaluate.py --data text.txt --init-from gpt --checkpoint run", 2, "by one of --checkpoint"),
@@ -640,6 +640,7 @@ def _write_vocabularies():
 
 def _write_runs():
     from jaxgpt.config_file import load_config
+    from jaxgpt.files import seal
     from jaxgpt.training.pretrain import pretrain
 
     pretrain(load_config("run.json"), "run")
@@ -647,11 +648,11 @@ def _write_runs():
         shutil.copytree("run", name)
     manifest = json.loads(Path("run/checkpoints/00000002/manifest.json").read_text())
     for name, content in {
-        "newer": manifest | {"format": 2, "written_by": "jaxgpt 9.0"},
-        "outwards": manifest | {"files": {"../text.txt": "0"}},
-        "no_manifest": [],
+        "newer": seal(manifest | {"format": 9, "written_by": "jaxgpt 9.0"}),
+        "outwards": seal(manifest | {"files": {"../text.txt": "0"}}),
+        "no_manifest": b"[]",
     }.items():
-        Path(name, "checkpoints/00000002/manifest.json").write_text(json.dumps(content))
+        Path(name, "checkpoints/00000002/manifest.json").write_bytes(content)
     Path("changed/checkpoints/00000002/config.json").write_text("{}")
     Path("unreadable/config.json").write_text("{")
 

@@ -1,7 +1,7 @@
-"""Tokens -> batches of sliding windows, in an order that depends on nothing but (seed, step).
+"""Tokens -> batches of sliding windows, in an order that depends on nothing but the seed.
 
-A run can then be stopped anywhere and go on from its step number alone, and the order is the same
-on any machine and for any number of processes.
+A run can then be stopped anywhere and go on from the number of rows it had, also with other
+batches, and the order is the same on any machine and for any number of processes.
 """
 
 import math
@@ -72,18 +72,18 @@ class SlidingWindows:
             row[:] = self.tokens.read(start, start + self.context_length + 1)
         return Batch(rows[:, :-1], rows[:, 1:])
 
-    def batch(self, step: int, batch_size: int, *, seed: int) -> Batch:
-        """The batch of training step `step`; raises as `indices` does."""
-        return self.window(self.indices(step, batch_size, seed=seed))
+    def batch(self, first: int, batch_size: int, *, seed: int) -> Batch:
+        """The batch that begins at row `first` of the order; raises as `indices` does."""
+        return self.window(self.indices(first, batch_size, seed=seed))
 
-    def indices(self, step: int, batch_size: int, *, seed: int) -> Int64[np.ndarray, " B"]:
-        """The windows of training step `step`; see `shuffled`.
+    def indices(self, first: int, batch_size: int, *, seed: int) -> Int64[np.ndarray, " B"]:
+        """The windows of the batch that begins at row `first` of the order; see `shuffled`.
 
         Raises:
             ConfigError, DataError: see `check_batch_size`.
         """
         self.check_batch_size(batch_size)
-        return shuffled(len(self), step, batch_size, seed=seed)
+        return shuffled(len(self), first, batch_size, seed=seed)
 
     def check_batch_size(self, batch_size: int) -> None:
         """Make sure that there is a batch of this size.
@@ -128,13 +128,13 @@ class SlidingWindows:
             yield Batch(inputs, targets)
 
 
-def shuffled(size: int, step: int, batch_size: int, *, seed: int) -> Int64[np.ndarray, " B"]:
-    """Which of `size` examples are in the batch of training step `step`, counted from 0.
+def shuffled(size: int, first: int, batch_size: int, *, seed: int) -> Int64[np.ndarray, " B"]:
+    """Which of `size` examples are rows `first`, `first` + 1, ... of the order of training.
 
-    They come in an endless sequence of epochs, each a new permutation of all of them; a batch
-    may end one epoch and begin another.
+    That is an endless sequence of epochs, each a new permutation of all examples; a batch may end
+    one epoch and begin another.
     """
-    epochs, places = np.divmod(step * batch_size + np.arange(batch_size), size)
+    epochs, places = np.divmod(first + np.arange(batch_size), size)
     indices = np.empty(batch_size, np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch

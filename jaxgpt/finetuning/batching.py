@@ -1,4 +1,4 @@
-"""Rows of many lengths -> padded batches, in an order that depends on nothing but (seed, step)."""
+"""Rows of many lengths -> padded batches, in an order that depends on nothing but the seed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Literal, TypeVar
@@ -72,14 +72,14 @@ class Rows(Generic[Example, Collated]):
         """Other examples, collated in the same way."""
         return Rows(examples, self._collate, self._filler)
 
-    def batch(self, step: int, batch_size: int, *, seed: int) -> Collated:
-        """The batch of training step `step`; see `shuffled`.
+    def batch(self, first: int, batch_size: int, *, seed: int) -> Collated:
+        """The batch that begins at row `first` of the order; see `shuffled`.
 
         Raises:
             ConfigError: a batch size below 1.
         """
         self._check(batch_size)
-        indices = shuffled(len(self), step, batch_size, seed=seed)
+        indices = shuffled(len(self), first, batch_size, seed=seed)
         return self._collate([self.examples[i] for i in indices])
 
     def in_order(self, batch_size: int) -> Iterator[Collated]:

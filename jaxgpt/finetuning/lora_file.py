@@ -1,9 +1,8 @@
 """Adapters on disk: a folder of kilobytes that knows which base it belongs to."""
 
 import hashlib
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,26 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_safetensors
 
-from jaxgpt.config_file import from_dict, read_mapping
+from jaxgpt.config_file import from_dict
 from jaxgpt.data.atomic import new_folder
 from jaxgpt.data.ownership import ADAPTERS as ADAPTER_NAMES
 from jaxgpt.data.ownership import unlisted_names
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
+from jaxgpt.files import read_sealed, seal
 from jaxgpt.finetuning.lora import Adapters, fingerprint, init_adapters
 from jaxgpt.finetuning.settings import LoraConfig
 from jaxgpt.model.layers import Params
 from jaxgpt.training.task import check_task
 
-FORMAT = 1
+FORMAT = 2
+"""Records of format 1 have no sum of their own, and no new parameters, such as a head."""
 ADAPTERS = "adapters.safetensors"
 RECORD = "adapters.json"
+_NEW = "new"
 _KINDS = {
     "format": int,
     "base": str,
+    "arrays": str,
     "sha256": str,
     "init_from": str,
     "tokenizer": str,
@@ -44,6 +47,7 @@ def save_adapters(
     config: LoraConfig,
     base: str,
     *,
+    new: Params | None = None,
     init_from: str = "",
     tokenizer: str = "",
     task: Mapping[str, Any] | None = None,
@@ -51,22 +55,19 @@ def save_adapters(
 ) -> None:
     """Write adapters, their config and the fingerprint `base`, whole or not at all.
 
+    `new` are frozen parameters that the base does not have, such as a classifier's head;
     `init_from` is where the base lies, `tokenizer` the one named where it has none, and `task` what
     the adapters make of it.
 
     Raises ConfigError if the folder cannot be written, or holds something and `overwrite` is false;
     ResourceError if the disk is full.
     """
-    arrays = {
-        f"{target}.{name}": np.asarray(array)
-        for target, adapter in adapters.items()
-        for name, array in adapter.items()
-    }
+    arrays = _named(adapters) | _named(new or {}, f"{_NEW}.")
     # Not by the listing: what is damaged in a run must not stand in the way of the run.
     foreign = partial(unlisted_names, known=re.compile(ADAPTER_NAMES).fullmatch)
     with new_folder(folder, overwrite=overwrite, foreign=foreign) as draft:
         try:
-            (draft / ADAPTERS).write_bytes(to_safetensors(arrays))
+            (draft / ADAPTERS).write_bytes(to_safetensors(jax.device_get(arrays)))
         except OSError as error:
             raise ResourceError(f"{folder} could not be written: {error}") from None
         record = {
@@ -78,31 +79,32 @@ def save_adapters(
             "task": dict(task or {}),
             "tokenizer": tokenizer,
             "base": base,
-            "sha256": _sha256(draft / ADAPTERS),
+            "arrays": _sha256(draft / ADAPTERS),
         }
-        (draft / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        (draft / RECORD).write_bytes(seal(record))
 
 
 def load_adapters(
-    folder: str | Path, base: Params, origin: Params | None = None
-) -> tuple[Adapters, LoraConfig]:
-    """The adapters in a folder, and their config.
+    folder: str | Path, base: Params, origin: Params | None = None, new: Sequence[str] = ()
+) -> tuple[Adapters, LoraConfig, Params]:
+    """The adapters in a folder, their config, and the parameters that they lie beside.
 
-    `origin` is what the fingerprint is of, where that is not `base`: a classifier's base has a new
-    head, of which another machine may draw the last bits otherwise.
+    `origin` is what the fingerprint is of, where that is not `base`, of which the parts in `new`
+    were drawn, such as a classifier's head: they are read too, but for a folder of format 1, which
+    has none and was made beside those of `base`.
 
     Raises CheckpointError if there are none, if they are damaged or do not fit their config, or if
     they were trained beside other parameters than `base`.
     """
     folder = Path(folder)
     record = read_adapters_record(folder)
-    made_for, sha256 = record["base"], record["sha256"]
+    made_for, sha256 = record["base"], record["arrays"]
     try:
         config = from_dict(LoraConfig(), {k: v for k, v in record.items() if k not in _KINDS})
         if _sha256(folder / ADAPTERS) != sha256:
             raise CheckpointError(f"{folder / ADAPTERS} has changed since it was written (sha256)")
         arrays = load_file(folder / ADAPTERS)
-        shapes = jax.eval_shape(lambda: init_adapters(base, config, jax.random.key(0)))
+        wanted = jax.eval_shape(lambda: init_adapters(base, config, jax.random.key(0)))
     except (ConfigError, OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder} holds no adapters that fit: {error}") from None
     if fingerprint(base if origin is None else origin) != made_for:
@@ -110,7 +112,9 @@ def load_adapters(
             f"{folder} holds adapters of another base model (sha256 of its parameters); give the "
             "model that they were trained on, in the same dtype"
         )
-    return _nested(folder, arrays, shapes), config
+    drawn = {part: base[part] for part in new if record["format"] > 1}
+    found = _checked(folder, arrays, _named(wanted) | _named(drawn, f"{_NEW}."))
+    return _like(wanted, found), config, base | _like(drawn, found, f"{_NEW}.")
 
 
 def read_adapters_record(folder: Path) -> dict[str, Any]:
@@ -119,10 +123,11 @@ def read_adapters_record(folder: Path) -> dict[str, Any]:
     Raises CheckpointError if there is none, or if a newer version wrote it.
     """
     path = folder / RECORD
-    try:
-        record = read_mapping(path)
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+    record, whole = read_sealed(path, error=CheckpointError)
+    if record.get("format") == 1 and "arrays" not in record:
+        record["arrays"] = record.get("sha256")  # of format 1, it is the sum of these alone
+    elif not whole:
+        raise CheckpointError(f"{path} has changed since it was written (sha256)")
     for name, kind in _KINDS.items():
         if type(record.get(name)) is not kind:
             raise CheckpointError(f"{path} has no {name}; name a folder that holds adapters")
@@ -134,21 +139,31 @@ def read_adapters_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _nested(folder: Path, arrays: dict[str, np.ndarray], shapes: Adapters) -> Adapters:
-    wanted = {f"{target}.{name}" for target, adapter in shapes.items() for name in adapter}
-    if odd := sorted(wanted ^ arrays.keys()):
+def _named(tree: Mapping[str, Params], prefix: str = "") -> dict[str, Any]:
+    return {
+        f"{prefix}{part}.{name}": leaf
+        for part, leaves in tree.items()
+        for name, leaf in leaves.items()
+    }
+
+
+def _like(tree: Any, found: Mapping[str, jax.Array], prefix: str = "") -> Any:
+    return {part: {name: found[f"{prefix}{part}.{name}"] for name in tree[part]} for part in tree}
+
+
+def _checked(
+    folder: Path, arrays: dict[str, np.ndarray], shapes: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+    if odd := sorted(shapes.keys() ^ arrays.keys()):
         raise CheckpointError(f"{folder}: {RECORD} and {ADAPTERS} do not both have {odd[0]}")
-
-    def array(target: str, name: str) -> jax.Array:
-        found, shape = arrays[f"{target}.{name}"], shapes[target][name].shape
-        if found.dtype != np.float32 or found.shape != shape or not np.isfinite(found).all():
+    for name, wanted in shapes.items():
+        found = arrays[name]
+        if found.dtype != np.float32 or found.shape != wanted.shape or not np.isfinite(found).all():
             raise CheckpointError(
-                f"{folder}: {target}.{name} is {found.dtype} {found.shape}; it must be float32 "
-                f"{shape} and finite"
+                f"{folder}: {name} is {found.dtype} {found.shape}; it must be float32 "
+                f"{wanted.shape} and finite"
             )
-        return jnp.asarray(found)
-
-    return {target: {name: array(target, name) for name in shapes[target]} for target in shapes}
+    return {name: jnp.asarray(array) for name, array in arrays.items()}
 
 
 def _sha256(path: Path) -> str:

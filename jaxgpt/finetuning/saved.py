@@ -6,7 +6,7 @@ with float32 parameters.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -99,8 +99,9 @@ def load_classifier(path: str | Path, load_base: LoadBase, base: str = "") -> Lo
     record = read_adapters_record(folder)
     task = _check_classifier(record["task"])
     model = _load_base(folder, record, load_base, base)
-    with_head = with_class_head(model, len(task["classes"]), task["seed"])
-    return _merged(folder, with_head, model, task)
+    # What is drawn here gives the head its shape; only the first format has none of its own.
+    with_head = with_class_head(model, len(task["classes"]), task.get("seed", 0))
+    return _merged(folder, with_head, model, task, new=("head",))
 
 
 def with_class_head(model: LoadedModel, num_classes: int, seed: int) -> LoadedModel:
@@ -110,10 +111,14 @@ def with_class_head(model: LoadedModel, num_classes: int, seed: int) -> LoadedMo
 
 
 def _merged(
-    folder: Path, base: LoadedModel, origin: LoadedModel, task: Mapping[str, Any]
+    folder: Path,
+    base: LoadedModel,
+    origin: LoadedModel,
+    task: Mapping[str, Any],
+    new: Sequence[str] = (),
 ) -> LoadedModel:
-    adapters, lora = load_adapters(folder, base.params, origin.params)
-    return replace(base, params=merge(base.params, adapters, lora), task=task)
+    adapters, lora, params = load_adapters(folder, base.params, origin.params, new)
+    return replace(base, params=merge(params, adapters, lora), task=task)
 
 
 def _classifier_shapes(config: ModelConfig, task: Mapping[str, Any]) -> Params:

@@ -1,6 +1,6 @@
 """What fine-tuning changes of a model, what stays, and how the two are one model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from jaxgpt.finetuning.lora import init_adapters, lora_loss, merge
 from jaxgpt.finetuning.settings import TuningConfig
 from jaxgpt.model.layers import Params
 from jaxgpt.training.loss import LossFunction
+
+_NEW = "new"
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,27 @@ class Trainable:
     loss: Callable[[LossFunction, Any], LossFunction]
     """A loss of the whole model, and the frozen parameters -> the loss of the trained ones."""
     adapters: bool = False
-    """Whether the trained ones are kept by themselves; else the whole model is."""
+    """Whether the trained ones are kept without the base; else the whole model is."""
+    new: Sequence[str] = ()
+    """The frozen parts that the base does not have: drawn once, and kept with the adapters."""
+
+    def drawn(self, frozen: Any) -> Any:
+        """The new ones among the frozen parameters."""
+        return {name: frozen[name] for name in self.new}
 
     def stored(self, trained: Any, frozen: Any) -> Any:
         """What a checkpoint holds."""
-        return trained if self.adapters else self.join(trained, frozen)
+        if not self.adapters:
+            return self.join(trained, frozen)
+        return trained | ({_NEW: self.drawn(frozen)} if self.new else {})
 
 
-def trainable(params: Params, config: TuningConfig, key: PRNGKeyArray) -> Trainable:
+def trainable(
+    params: Params, config: TuningConfig, key: PRNGKeyArray, new: Sequence[str] = ()
+) -> Trainable:
     """Part `params` into what `config` trains and the rest; `key` draws the adapters.
 
+    `new` are the parts of `params` that the base does not have.
     Raises ConfigError as `split_params` and `init_adapters` do.
     """
     if config.trained == "lora":
@@ -43,11 +56,15 @@ def trainable(params: Params, config: TuningConfig, key: PRNGKeyArray) -> Traina
             join=lambda adapters, base: merge(base, adapters, config.lora),
             loss=lambda loss_fn, base: lora_loss(loss_fn, base, config.lora),
             adapters=True,
+            new=new,
         )
     trained, frozen = split_params(params, config.trained)
     return Trainable(trained, frozen, join_params, frozen_loss)
 
 
-def restore_trained(stored: Any, config: TuningConfig) -> Any:
-    """The trained parameters in what a checkpoint holds."""
-    return stored if config.trained == "lora" else split_params(stored, config.trained)[0]
+def restore(stored: Any, config: TuningConfig, frozen: Any) -> tuple[Any, Any]:
+    """The trained and the frozen parameters: what a checkpoint holds, over what is in `frozen`."""
+    if config.trained != "lora":
+        return split_params(stored, config.trained)[0], frozen
+    adapters = {name: part for name, part in stored.items() if name != _NEW}
+    return adapters, frozen | stored.get(_NEW, {})

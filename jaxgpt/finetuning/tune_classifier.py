@@ -128,17 +128,14 @@ def tune_classifier(
 
     job = Job(
         loss_fn=class_loss(train, config.pooling),
-        batch=lambda step: rows.batch(step, config.batch_size, seed=config.seed),
+        batch=lambda row: rows.batch(row, config.batch_size, seed=config.seed),
+        num_rows=len(rows),
         measure=watch,
-        task={
-            "kind": "classification",
-            "classes": classes,
-            "pooling": config.pooling,
-            "seed": config.seed,
-        },
+        task={"kind": "classification", "classes": classes, "pooling": config.pooling},
         data=data_fingerprint(*([(x.label, x.text) for x in part] for part in parts)),
         panels=[Panel("loss (nats per text)", LOSSES), Panel("accuracy", ACCURACIES, "share")],
         unit="texts",
+        new=("head",),
         facts={
             "classes": _listed(classes),
             "texts": f"{len(rows):,} to train, {len(held_out):,} to watch, {len(test):,} to test",

@@ -91,7 +91,8 @@ def tune_instructions(
     batch_size = config.batch_size // config.gradient_accumulation
     job = Job(
         loss_fn=loss_fn,
-        batch=lambda step: rows.batch(step, config.batch_size, seed=config.seed),
+        batch=lambda row: rows.batch(row, config.batch_size, seed=config.seed),
+        num_rows=len(rows),
         measure=_held_out_loss(loss_fn, watched, batch_size, mesh),
         task={"kind": "instructions", "template": config.template},
         data=data_fingerprint(*([item.turns for item in part] for part in (training, held_out))),

@@ -100,7 +100,8 @@ def tune_preferences(
 
     job = Job(
         loss_fn=lambda params, batch, rng: loss_fn(params, Pairs(*batch), rng),
-        batch=lambda step: measured(rows.batch(step, config.batch_size, seed=config.seed)),
+        batch=lambda row: measured(rows.batch(row, config.batch_size, seed=config.seed)),
+        num_rows=len(rows),
         measure=watch,
         task=dict(base.task) | {"kind": "preferences", "template": name},
         data=data_fingerprint(

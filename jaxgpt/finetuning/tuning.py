@@ -20,20 +20,23 @@ from jaxgpt.finetuning.checks import refuse_idle_settings
 from jaxgpt.finetuning.lora_file import save_adapters
 from jaxgpt.finetuning.saved import ADAPTERS_FOLDER
 from jaxgpt.finetuning.settings import TuningConfig
-from jaxgpt.finetuning.trainable import Trainable, restore_trained, trainable
+from jaxgpt.finetuning.trainable import Trainable, restore, trainable
 from jaxgpt.model.layers import Params
 from jaxgpt.terminal import note
 from jaxgpt.training.checkpoint import LoadedModel, save
+from jaxgpt.training.fits import check_tuning_step
 from jaxgpt.training.loop import Hooks, Step, fit
 from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.mesh import batch_sharding, make_mesh, state_shardings
 from jaxgpt.training.metrics import read_metrics
+from jaxgpt.training.plan import one_device
 from jaxgpt.training.plots import Panel, plot_curves
 from jaxgpt.training.report import Reporter
 from jaxgpt.training.run_card import last_value, write_card
 from jaxgpt.training.run_folder import check_folder, claim
 from jaxgpt.training.run_state import (
+    Start,
     begin,
     check_attention,
     compile_step,
@@ -54,7 +57,9 @@ class Job:
     loss_fn: LossFunction
     """Of the whole model's parameters."""
     batch: Callable[[int], Any]
-    """The batch of a step, counted from 0."""
+    """The batch that begins at a row of the order."""
+    num_rows: int
+    """How many rows there are to train on."""
     measure: Callable[[Params], dict[str, float]]
     """What is watched on held-out records, of the whole model's parameters."""
     task: Mapping[str, Any]
@@ -65,6 +70,8 @@ class Job:
     """The curves that are drawn."""
     unit: str = "tokens"
     """What the targets of a step are."""
+    new: Sequence[str] = ()
+    """Parts of the model that the base does not have."""
     sample: Callable[[Params], str] | None = None
     """An answer to show."""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -171,17 +178,24 @@ def tune(
     run, mesh = Path(run), make_mesh(train)
     check_attention(train, mesh)
     key, _ = jax.random.split(jax.random.key(config.seed))
-    parts = trainable(base.params, config, key)
+    parts = trainable(base.params, config, key, job.new)
     # The base stays in memory, whatever is trained of it.
     check_memory(train.model, train.fsdp, trained=_count(parts.trained), frozen=_count(base.params))
+    _check_step(train, mesh.size, parts, job)
     frozen = jax.device_put(parts.frozen, state_shardings(parts.frozen, mesh))
     join = jax.jit(parts.join)
     task = dict(job.task) | ({"base": origin} if parts.adapters else {})
     data = data_fingerprint([job.data, origin])
     with claim(run, config, options):
         template = state_template(jax.eval_shape(lambda: parts.trained), train, mesh)
-        state = _begin_or_resume(run, config, options, parts, train, data, template, mesh)
-        if int(state.step) >= train.steps:
+        start, frozen = _begin_or_resume(
+            run, config, options, parts, frozen, train, data, template, mesh
+        )
+        state, rows_at = start.state, partial(start.rows_at, batch_size=config.batch_size)
+        if not config.steps:  # the epochs that are left, also where batches were of another size
+            left = max(0, config.epochs * job.num_rows - start.rows)
+            train = replace(train, steps=start.step + math.ceil(left / config.batch_size))
+        if start.step >= train.steps:
             note(f"{run} is already finished at step {int(state.step)}")
             records, signal = read_metrics(run), None
         else:
@@ -195,13 +209,15 @@ def tune(
                         state.params,
                         config.lora,
                         origin,
+                        new=parts.drawn(frozen),
                         init_from=config.init_from,
                         tokenizer=config.tokenizer,
                         task=job.task,
                         overwrite=True,
                     )
                 stored = replace(state, params=parts.stored(state.params, frozen))
-                save(run, stored, train, base.tokenizer, data, task)
+                rows = rows_at(int(state.step))
+                save(run, stored, train, base.tokenizer, data, task, rows=rows)
 
             sample = job.sample
             hooks = Hooks(
@@ -212,7 +228,7 @@ def tune(
             )
             step_fn = compile_step(train, mesh, template, partial(parts.loss, job.loss_fn))
             state, signal = _fit(
-                state, train, job, hooks, reporter, mesh, lambda *given: step_fn(*given, frozen)
+                start, train, job, hooks, reporter, mesh, lambda *given: step_fn(*given, frozen)
             )
             records = reporter.records
     params = join(state.params, frozen)
@@ -220,28 +236,45 @@ def tune(
     return TuningResult(model, records, mesh, signal)
 
 
+def _check_step(train: TrainConfig, devices: int, parts: Trainable, job: Job) -> None:
+    local, mesh = replace(train, batch_size=train.batch_size // devices, fsdp=1), one_device()
+    trained, frozen = jax.eval_shape(lambda: (parts.trained, parts.frozen))
+    template = state_template(trained, local, mesh)
+    step_fn = compile_step(local, mesh, template, partial(parts.loss, job.loss_fn))
+    check_tuning_step(train, devices, step_fn, template, lambda: job.batch(0), frozen)
+
+
 def _begin_or_resume(
     run: Path,
     config: TuningConfig,
     options: FolderOptions,
     parts: Trainable,
+    frozen: Any,
     train: TrainConfig,
     data: str,
     template: TrainState,
     mesh: Mesh,
-) -> TrainState:
-    stored = jax.eval_shape(parts.stored, parts.trained, parts.frozen)
-    template_stored = replace(template, params=with_shardings(stored, mesh))
-    subject = "the data or the model to begin with is"
-    state = resume(run, template_stored, data, options, subject=subject)
-    if state is not None:
-        return replace(state, params=restore_trained(state.params, config))
+) -> tuple[Start, Any]:
+    """What to step from, and the frozen parameters beside it."""
+    stored = with_shardings(jax.eval_shape(parts.stored, parts.trained, parts.frozen), mesh)
+    start = resume(
+        run,
+        replace(template, params=stored),
+        train,
+        data,
+        options,
+        subject="the data or the model to begin with is",
+        first=template if parts.new else None,
+    )
+    if start is not None:
+        trained, frozen = restore(start.state.params, config, frozen)
+        return replace(start, state=replace(start.state, params=trained)), frozen
     # A copy: each step gives up the state that it is given.
-    return begin(jax.tree.map(jnp.copy, parts.trained), train, template)
+    return Start(begin(jax.tree.map(jnp.copy, parts.trained), train, template)), frozen
 
 
 def _fit(
-    state: TrainState,
+    start: Start,
     train: TrainConfig,
     job: Job,
     hooks: Hooks,
@@ -250,13 +283,17 @@ def _fit(
     step_fn: Step,
 ) -> tuple[TrainState, int | None]:
     """The state at the end, and the signal that stopped the run before, if one did."""
-    sharding = batch_sharding(mesh)
+    sharding, batch_size = batch_sharding(mesh), train.batch_size
+
+    def batch_at(step: int) -> Any:
+        return jax.device_put(tuple(job.batch(start.rows_at(step, batch_size))), sharding)
+
     with StopSignal() as stop:
         state = fit(
-            state,
+            start.state,
             train,
             step_fn=step_fn,
-            batch_at=lambda step: jax.device_put(tuple(job.batch(step)), sharding),
+            batch_at=batch_at,
             hooks=replace(hooks, stopped=lambda: stop.number is not None),
             reporter=reporter,
         )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jaxgpt.config import MAX_SIZE
 from jaxgpt.errors import ConfigError, brief
+from jaxgpt.ranges import as_float32
 
 MAX_NEW_TOKENS = 1_000_000
 """The most tokens that one call writes."""
@@ -35,7 +36,12 @@ class SamplingConfig:
         _check(self, "repetition_penalty", penalty, "from 1e-6 to 1e6 (1 is off)")
         _check(self, "top_k", 0 <= self.top_k <= MAX_SIZE, f"from 0 (off) to {MAX_SIZE}")
         _check(self, "top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (off)")
-        _check(self, "min_p", 0 <= self.min_p < 1, "from 0 (off) to less than 1")
+        _check(
+            self,
+            "min_p",
+            self.min_p >= 0 and as_float32(self.min_p) < 1,
+            "from 0 (off) to less than 1",
+        )
 
 
 def _check(config: SamplingConfig, name: str, holds: bool, allowed: str) -> None:

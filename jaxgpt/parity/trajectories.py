@@ -47,7 +47,8 @@ def compare_training(config: TrainConfig, tokens: Int32[np.ndarray, " N"]) -> Tr
     windows = SlidingWindows(tokens, config.model.context_length, config.data.stride or None)
     params = init_like_torch(config.model, config.seed)
     batches = [
-        windows.batch(step, config.batch_size, seed=config.seed) for step in range(config.steps)
+        windows.batch(step * config.batch_size, config.batch_size, seed=config.seed)
+        for step in range(config.steps)
     ]
     return Trajectories(
         jaxgpt=train_in_jax(config, params, batches),

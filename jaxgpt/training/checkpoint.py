@@ -1,24 +1,20 @@
-"""Checkpoints: arrays by Orbax, beside the config, the tokenizer and a manifest of sha256 sums.
+"""Checkpoints: arrays beside the config, the tokenizer and a manifest of sha256 sums.
 
-Orbax commits atomically but restores a flipped bit without noticing, so every file's sum is
-written after the commit and checked before a restore. What is broken is renamed, never deleted.
+What is broken is renamed, never deleted.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 
-from jaxgpt import __version__
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.config_file import from_dict, read_mapping, to_dict
 from jaxgpt.data.atomic import new_folder
@@ -27,18 +23,13 @@ from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.model.layers import Params
 from jaxgpt.terminal import note, one_line
+from jaxgpt.training.arrays import read_arrays, write_arrays
+from jaxgpt.training.manifest import MANIFEST, DamagedError, verify, write_manifest
 from jaxgpt.training.step import TrainState
 from jaxgpt.training.task import check_task
 
-FORMAT = 1
 FOLDER = "checkpoints"
-MANIFEST = "manifest.json"
 TASK = "task.json"
-_DTYPES = ("float32", "float16", "bfloat16")
-
-
-class DamagedError(CheckpointError):
-    """A checkpoint that is not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +52,34 @@ def save(
     tokenizer: Tokenizer,
     data: str,
     task: Mapping[str, Any] | None = None,
+    *,
+    rows: int | None = None,
 ) -> Path:
     """Write the state as `run/checkpoints/<step>` and return that folder.
 
     `data` is the fingerprint of what the run was trained on, `task` what `LoadedModel.task` will
-    be. The folder appears whole or not at
-    all; older ones beyond `config.keep_checkpoints` are removed after it. A step that is there
-    already is kept. Raises ResourceError if it cannot be written.
+    be, `rows` how many rows of data it has had, if not the batches of `config`. The folder appears
+    whole or not at all; older ones beyond `config.keep_checkpoints` are removed after it. A whole
+    one of that step is kept. Raises ResourceError if it cannot be written.
     """
     step = int(state.step)
+    rows = step * config.batch_size if rows is None else rows
     folder = run / FOLDER / f"{step:08d}"
-    if folder.exists():
+    if os.path.lexists(folder) and _whole(folder):
         return folder
     draft = run / FOLDER / f".{folder.name}.{os.getpid()}.tmp"
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        _write_arrays(draft / "optimizer", {"opt_state": state.opt_state, "step": state.step})
+        write_arrays(draft / "optimizer", {"opt_state": state.opt_state, "step": state.step})
         model = LoadedModel(config.model, state.params, tokenizer, step, config, task or {})
-        _write_model(draft, model, data)
+        _write_model(draft, model, data, rows)
         draft.rename(folder)
-    except (OSError, ValueError) as error:
+    except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise ResourceError(f"checkpoint {folder} could not be written: {error}") from error
+        if isinstance(error, OSError | ResourceError):
+            raise ResourceError(f"checkpoint {folder} could not be written: {error}") from error
+        raise
     _prune(run, config.keep_checkpoints)
     return folder
 
@@ -96,46 +92,18 @@ def save_model(folder: str | Path, model: LoadedModel, *, overwrite: bool = Fals
     full.
     """
     with new_folder(folder, overwrite=overwrite) as draft:
-        try:
-            _write_model(draft, model, data="")
-        except ValueError as error:  # how Orbax says that the disk is full
-            raise ResourceError(f"{folder} could not be written: {error}") from None
+        _write_model(draft, model, data="", rows=0)
 
 
-def _write_model(draft: Path, model: LoadedModel, data: str) -> None:
+def _write_model(draft: Path, model: LoadedModel, data: str, rows: int) -> None:
     """The model into the folder, and then, as all other files are there, the manifest."""
-    _write_arrays(draft / "params", model.params)
+    write_arrays(draft / "params", model.params)
     (draft / "config.json").write_text(json.dumps(to_dict(model.train_config), indent=2) + "\n")
     model.tokenizer.save(draft / "tokenizer")
     if model.task:
         (draft / TASK).write_text(json.dumps(dict(model.task), indent=2) + "\n")
-    _write_manifest(draft, model.step, data, str(jax.tree.leaves(model.params)[0].dtype))
-
-
-def _write_arrays(folder: Path, tree: Any) -> None:
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), tree)
-
-
-def _write_manifest(folder: Path, step: int, data: str, dtype: str) -> None:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    manifest = {
-        "format": FORMAT,
-        "written_by": f"jaxgpt {__version__}",
-        "step": step,
-        "data": data,
-        "dtype": dtype,
-        "files": {str(path.relative_to(folder)): _sha256(path) for path in paths},
-    }
-    with open(folder / MANIFEST, "w") as file:
-        file.write(json.dumps(manifest, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    dtype = str(jax.tree.leaves(model.params)[0].dtype)
+    write_manifest(draft, step=model.step, rows=rows, data=data, dtype=dtype)
 
 
 def _prune(run: Path, keep: int) -> None:
@@ -147,52 +115,45 @@ def _prune(run: Path, keep: int) -> None:
 
 def checkpoints(run: Path) -> list[Path]:
     """The committed checkpoints of a run, oldest first."""
-    return sorted(path for path in (run / FOLDER).glob("[0-9]" * 8) if path.is_dir())
+    return [path for path in _named(run) if path.is_dir()]
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose every file has the sum it was written with.
+def _named(run: Path) -> list[Path]:
+    """All that has a checkpoint's name, oldest first."""
+    return sorted((run / FOLDER).glob("[0-9]" * 8))
 
-    Raises DamagedError naming what is missing or changed, CheckpointError if a newer version wrote
-    it or if it names files outside.
+
+class Restored(NamedTuple):
+    """A run as its newest whole checkpoint has it: the state, the rows it had, and its settings."""
+
+    state: TrainState
+    step: int
+    rows: int
+    data: str
+    config: TrainConfig
+
+
+def restore_latest(
+    run: Path, template: TrainState, *, first: TrainState | None = None
+) -> Restored | None:
+    """The newest checkpoint that is whole, or None if there never was one.
+
+    `template` gives shapes, dtypes and shardings; `first` does for a checkpoint of format 1, where
+    that held other arrays. A broken one is renamed to `*.corrupt-<time>` with a line on stderr, and
+    the one before it is tried. Raises CheckpointError if none is whole, for a run is never started
+    anew over checkpoints that it cannot read, or if a whole one does not fit the template.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        written_by, _, _ = (manifest[key] for key in ("written_by", "step", "data"))
-        files, newer = dict(manifest["files"]), int(manifest["format"]) > FORMAT
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{folder} has no readable {MANIFEST}: {error!r}") from None
-    if newer:
-        raise CheckpointError(f"{folder} was written by {written_by}, which is newer; upgrade")
-    for name, sha256 in files.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()) or path.is_symlink():
-            raise CheckpointError(f"{folder}/{MANIFEST} names {name}, which lies outside it")
-        if not path.is_file():
-            raise DamagedError(f"{path} is missing")
-        if _sha256(path) != sha256:
-            raise DamagedError(f"{path} has changed since it was written (sha256)")
-    return manifest
-
-
-def restore_latest(run: Path, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, with its manifest, or None if there never was one.
-
-    `template` gives shapes, dtypes and shardings. A broken one is renamed to `*.corrupt-<time>`
-    with a line on stderr, and the one before it is tried. Raises CheckpointError if none is whole,
-    for a run is never started anew over checkpoints that it cannot read, or if a whole one does not
-    fit the template.
-    """
-    found = checkpoints(run)
+    found = _named(run)
     for folder in reversed(found):
-        try:
-            manifest = verify(folder)
-        except DamagedError as error:
-            aside = folder.with_name(f"{folder.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}")
-            folder.rename(aside)
-            note(f"warning: {one_line(str(error))}; set aside as {aside.name}")
-        else:
-            return _restore(folder, template), manifest
+        manifest = _whole(folder)
+        if manifest is None:
+            continue
+        config = read_config(folder / "config.json")
+        if manifest["format"] == 1:
+            template = first or template
+        state = _restore(folder, template)
+        rows = manifest.get("rows", manifest["step"] * config.batch_size)
+        return Restored(state, manifest["step"], rows, manifest["data"], config)
     if found or any((run / FOLDER).glob("*.corrupt-*")):
         raise CheckpointError(
             f"no checkpoint of {run} can be read; restore one from a backup, or choose another "
@@ -201,44 +162,33 @@ def restore_latest(run: Path, template: TrainState) -> tuple[TrainState, dict[st
     return None
 
 
-def _restore(folder: Path, template: TrainState) -> TrainState:
-    params = _read_arrays(folder / "params", template.params)
-    rest = {"opt_state": template.opt_state, "step": template.step}
-    rest = _read_arrays(folder / "optimizer", rest)
-    return TrainState(rest["step"], params, rest["opt_state"])
-
-
-def _read_arrays(folder: Path, template: Any) -> Any:
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_sharding(leaf)),
-        template,
-    )
+def _whole(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a checkpoint that is as it was written; one that is not is set aside."""
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            stored = checkpointer.metadata(folder.absolute()).item_metadata.tree
-            _check_leaves(stored, abstract, folder)
-            return checkpointer.restore(folder.absolute(), abstract)
-    except (ValueError, KeyError, TypeError, OSError, AttributeError) as error:
-        raise CheckpointError(f"{folder} cannot be restored: {error}") from None
+        return verify(folder, int(folder.name))
+    except DamagedError as error:
+        note(f"warning: {one_line(str(error))}; set aside as {_set_aside(folder).name}")
+        return None
 
 
-def _sharding(leaf: Any) -> jax.sharding.Sharding:
-    # Without one, Orbax restores onto the devices that the checkpoint was written from.
-    given = getattr(leaf, "sharding", None)
-    return given or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-
-
-def _check_leaves(stored: Any, wanted: Any, folder: Path) -> None:
-    """Refuse another shape or dtype, which Orbax would cast without a word."""
-    have = [(tuple(leaf.shape), str(leaf.dtype)) for leaf in jax.tree.leaves(stored)]
-    want = [(tuple(leaf.shape), str(leaf.dtype)) for leaf in jax.tree.leaves(wanted)]
-    if have != want:
-        odd = next((pair for pair in zip(have, want, strict=False) if pair[0] != pair[1]), None)
-        detail = f"{odd[0]} where {odd[1]} is wanted" if odd else f"{len(have)} arrays"
+def _set_aside(folder: Path) -> Path:
+    now = time.strftime("%Y%m%dT%H%M%S")
+    names = (f"{folder.name}.corrupt-{now}{more}" for more in ("", *(f"-{n}" for n in range(99))))
+    aside = next(path for path in map(folder.with_name, names) if not os.path.lexists(path))
+    try:
+        folder.rename(aside)
+    except OSError as error:
         raise CheckpointError(
-            f"{folder} holds other arrays than the model has: {detail}; set the model as it was, "
-            "or name another --out"
-        )
+            f"{folder} is damaged and cannot be renamed ({error.strerror}); move it away"
+        ) from None
+    return aside
+
+
+def _restore(folder: Path, template: TrainState) -> TrainState:
+    params = read_arrays(folder / "params", template.params)
+    rest = {"opt_state": template.opt_state, "step": template.step}
+    rest = read_arrays(folder / "optimizer", rest)
+    return TrainState(rest["step"], params, rest["opt_state"])
 
 
 def load_model(path: str | Path) -> LoadedModel:
@@ -257,18 +207,15 @@ def read_checkpoint(
 
     Raises CheckpointError as `load_model` does.
     """
-    folder = find_checkpoint(path)
-    manifest = verify(folder)
-    config = read_config(folder / "config.json")
-    dtype = manifest.get("dtype", "float32")  # the first checkpoints did not name it
-    if dtype not in _DTYPES:
-        raise DamagedError(f"{folder}/{MANIFEST} has dtype {dtype!r}, none of {', '.join(_DTYPES)}")
+    folder, manifest = _newest_whole(Path(path))
+    # The kernel is a choice of the machine that trained, and no part of the model.
+    config = replace(read_config(folder / "config.json"), attention="auto")
     task = read_task(folder)
     shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(manifest["dtype"])),
         shapes_of(config.model, task),
     )
-    params = _read_arrays(folder / "params", shapes)
+    params = read_arrays(folder / "params", shapes)
     tokenizer = load_tokenizer(folder / "tokenizer")
     return LoadedModel(config.model, params, tokenizer, manifest["step"], config, task)
 
@@ -291,15 +238,33 @@ def _language_model(config: ModelConfig, task: Mapping[str, Any]) -> Params:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The folder itself if it is one checkpoint's, or the newest checkpoint of a run's folder.
+    """The folder itself if it is one checkpoint's, or the newest whole one of a run's folder.
 
-    Raises CheckpointError if there is none.
+    A newer one that is damaged is named on stderr, and left where it is. Raises CheckpointError if
+    there is none, DamagedError if none is whole.
     """
-    path = Path(path)
+    return _newest_whole(Path(path))[0]
+
+
+def _newest_whole(path: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint's folder and its manifest; see `find_checkpoint`."""
     if os.path.isfile(path / MANIFEST):  # pathlib's would raise on a name that is too long
-        return path
-    if os.path.isdir(path) and checkpoints(path):
-        return checkpoints(path)[-1]
+        return path, verify(path)
+    found = _named(path) if os.path.isdir(path) else []
+    damaged = []
+    for folder in reversed(found):
+        try:
+            manifest = verify(folder, int(folder.name))
+        except DamagedError as error:
+            damaged.append(error)
+            continue
+        if damaged:
+            note(
+                f"warning: {damaged[0]}; the checkpoint of step {manifest['step']} is read instead"
+            )
+        return folder, manifest
+    if damaged:
+        raise damaged[0]
     raise CheckpointError(f"{path} holds no checkpoint; name a run's folder or a checkpoint's")
 
 

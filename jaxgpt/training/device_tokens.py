@@ -20,7 +20,7 @@ _SHARE = 1 / 20  # of a device's memory that tokens may take
 def batch_source(
     windows: SlidingWindows, batch_size: int, seed: int, mesh: Mesh
 ) -> Callable[[int], Any]:
-    """Step -> the (inputs, targets) of `windows.batch` on the devices of `mesh`.
+    """First row -> the (inputs, targets) of `windows.batch` on the devices of `mesh`.
 
     Where the tokens take little of an accelerator's memory they are copied there once, and a step
     sends only where its windows begin. On a CPU they stay in their files.
@@ -29,8 +29,8 @@ def batch_source(
         return from_device(windows, batch_size, seed, mesh)
     sharding = batch_sharding(mesh)
 
-    def batch_at(step: int) -> Any:
-        batch = windows.batch(step, batch_size, seed=seed)
+    def batch_at(row: int) -> Any:
+        batch = windows.batch(row, batch_size, seed=seed)
         return jax.device_put((batch.inputs, batch.targets), sharding)
 
     return batch_at
@@ -52,8 +52,8 @@ def from_device(
     tokens = jax.device_put(windows.tokens.read(0, len(windows.tokens)), everywhere)
     cut = jax.jit(partial(_cut, length=windows.context_length), out_shardings=sharding)
 
-    def batch_at(step: int) -> Any:
-        starts = windows.stride * windows.indices(step, batch_size, seed=seed)
+    def batch_at(row: int) -> Any:
+        starts = windows.stride * windows.indices(row, batch_size, seed=seed)
         return cut(tokens, jax.device_put(starts.astype(np.int32), sharding))
 
     return batch_at

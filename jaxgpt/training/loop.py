@@ -1,5 +1,6 @@
 """The only training loop."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +9,17 @@ import jax
 import numpy as np
 
 from jaxgpt.config import TrainConfig
-from jaxgpt.errors import JaxgptError, NonFiniteError
+from jaxgpt.errors import JaxgptError, NonFiniteError, ResourceError
+from jaxgpt.terminal import one_line
 from jaxgpt.training.report import Reporter
-from jaxgpt.training.step import TrainState
+from jaxgpt.training.spikes import SpikeWatch
+from jaxgpt.training.step import TrainState, all_finite
+
+_MOST_FAILURES = 3
+_ADVICE = (
+    "Lower --learning-rate, set --gradient-clip or raise --epsilon, and go on from the last "
+    "checkpoint with --allow-config-change"
+)
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
 """A jitted step: state, batch, step number -> state, and metrics that may not be there yet.
@@ -44,24 +53,26 @@ def fit(
     `batch_at(step)` gives the batch of a step, counted from 0, so a resumed run sees what it would
     have seen. A run that begins is measured before its first step, and recorded at step 0.
     Metrics are fetched one step late: the device never waits for them. Raises NonFiniteError when
-    a loss or gradient is not finite; the parameters are then those before that step.
+    a loss or gradient is not finite, the parameters being those before that step, and when what is
+    measured or would be saved is not; ResourceError if the last checkpoint, or three in a row,
+    could not be written.
     """
-    first = int(state.step)
+    first, watch, saves = int(state.step), SpikeWatch(), _Saves(hooks.save, reporter)
     pending: tuple[int, dict[str, Any]] | None = None
     if not first and not reporter.records:
         _evaluate(state, config, hooks, reporter)
     for step in range(first, config.steps):
         state, metrics = step_fn(state, batch_at(step), np.int32(step))
         if pending is not None:
-            _report(*pending, config, reporter)
+            _report(*pending, config, reporter, watch)
         pending = (step + 1, metrics)
         last, stopped = step + 1 == config.steps, hooks.stopped()
         due = [last or (step + 1) % every == 0 for every in _intervals(config)]
         if stopped or any(due):
-            _report(*pending, config, reporter)
+            _report(*pending, config, reporter, watch)
             pending = None
             with reporter.pause():
-                _visit(state, config, due, stopped, hooks, reporter)
+                _visit(state, config, due, last or stopped, hooks, reporter, saves)
         if stopped:
             break
     return state
@@ -75,26 +86,59 @@ def _visit(
     state: TrainState,
     config: TrainConfig,
     due: list[bool],
-    stopped: bool,
+    last: bool,
     hooks: Hooks,
     reporter: Reporter,
+    saves: "_Saves",
 ) -> None:
     evaluate, sample, save = due
     if evaluate:
         _evaluate(state, config, hooks, reporter)
-    if save or stopped:
-        hooks.save(state)
+    if save or last:
+        saves(state, int(state.step), last=last)
     if sample and hooks.sample is not None:
         _sample(hooks.sample, state, reporter)
-    if save or stopped:
+    if save or last:
         hooks.publish()
 
 
 def _evaluate(state: TrainState, config: TrainConfig, hooks: Hooks, reporter: Reporter) -> None:
     step, measured = int(state.step), hooks.evaluate(state)
+    odd = next((name for name, value in measured.items() if not math.isfinite(value)), None)
+    if odd is not None:
+        raise NonFiniteError(
+            f"step {step} has {odd.replace('_', ' ')} {measured[odd]}; no checkpoint was made of "
+            f"it. {_ADVICE}"
+        )
     reporter.record({"step": step, **measured})
     figures = "  ".join(f"{name.replace('_', ' ')} {x:.4f}" for name, x in measured.items())
     reporter.say(f"step {step:>{len(str(config.steps))}}/{config.steps}  {figures}")
+
+
+class _Saves:
+    """Checkpoints, of which one that cannot be written is tried again at the next turn."""
+
+    def __init__(self, save: Callable[[TrainState], object], reporter: Reporter) -> None:
+        self._save, self._reporter, self._failures = save, reporter, 0
+
+    def __call__(self, state: TrainState, step: int, *, last: bool) -> None:
+        """Save a state that is finite; see `fit` for what is raised."""
+        if not bool(all_finite(state)):
+            raise NonFiniteError(
+                f"after step {step} the parameters or the optimizer's means are not finite; no "
+                f"checkpoint was made of them. {_ADVICE}"
+            )
+        try:
+            self._save(state)
+            self._failures = 0
+        except (ResourceError, OSError) as error:
+            self._failures += 1
+            if last or self._failures == _MOST_FAILURES:
+                raise
+            self._reporter.say(
+                f"warning: {one_line(str(error))}; the checkpoint before is kept, and training "
+                "goes on until the next"
+            )
 
 
 def _sample(write: Callable[[TrainState], str], state: TrainState, reporter: Reporter) -> None:
@@ -112,19 +156,20 @@ def _report(
     metrics: dict[str, Any],
     config: TrainConfig,
     reporter: Reporter,
+    watch: SpikeWatch,
 ) -> None:
     """Fetch a step's metrics, refuse what is not finite, and show the rest."""
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if not np.isfinite([values["loss"], values["grad_norm"]]).all():
         raise NonFiniteError(
             f"step {step} has loss {values['loss']} and gradient norm {values['grad_norm']}; its "
-            f"update was not made. Its batch is number {step - 1} of seed {config.seed}. Lower "
-            "--learning-rate or set --gradient-clip, and go on from the last checkpoint with "
-            "--allow-config-change"
+            f"update was not made. {_ADVICE}"
         )
     targets = int(values.pop("targets"))
     if not targets:
         reporter.empty_step(step)
         return
+    if watch(values["loss"]):
+        reporter.spike(step, values["loss"])
     record = step % config.log_every == 0 or step in (1, config.steps)
     reporter.train(step, values, targets, record=record)

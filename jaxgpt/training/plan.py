@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
+from jax.sharding import AxisType, Mesh
 
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.data.tokenizer import load_tokenizer
@@ -17,7 +17,7 @@ from jaxgpt.training.liveness import Size, nbytes, peak_bytes
 from jaxgpt.training.loss import head_loss, next_token_loss
 from jaxgpt.training.mesh import SHARDED_AXIS
 from jaxgpt.training.optimizer import make_optimizer
-from jaxgpt.training.pretrain import make_step
+from jaxgpt.training.run_state import make_step
 from jaxgpt.training.step import TrainState, init_state
 
 _MOST_BYTES = 10**15  # beyond which nothing is worth tracing
@@ -127,11 +127,23 @@ def peak(config: TrainConfig, devices: int = 1, *, bfloat16: bool = True) -> int
     """The most bytes that each device holds at once in a step; the arguments of `make_plan`."""
     state = _state(config)
     local = replace(config, batch_size=config.batch_size // devices, data_parallel=1, fsdp=1)
-    axes = ("data", "fsdp"), (AxisType.Auto, AxisType.Auto)
-    mesh = jax.make_mesh((1, 1), *axes, devices=jax.devices()[:1])
-    traced = make_step(local, mesh).trace(state, _batch(local), 0)
+    step_fn = make_step(local, one_device())
+    return step_bytes(step_fn, config, state, (_batch(local), 0), bfloat16=bfloat16)
+
+
+def step_bytes(
+    step_fn: Any, config: TrainConfig, state: TrainState, rest: tuple[Any, ...], *, bfloat16: bool
+) -> int:
+    """The most bytes at once in a jitted step of one device, of `state` and `rest`."""
+    traced = step_fn.trace(state, *rest)
     donated = [given.donated for given in jax.tree.leaves(traced.args_info)]
     return peak_bytes(traced.jaxpr, donated, _size(config, state, bfloat16=bfloat16))
+
+
+def one_device() -> Mesh:
+    """A mesh of the first device alone, to trace what each of several does."""
+    axes = ("data", "fsdp"), (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((1, 1), *axes, devices=jax.devices()[:1])
 
 
 def _state(config: TrainConfig) -> TrainState:

@@ -24,6 +24,7 @@ from jaxgpt.terminal import note
 from jaxgpt.training.checkpoint import save
 from jaxgpt.training.device_tokens import batch_source
 from jaxgpt.training.evaluation import total_loss
+from jaxgpt.training.fits import check_step
 from jaxgpt.training.loop import Hooks, fit
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.memory import check_memory
@@ -33,9 +34,16 @@ from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.plots import plot_losses
 from jaxgpt.training.profile import profiling
 from jaxgpt.training.report import Reporter
-from jaxgpt.training.run_card import entropy_per_byte, entropy_per_token, write_run_card
+from jaxgpt.training.run_card import entropy_per_byte, entropy_per_token, last_value, write_run_card
 from jaxgpt.training.run_folder import TOKENS, claim
-from jaxgpt.training.run_state import begin, check_attention, compile_step, resume, state_template
+from jaxgpt.training.run_state import (
+    Start,
+    begin,
+    check_attention,
+    make_step,
+    resume,
+    state_template,
+)
 from jaxgpt.training.step import TrainState, eval_step, init_state
 from jaxgpt.training.stop import StopSignal
 
@@ -86,6 +94,7 @@ def pretrain(
         )
         config = _settle_vocabulary(config, tokenizer)
         check_memory(config.model, config.fsdp)
+        check_step(config, mesh.size)
         with _about("sample_prompt"):
             tokenizer.encode(config.sample_prompt)  # may be impossible; better to know it now
         length, stride = config.model.context_length, config.data.stride or None
@@ -96,13 +105,16 @@ def pretrain(
             held_out = SlidingWindows(
                 dataset.split("validation"), length, config.evaluation_stride or None
             )
-        state = _begin_or_resume(config, run, options, dataset, mesh, initial_params)
-        if int(state.step) >= config.steps:
+        start = _begin_or_resume(config, run, options, dataset, mesh, initial_params)
+        state = start.state
+        if start.step >= config.steps:
             note(f"{run} is already finished at step {int(state.step)}")
             return RunResult(state, config, read_metrics(run))
         reporter = Reporter(run, config.steps, int(state.step))
         reporter.say(_headline(config, dataset))
         step_fn = make_step(config, mesh)
+        batches = batch_source(windows, config.batch_size, config.seed, mesh)
+        rows_at = partial(start.rows_at, batch_size=config.batch_size)
         with (
             StopSignal() as stop,
             profiling(step_fn, options.profile, run / PROFILE, reporter) as step_fn,
@@ -111,11 +123,18 @@ def pretrain(
                 state,
                 config,
                 step_fn=step_fn,
-                batch_at=batch_source(windows, config.batch_size, config.seed, mesh),
+                batch_at=lambda step: batches(rows_at(step)),
                 hooks=Hooks(
                     evaluate=_evaluation(config, dataset, held_out, mesh),
-                    save=lambda state: save(run, state, config, tokenizer, dataset.fingerprint),
-                    publish=lambda: _publish(config, run, dataset, reporter, command),
+                    save=lambda state: save(
+                        run,
+                        state,
+                        config,
+                        tokenizer,
+                        dataset.fingerprint,
+                        rows=rows_at(int(state.step)),
+                    ),
+                    publish=lambda: _publish(config, run, dataset, reporter, command, rows_at),
                     sample=sampler and (lambda state: sampler(config, state.params, tokenizer)),
                     stopped=lambda: stop.number is not None,
                 ),
@@ -177,15 +196,14 @@ def _begin_or_resume(
     dataset: TokenDataset,
     mesh: Mesh,
     initial_params: InitialParams | None,
-) -> TrainState:
+) -> Start:
     template = _template(config, mesh)
-    state = resume(run, template, dataset.fingerprint, options)
-    if state is None and config.init_from:
-        return begin(_read_params(config, template, initial_params), config, template)
-    if state is None:
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-        return jax.jit(partial(_initial_state, config), out_shardings=shardings)()
-    return state
+    if start := resume(run, template, config, dataset.fingerprint, options):
+        return start
+    if config.init_from:
+        return Start(begin(_read_params(config, template, initial_params), config, template))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+    return Start(jax.jit(partial(_initial_state, config), out_shardings=shardings)())
 
 
 def _read_params(
@@ -203,11 +221,6 @@ def _read_params(
     if found != wanted:
         raise CheckpointError(f"{config.init_from} holds other arrays than the model has")
     return params
-
-
-def make_step(config: TrainConfig, mesh: Mesh) -> Any:
-    """The jitted step of a run on `mesh`; see `compile_step`."""
-    return compile_step(config, mesh, _template(config, mesh), lambda: next_token_loss(config))
 
 
 def _evaluation(
@@ -231,13 +244,19 @@ def _evaluation(
 
 
 def _publish(
-    config: TrainConfig, run: Path, dataset: TokenDataset, reporter: Reporter, command: str
+    config: TrainConfig,
+    run: Path,
+    dataset: TokenDataset,
+    reporter: Reporter,
+    command: str,
+    rows_at: Callable[[int], int],
 ) -> None:
     """The picture and the card of the run so far; neither is worth the end of a run."""
     size, data = count_parameters(config.model), ", ".join(config.data.data)
     title = f"{run.absolute().name}: a GPT of {size:,} parameters, trained on {data}"
     try:
         plot_losses(reporter.records, run / "loss.png", title, entropy_per_token(dataset))
-        write_run_card(run, config, dataset, reporter.records, command)
+        rows = rows_at(last_value(reporter.records, "step", 0))
+        write_run_card(run, config, dataset, reporter.records, command, rows=rows)
     except (OSError, ResourceError) as error:
         reporter.say(f"warning: loss.png and README.md of {run} could not be written: {error}")

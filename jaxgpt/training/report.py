@@ -29,6 +29,7 @@ class Reporter:
         unit: str = "tokens",
     ):
         self._steps, self._shown = steps, first_step
+        self._spike = 0  # the last step whose loss was one
         self._unit = unit  # of what the targets of a step count
         self._stream: Any = sys.stderr if stream is None else stream  # None where it is closed
         self._bar = None
@@ -76,6 +77,17 @@ class Reporter:
                 f"such batches are counted as empty_batches in {METRICS}"
             )
         self.record({"step": step, "empty_batches": self.empty_batches})
+
+    def spike(self, step: int, loss: float) -> None:
+        """Record a loss far above those before it; say so where the step before had none."""
+        if self._spike != step - 1:
+            self.say(
+                f"warning: loss {loss:.4f} at step {step} is far above those of the last 128 steps "
+                "(by 6 standard deviations); if it does not come down, lower --learning-rate or "
+                "set --gradient-clip"
+            )
+        self._spike = step
+        self.record({"step": step, "loss_spike": loss})
 
     @property
     def targets_per_second(self) -> float:

@@ -23,19 +23,24 @@ def write_run_card(
     dataset: TokenDataset,
     records: list[dict[str, Any]],
     command: str,
+    *,
+    rows: int,
 ) -> None:
-    """Write `run/README.md` from the config, the data and the records of metrics.jsonl."""
+    """Write `run/README.md` from the config, the data and the records of metrics.jsonl.
+
+    `rows` is how many windows were trained on.
+    """
     train, validation = dataset.split("train"), dataset.split("validation")
     tokenizer = dataset.manifest["tokenizer"]
     device = jax.devices()[0]
-    rows = {
+    facts = {
         "parameters": f"{count_parameters(config.model):,}",
         "data": ", ".join(config.data.data),
         "tokenizer": f"{tokenizer['name']}, {tokenizer['vocab_size']:,} ids",
         "training tokens": f"{train.num_tokens:,} ({train.num_bytes:,} bytes)",
         "validation tokens": f"{validation.num_tokens:,} ({validation.num_bytes:,} bytes)",
         "steps": f"{last_value(records, 'step', 0):,} of {config.steps:,}",
-        "tokens seen": f"{_tokens_seen(config, records):,}",
+        "tokens seen": f"{rows * config.model.context_length:,}",
         "training loss": _number(last_value(records, "loss"), "nats per token"),
         "validation loss": _number(last_value(records, "validation_loss"), "nats per token"),
         "validation bits per byte": _number(last_value(records, "validation_bits_per_byte")),
@@ -43,7 +48,7 @@ def write_run_card(
         "speed": f"{last_value(records, 'tokens_per_second', 0):,.0f} tokens/s",
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
     }
-    write_card(run, config, rows, records, command, ["loss.png"])
+    write_card(run, config, facts, records, command, ["loss.png"])
 
 
 def write_card(
@@ -76,10 +81,6 @@ def entropy_per_token(dataset: TokenDataset) -> float | None:
     return (
         None if bits is None else bits * math.log(2) / dataset.split("validation").tokens_per_byte
     )
-
-
-def _tokens_seen(config: TrainConfig, records: list[dict[str, Any]]) -> int:
-    return last_value(records, "step", 0) * config.batch_size * config.model.context_length
 
 
 def last_value(records: list[dict[str, Any]], name: str, default: Any = None) -> Any:

@@ -25,6 +25,7 @@ _FREE = frozenset(
         *("evaluate_every", "evaluation_stride", "evaluation_batches", "log_every"),
         *("sample_every", "sample_prompt", "sample_tokens"),
         *("checkpoint_every", "keep_checkpoints"),
+        "attention",  # a kernel that another machine has, or not
     )
 )
 _LOCK = ".lock"

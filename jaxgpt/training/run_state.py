@@ -1,22 +1,42 @@
 """What a run steps from, and the compiled step, whatever it is that the run trains."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxgpt.config import FolderOptions, TrainConfig
+from jaxgpt.config_file import differences
 from jaxgpt.errors import CheckpointError
 from jaxgpt.model.attention_kernels import choose_attention
+from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.terminal import note
-from jaxgpt.training.checkpoint import restore_latest
-from jaxgpt.training.loss import LossFunction
+from jaxgpt.training.checkpoint import Restored, restore_latest
+from jaxgpt.training.loss import LossFunction, next_token_loss
 from jaxgpt.training.mesh import on_mesh, state_shardings
 from jaxgpt.training.optimizer import learning_rate, make_optimizer
 from jaxgpt.training.step import TrainState, init_state, train_step
+
+_ROUNDING = ("attention", "fsdp", "data_parallel")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run steps from: a state, its step, and the rows of data that it has had."""
+
+    state: TrainState
+    step: int = 0
+    rows: int = 0
+
+    def rows_at(self, step: int, batch_size: int) -> int:
+        """The rows that were had before step `step`, where batches are of that size from here."""
+        return self.rows + (step - self.step) * batch_size
 
 
 def check_attention(config: TrainConfig, mesh: Mesh) -> None:
@@ -54,29 +74,67 @@ def begin(params: Any, config: TrainConfig, template: TrainState) -> TrainState:
 def resume(
     run: Path,
     template: TrainState,
+    config: TrainConfig,
     data: str,
     options: FolderOptions,
     *,
     subject: str = "the data is",
-) -> TrainState | None:
-    """The state of the newest whole checkpoint, or None if the run begins; says so on stderr.
+    first: TrainState | None = None,
+) -> Start | None:
+    """The newest whole checkpoint, or None if the run begins.
 
-    `subject` names what `data` is the fingerprint of.
+    Says on stderr where it goes on, and what becomes of settings that `config` has otherwise.
+    `subject` names what `data` is the fingerprint of; `first` is as in `restore_latest`.
 
     Raises CheckpointError as `restore_latest` does, and if `data` is not the fingerprint of what
     the checkpoint was trained on, unless that is allowed.
     """
-    restored = restore_latest(run, template)
+    restored = restore_latest(run, template, first=first)
     if restored is None:
         return None
-    state, manifest = restored
-    if manifest["data"] != data and not options.allow_data_change:
+    if restored.data != data and not options.allow_data_change:
         raise CheckpointError(
-            f"{subject} not what {run} was trained on until step {manifest['step']}; bring it "
+            f"{subject} not what {run} was trained on until step {restored.step}; bring it "
             "back, name another --out, or set --allow-data-change"
         )
-    note(f"resuming {run} at step {manifest['step']}")
-    return state
+    note(f"resuming {run} at step {restored.step}")
+    for line in changes(restored, config):
+        note(line)
+    return Start(restored.state, restored.step, restored.rows)
+
+
+def changes(restored: Restored, config: TrainConfig) -> list[str]:
+    """What becomes of the settings in which `config` differs from those of a checkpoint."""
+    old, lines = restored.config, []
+    if old.batch_size != config.batch_size:
+        lines.append(
+            f"batch_size {old.batch_size} -> {config.batch_size}: the data goes on behind the "
+            f"{restored.rows:,} rows that were trained on"
+        )
+    found = differences(old, config)
+    if order := [line for line in found if line.split(":")[0] in ("seed", "data.stride")]:
+        lines.append(f"{'; '.join(order)}: from here on the data comes in another order")
+    if layout := [line for line in found if line.split(":")[0] in _ROUNDING]:
+        lines.append(f"{'; '.join(layout)}: sums are rounded otherwise, in their last bits")
+    step = restored.step
+    last, planned = _rate(old, max(step - 1, 0)), _rate(old, step)
+    if not math.isclose(planned, rate := _rate(config, step), rel_tol=1e-6):
+        why = [line for line in found if line.startswith(("optimizer.", "steps:"))]
+        lines.append(
+            f"the learning rate goes from {last:.3g} to {rate:.3g} at this step because of "
+            f"{'; '.join(why)}"
+        )
+    return lines
+
+
+def _rate(config: TrainConfig, step: int) -> float:
+    return np.asarray(learning_rate(config.optimizer, config.steps)(step)).item()
+
+
+def make_step(config: TrainConfig, mesh: Mesh) -> Any:
+    """The jitted step of pretraining on `mesh`; see `compile_step`."""
+    template = state_template(parameter_shapes(config.model), config, mesh)
+    return compile_step(config, mesh, template, lambda: next_token_loss(config))
 
 
 def compile_step(

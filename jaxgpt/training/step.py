@@ -105,6 +105,13 @@ def train_step(
         return TrainState(keep(state.step + 1, state.step), params, opt_state), metrics
 
 
+@jax.jit
+def all_finite(tree: Any) -> Array:
+    """Whether all floating-point numbers in a tree are finite."""
+    floats = [x for x in map(jnp.asarray, jax.tree.leaves(tree)) if jnp.issubdtype(x, jnp.inexact)]
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in floats]).all()
+
+
 def eval_step(params: Params, batch: Any, *, loss_fn: LossFunction) -> Loss:
     """The loss of a batch without dropout, as (sum in nats, count)."""
     return loss_fn(params, batch, None)

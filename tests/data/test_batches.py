@@ -134,7 +134,9 @@ def test_an_epoch_holds_every_window_once(batch_size, stride):
     count, epochs = len(windows), 3
     steps = -(-count * epochs // batch_size)
     seen = [
-        start for step in range(steps) for start in starts(windows.batch(step, batch_size, seed=5))
+        start
+        for step in range(steps)
+        for start in starts(windows.batch(step * batch_size, batch_size, seed=5))
     ]
     orders = [seen[epoch * count : (epoch + 1) * count] for epoch in range(epochs)]
     for order in orders:
@@ -145,21 +147,21 @@ def test_an_epoch_holds_every_window_once(batch_size, stride):
 def test_a_batch_depends_on_the_step_and_seed_alone():
     first, second = (SlidingWindows(np.arange(1000), 4) for _ in range(2))
     for step in (7, 0, 100, 7):
-        again = starts(second.batch(step, 16, seed=3))
-        assert starts(first.batch(step, 16, seed=3)) == again
-        assert starts(first.batch(step, 16, seed=4)) != again
-        halves = [starts(first.batch(2 * step + half, 8, seed=3)) for half in (0, 1)]
+        again = starts(second.batch(16 * step, 16, seed=3))
+        assert starts(first.batch(16 * step, 16, seed=3)) == again
+        assert starts(first.batch(16 * step, 16, seed=4)) != again
+        halves = [starts(first.batch(16 * step + 8 * half, 8, seed=3)) for half in (0, 1)]
         assert halves[0] + halves[1] == again
 
 
 def test_the_order_of_batches_never_changes():
     windows = SlidingWindows(np.arange(101), 10)
-    assert [starts(windows.batch(step, 4, seed=0)) for step in range(3)] == [
+    assert [starts(windows.batch(4 * step, 4, seed=0)) for step in range(3)] == [
         [20, 50, 70, 10],
         [0, 60, 90, 30],
         [80, 40, 80, 60],
     ]
-    assert starts(windows.batch(10**12, 4, seed=0)) == [50, 30, 90, 0]
+    assert starts(windows.batch(4 * 10**12, 4, seed=0)) == [50, 30, 90, 0]
 
 
 @pytest.mark.parametrize("tokens", [5, 6, 9, 20, 21, 22, 23, 24])

@@ -26,20 +26,23 @@ def test_pad():
 
 
 def test_an_epoch_has_every_row_once():
-    steps = [shuffled(10, step, 4, seed=1) for step in range(5)]
+    steps = [shuffled(10, 4 * step, 4, seed=1) for step in range(5)]
     drawn = np.concatenate(steps)
     assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
     assert drawn[:10].tolist() != drawn[10:].tolist()
-    assert drawn.tolist() != np.concatenate([shuffled(10, s, 4, seed=2) for s in range(5)]).tolist()
+    assert (
+        drawn.tolist()
+        != np.concatenate([shuffled(10, 4 * s, 4, seed=2) for s in range(5)]).tolist()
+    )
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
     rows = Rows(list("abcdefg"), "".join, "-")
-    want = [rows.batch(step, 3, seed=0) for step in range(9)]
+    want = [rows.batch(3 * step, 3, seed=0) for step in range(9)]
     again = Rows(list("abcdefg"), "".join, "-")
-    assert [again.batch(step, 3, seed=0) for step in reversed(range(9))] == want[::-1]
+    assert [again.batch(3 * step, 3, seed=0) for step in reversed(range(9))] == want[::-1]
     # A batch of the same places, however they are cut.
-    assert "".join(want) == "".join(rows.batch(step, 9, seed=0) for step in range(3))
+    assert "".join(want) == "".join(rows.batch(9 * step, 9, seed=0) for step in range(3))
 
 
 def test_in_order_fills_up_the_last_batch():

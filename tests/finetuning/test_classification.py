@@ -189,7 +189,7 @@ def test_a_classifier_learns_and_says_how_sure_it_is(params):
     ours, rest = split_params(params, 1)
     state = init_state(ours, optimizer)
     for number in range(30):
-        state, _ = step(rest, state, on_device(rows.batch(number, 8, seed=0)), np.int32(number))
+        state, _ = step(rest, state, on_device(rows.batch(8 * number, 8, seed=0)), np.int32(number))
     probabilities = jax.jit(class_probabilities(CONFIG))
     whole = join_params(state.params, rest)
     labels, given = predict(probabilities, whole, rows.in_order(16))

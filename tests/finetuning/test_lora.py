@@ -10,6 +10,7 @@ import pytest
 
 from jaxgpt.config import ModelConfig, OptimizerConfig, TrainConfig
 from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.files import seal
 from jaxgpt.finetuning.lora import fingerprint, init_adapters, lora_linear, lora_loss, merge
 from jaxgpt.finetuning.lora_file import ADAPTERS, RECORD, load_adapters, save_adapters
 from jaxgpt.finetuning.settings import LORA_TARGETS, LoraConfig
@@ -203,7 +204,7 @@ def saved(tmp_path):
 
 
 def test_adapters_come_back_bit_for_bit(saved):
-    adapters, config = load_adapters(saved, BASE)
+    adapters, config, _ = load_adapters(saved, BASE)
     assert config == LORA
     assert fingerprint(adapters) == fingerprint(trained())
 
@@ -214,9 +215,10 @@ def test_only_adapters_are_saved(saved):
     assert 4 * numbers < size < 4 * numbers + 2000
 
 
-def edit(folder, **changes):
+def edit(folder, sealed=True, **changes):
     record = json.loads((folder / RECORD).read_text()) | changes
-    (folder / RECORD).write_text(json.dumps(record))
+    content = seal(record) if sealed else json.dumps(record, indent=2).encode()
+    (folder / RECORD).write_bytes(content)
 
 
 def flip(folder):
@@ -232,8 +234,11 @@ def flip(folder):
         (lambda folder: (folder / ADAPTERS).unlink(), "holds no adapters that fit: .*No such file"),
         (lambda folder: (folder / RECORD).unlink(), "adapters.json cannot be read: No such file"),
         (lambda folder: (folder / RECORD).write_text("{"), "at line 1, column 2"),
-        (lambda folder: (folder / RECORD).write_text("{}"), "adapters.json has no format"),
-        (partial(edit, format=2), "written by a newer jaxgpt"),
+        (lambda folder: (folder / RECORD).write_text("{}"), "adapters.json has changed"),
+        (partial(edit, format=9), "written by a newer jaxgpt"),
+        (partial(edit, sealed=False, format=9), "adapters.json has changed since it was written"),
+        (partial(edit, sealed=False, format=1), "adapters.json has changed since it was written"),
+        (partial(edit, sealed=False, alpha=7.0), "adapters.json has changed since it was written"),
         (partial(edit, rank=0), "rank is 0; it must be from 1 to 1,000,000"),
         (
             partial(edit, rank=5),

@@ -206,7 +206,7 @@ def test_a_reference_is_measured_once_for_each_pair(written):
     lengths = lambda pairs: jnp.array((pairs.targets != -100).sum(-1), jnp.float32)  # noqa: E731
     measured = with_reference(three, lengths, batch_size=2)
     assert three.examples[0].reference is None
-    for batch in [measured.batch(step, 2, seed=0) for step in range(3)]:
+    for batch in [measured.batch(2 * step, 2, seed=0) for step in range(3)]:
         np.testing.assert_array_equal(batch.reference, lengths(batch))
     *_, last = measured.in_order(2)
     assert last.reference[1].tolist() == [0, 0]

@@ -2,16 +2,20 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from jaxgpt.config import FolderOptions, OptimizerConfig
-from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.finetuning import tuning
+from jaxgpt.finetuning.batching import Rows
 from jaxgpt.finetuning.saved import find_adapters, load_adapted, load_classifier
 from jaxgpt.finetuning.settings import (
     ClassifierConfig,
@@ -19,9 +23,11 @@ from jaxgpt.finetuning.settings import (
     LoraConfig,
     PreferenceTuningConfig,
 )
+from jaxgpt.finetuning.trainable import Trainable
 from jaxgpt.finetuning.tune_classifier import classify_texts, tune_classifier
 from jaxgpt.finetuning.tune_instructions import tune_instructions
 from jaxgpt.finetuning.tune_preferences import tune_preferences
+from jaxgpt.training import fits
 from jaxgpt.training.checkpoint import load_model
 from jaxgpt.training.metrics import read_metrics
 
@@ -189,6 +195,88 @@ def test_the_classifier_scores_the_test_texts_and_knows_its_classes(tune, base, 
     with pytest.raises(CheckpointError, match="a classifier, which writes no text"):
         load_model(tmp_path / "run")
     same(result.model.params, model.params)
+
+
+def undo_last_step(run):
+    """Take away the newest checkpoint; the folder of the one before."""
+    older, newest = sorted((run / "checkpoints").iterdir())
+    shutil.rmtree(newest)
+    return older
+
+
+def test_the_frozen_head_of_a_classifier_is_saved_not_drawn_again(tune, base, tmp_path):
+    settings = {"trained": "lora", "keep_checkpoints": 2}
+    result, _ = tune("classification", "run", **settings)
+    with jax.default_prng_impl("rbg"):
+        model = load_classifier(tmp_path / "run", lambda path, tokenizer: base)
+        same(model.params, result.model.params)
+        undo_last_step(tmp_path / "run")
+        again, _ = tune("classification", "run", **settings)
+    same(again.model.params, result.model.params)
+
+
+def test_the_adapters_of_the_first_format_are_read_with_the_head_that_is_drawn(
+    tune, base, tmp_path
+):
+    result, _ = tune("classification", "run", trained="lora", seed=3)
+    folder = tmp_path / "run" / "adapters"
+    arrays = load_file(folder / "adapters.safetensors")
+    save_file(
+        {name: array for name, array in arrays.items() if not name.startswith("new.")},
+        folder / "adapters.safetensors",
+    )
+    record = json.loads((folder / "adapters.json").read_text()) | {"format": 1}
+    del record["arrays"]
+    record["sha256"] = sha256((folder / "adapters.safetensors").read_bytes()).hexdigest()
+    record["task"]["seed"] = 3
+    (folder / "adapters.json").write_text(json.dumps(record))
+    model = load_classifier(folder, lambda path, tokenizer: base)
+    same(model.params, result.model.params)
+
+
+def test_a_checkpoint_of_the_first_format_goes_on_with_the_head_that_is_drawn(
+    tune, tmp_path, monkeypatch
+):
+    settings = {"trained": "lora", "keep_checkpoints": 2}
+    result, _ = tune("classification", "run", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainable, "stored", lambda self, trained, frozen: trained)
+        tune("classification", "old", **settings)
+    path = undo_last_step(tmp_path / "old") / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"format": 1}
+    del manifest["rows"], manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    again, _ = tune("classification", "old", **settings)
+    same(again.model.params, result.model.params)
+
+
+@pytest.mark.parametrize("trained", ["all", "lora", 0])
+def test_a_step_that_cannot_fit_is_refused_before_anything_is_written(
+    tune, tmp_path, monkeypatch, trained
+):
+    monkeypatch.setattr(fits, "device_memory", lambda: 30_000)
+    with pytest.raises(ResourceError, match="kept of 1 rows for the backward pass") as caught:
+        tune("instructions", "run", trained=trained)
+    assert "raise --gradient-accumulation" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_batch_size_goes_on_with_the_records_that_are_left(tune, monkeypatch, capsys):
+    rows, batch = [], Rows.batch
+
+    def watched(self, first, batch_size, *, seed):
+        rows.extend(range(first, first + batch_size))
+        return batch(self, first, batch_size, seed=seed)
+
+    monkeypatch.setattr(Rows, "batch", watched)
+    settings = {"steps": 0, "evaluate_every": 99, "checkpoint_every": 99, "sample_every": 99}
+    first = tune("instructions", "run", epochs=1, **settings).model
+    records = len(rows)
+    allowed = FolderOptions(allow_config_change=True)
+    second = tune("instructions", "run", allowed, epochs=2, batch_size=16, **settings).model
+    assert rows == list(range(records + 16 * (second.step - first.step)))
+    assert second.step == first.step + math.ceil((2 * 29 - records) / 16)
+    assert "batch_size 8 -> 16: the data goes on behind the 32 rows" in capsys.readouterr().err
 
 
 def test_preferences_begin_at_the_logarithm_of_two(tune):

@@ -52,7 +52,7 @@ def test_another_optimizer_shows(change, runs, monkeypatch):
     other = replace(CONFIG, optimizer=replace(CONFIG.optimizer, **change))
     params = trajectories.init_like_torch(CONFIG.model, CONFIG.seed)
     windows = trajectories.SlidingWindows(TOKENS, 16)
-    batches = [windows.batch(step, 4, seed=7) for step in range(30)]
+    batches = [windows.batch(4 * step, 4, seed=7) for step in range(30)]
     wrong = train_in_torch(other, params, batches, threads=1)
     assert abs(wrong - runs.jaxgpt).max() > 20 * abs(runs.torch - runs.jaxgpt).max()
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,9 +16,14 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import RunOptions
+from jaxgpt.data.batches import SlidingWindows
+from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import CheckpointError, ConfigError, NonFiniteError
-from jaxgpt.training.checkpoint import checkpoints, load_model
+from jaxgpt.training.checkpoint import Restored, checkpoints, load_model
+from jaxgpt.training.manifest import verify
 from jaxgpt.training.pretrain import pretrain
+from jaxgpt.training.run_state import changes
+from jaxgpt.training.step import TrainState
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,8 +106,8 @@ def test_a_flipped_bit_falls_back_to_the_checkpoint_before(
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
-    with pytest.raises(CheckpointError, match="has changed since it was written"):
-        load_model(run)
+    assert load_model(run).step == 8
+    assert "has changed since it was written" in capsys.readouterr().err
     again = pretrain(small_run(), run)
     assert_same_bits(again.state, undisturbed[1].state)
     assert "set aside as 00000012.corrupt-" in capsys.readouterr().err
@@ -136,6 +142,56 @@ def test_other_settings_or_data_are_refused_unless_allowed(small_run, tmp_path):
     text.write_text("It was a bright and sunny day. " * 400)
     with pytest.raises(CheckpointError, match="--allow-data-change"):
         pretrain(replace(longer, steps=15), run, RunOptions(allow_config_change=True))
+
+
+def test_another_batch_size_goes_on_at_the_row_where_it_stopped(
+    small_run, tmp_path, monkeypatch, capsys
+):
+    config, run = small_run(checkpoint_every=100, sample_every=100), tmp_path / "run"
+    drawn, indices = [], SlidingWindows.indices
+
+    def watched(self, *given, **options):
+        found = indices(self, *given, **options)
+        drawn.extend(found.tolist())
+        return found
+
+    monkeypatch.setattr(SlidingWindows, "indices", watched)
+    pretrain(replace(config, steps=3), run)
+    allowed = RunOptions(allow_config_change=True)
+    pretrain(replace(config, steps=5, batch_size=16), run, allowed)
+    pretrain(replace(config, steps=6, batch_size=8), run, allowed)
+    said = capsys.readouterr().err
+    rows = 3 * 8 + 2 * 16 + 8
+    windows = SlidingWindows(TokenDataset.open(run / "tokens").split("train"), 16)
+    assert drawn == indices(windows, 0, rows, seed=config.seed).tolist()
+    assert "batch_size 8 -> 16: the data goes on behind the 24 rows that were trained on" in said
+    assert "batch_size 16 -> 8: the data goes on behind the 56 rows that were trained on" in said
+    assert f"| tokens seen | {rows * 16:,} |" in (run / "README.md").read_text()
+    assert verify(checkpoints(run)[-1])["rows"] == rows
+
+
+def restored(config):
+    return Restored(TrainState(5, {}, ()), 5, 40, "", config)
+
+
+def test_what_becomes_of_changed_settings_is_said(small_run):
+    config = small_run(steps=6)
+    cosine = config.optimizer
+    said = partial(changes, restored(config))
+    assert said(config) == []
+    assert said(replace(config, evaluate_every=1)) == []
+    (line,) = said(replace(config, steps=12))
+    assert line == (
+        "the learning rate goes from 0.0015 to 0.00238 at this step because of steps: 6 -> 12"
+    )
+    constant = replace(config, optimizer=replace(cosine, schedule="constant"))
+    (line,) = said(constant)
+    assert line.endswith("because of optimizer.schedule: cosine -> constant")
+    assert changes(restored(constant), replace(constant, steps=99)) == []
+    assert said(replace(config, seed=1, attention="chunked")) == [
+        "seed: 0 -> 1: from here on the data comes in another order",
+        "attention: auto -> chunked: sums are rounded otherwise, in their last bits",
+    ]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_number(small_run, tmp_path):

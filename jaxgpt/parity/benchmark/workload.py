@@ -21,7 +21,10 @@ def make_batches(config: TrainConfig, count: int) -> list[Batch]:
     length = config.model.context_length
     tokens = make_tokens(config, count * config.batch_size * length + 1)
     windows = SlidingWindows(tokens, length)
-    return [windows.batch(step, config.batch_size, seed=config.seed) for step in range(count)]
+    return [
+        windows.batch(step * config.batch_size, config.batch_size, seed=config.seed)
+        for step in range(count)
+    ]
 
 
 def save_start(path: Path, params: dict[str, Any]) -> None:

@@ -1,0 +1,131 @@
+"""Trees of arrays on disk, by Orbax: the only file that knows it."""
+
+import logging
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxgpt.errors import CheckpointError, ResourceError
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./=@,+-]*")
+_FAILURES = (ValueError, KeyError, TypeError, OSError, AttributeError)
+_LAST_WORDS = 0.2  # seconds in which the threads of a failed save end
+
+
+def write_arrays(folder: Path, tree: Any) -> None:
+    """Write a tree as the new folder `folder`, and see that its leaves are there.
+
+    Raises ResourceError if they cannot be written.
+    """
+    try:
+        with _plain(folder) as path, _quiet(), _checkpointer() as checkpointer:
+            checkpointer.save(path, tree)
+            stored = _leaves(checkpointer.metadata(path).item_metadata.tree)
+    except _FAILURES as error:  # Orbax says it by a ValueError that the disk is full
+        raise ResourceError(f"{folder} could not be written: {error}") from None
+    if stored != _leaves(tree):
+        raise ResourceError(f"{folder} could not be written: other arrays are there than were sent")
+
+
+def read_arrays(folder: Path, template: Any) -> Any:
+    """The tree in `folder`, in the shapes, dtypes and shardings of `template`.
+
+    Raises CheckpointError if it holds other arrays, which Orbax would cast without a word.
+    """
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_sharding(leaf)),
+        template,
+    )
+    try:
+        with _plain(folder) as path, _checkpointer() as checkpointer:
+            stored = checkpointer.metadata(path).item_metadata.tree
+            _check_leaves(_leaves(stored), _leaves(abstract), folder)
+            return checkpointer.restore(path, abstract)
+    except _FAILURES as error:
+        raise CheckpointError(f"{folder} cannot be restored: {error}") from None
+
+
+@contextmanager
+def _plain(folder: Path) -> Iterator[Path]:
+    """An absolute path to `folder` that has no character with a meaning of its own for Orbax.
+
+    It takes a path for a pattern, a URL, or a foreign system's: a folder named `r[1]` is written
+    and then not found. Such a folder is reached by a link elsewhere.
+    """
+    path = folder.absolute()
+    if _PLAIN.fullmatch(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxgpt-", dir=_plain_temporary()) as place:
+        link = Path(place, "folder")
+        link.symlink_to(path.parent)
+        yield link / path.name
+
+
+def _plain_temporary() -> str:
+    for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if _PLAIN.fullmatch(place) and Path(place).is_dir():
+            return place
+    raise OSError(f"{tempfile.gettempdir()} is no plain name; set TMPDIR to a folder that has one")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Orbax's threads from printing the traceback of what is raised anyway.
+
+    Where jaxgpt's logger is at the level of debugging, they may.
+    """
+    if logging.getLogger("jaxgpt").isEnabledFor(logging.DEBUG):
+        yield
+        return
+    logger = logging.getLogger("absl")
+    before = logger.disabled, sys.unraisablehook
+    logger.disabled, sys.unraisablehook = True, lambda _: None
+    try:
+        yield
+    except Exception:
+        time.sleep(_LAST_WORDS)
+        raise
+    finally:
+        logger.disabled, sys.unraisablehook = before
+
+
+def _checkpointer() -> Any:
+    # Orbax's asynchronous one, where it fails, leaves threads that wait for minutes.
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Shape and dtype by name, the same before and after Orbax, which keeps no named tuples."""
+    return {
+        "/".join(map(_name, path)): f"{tuple(leaf.shape)} {leaf.dtype}"
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _name(key: Any) -> str:
+    return str(next(getattr(key, kind) for kind in ("key", "name", "idx") if hasattr(key, kind)))
+
+
+def _check_leaves(have: dict[str, str], want: dict[str, str], folder: Path) -> None:
+    odd = next((x for x in sorted(have | want) if have.get(x) != want.get(x)), None)
+    if odd is not None:
+        raise CheckpointError(
+            f"{folder} holds other arrays than the model has: {odd} is {have.get(odd, 'not there')}"
+            f" where {want.get(odd, 'none')} is wanted; set the model as it was, or name another "
+            "--out"
+        )
+
+
+def _sharding(leaf: Any) -> jax.sharding.Sharding:
+    # Without one, Orbax restores onto the devices that the checkpoint was written from.
+    given = getattr(leaf, "sharding", None)
+    return given or jax.sharding.SingleDeviceSharding(jax.devices()[0])
