@@ -47,6 +47,8 @@ def parse(kind: type[Arguments], argv: Sequence[str], **options) -> Arguments:
         with redirect_stderr(complaint), redirect_stdout(io.StringIO()):
             arguments = tyro.cli(kind, **options)
     except SystemExit as stop:
+        if stop.code == 128 + signal.SIGTERM:
+            raise
         if stop.code:
             fail(_one_line(complaint.getvalue()), 2)
         if "default" in options:

@@ -138,6 +138,16 @@ def test_a_failure_is_one_line_and_its_exit_code(cli, failure, code, line, monke
     assert line in err
 
 
+def test_a_signal_while_arguments_are_read_is_no_bad_argument(cli, monkeypatch):
+    def terminated(*_, **__):
+        raise SystemExit(128 + signal.SIGTERM)
+
+    monkeypatch.setattr(cli.tyro, "cli", terminated)
+    with pytest.raises(SystemExit) as stop:
+        cli.parse(cli.ModelSource, [])
+    assert stop.value.code == 128 + signal.SIGTERM
+
+
 def test_a_bug_is_no_bad_input(cli, monkeypatch):
     def main(argv):
         raise ValueError("operands could not be broadcast")
