@@ -106,15 +106,17 @@ def _label(row: Row) -> str:
 
 def _verdict(comparison: Comparison) -> list[str]:
     first = comparison.first
+    seen = [row.name for row in comparison.rows if row.kind == "activation"]
+    only = f"; of the activations, only {seen[0]} could be compared" if len(seen) == 1 else ""
     if first is None:
         most = max(comparison.rows, key=lambda row: row.relative)
         return [
             f"equal: the largest relative difference is {most.relative:.1e} ({most.label}); "
-            f"rounding explains up to {most.bound:.1e} there"
+            f"rounding explains up to {most.bound:.1e} there{only}"
         ]
     return [
         f"different: {first.label} is the first, {first.relative:.1e} of its largest element "
-        f"apart, where rounding explains up to {first.bound:.1e}",
+        f"apart, where rounding explains up to {first.bound:.1e}{only}",
         *(f"cause: {cause}" for cause in comparison.causes),
         comparison.outcome,
     ]

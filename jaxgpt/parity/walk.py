@@ -5,8 +5,7 @@ foreign implementation may do differently with the same weights is a `Habits`.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.model.attention import attention_weights
 from jaxgpt.model.embedding import embed, sinusoidal_positions, unembed
 from jaxgpt.model.layers import Params, gelu, layer_norm, linear
+from jaxgpt.parity.habits import AS_JAXGPT, Habits
 from jaxgpt.training.loss import cross_entropy
 
 Activations = dict[str, Float[Array, "B T _"]]
@@ -32,42 +32,6 @@ _INNER = (
     *(".norm1", ".attn.qkv", ".attn.context", ".attn.out", ".middle"),
     *(".norm2", ".mlp.up", ".mlp.gelu", ".mlp.down", ""),
 )
-
-
-def _unchanged(x: Array) -> Array:
-    return x
-
-
-@dataclass(frozen=True)
-class Habits:
-    """How an implementation computes, apart from its config and weights; by default as jaxgpt."""
-
-    operand: Callable[[Array], Array] = _unchanged
-    """Applied to both factors of every matrix product, such as a rounding to bfloat16."""
-    product: Callable[[Array], Array] = _unchanged
-    """Applied to what comes out of every linear map but the head."""
-    dropout: Callable[[Array], Array] = _unchanged
-    """Applied wherever a model in training drops: to the embedding, each layer's attention weights,
-    its attention's output and its feed-forward's, in this order."""
-    looks_ahead: int | None = 0
-    """Tokens after its own that a query may look at; None is no mask."""
-    scale: Callable[[int], float] = lambda head_dim: 1 / math.sqrt(head_dim)
-    """The factor of the scores, of the head's width."""
-    unbiased_variance: bool = False
-    """Whether a layer norm's variance divides by D - 1."""
-    epsilons: Mapping[str, float] = field(default_factory=dict)
-    """What is added to the variance in `norm1`, `norm2` or `norm`, where it is not the config's."""
-    position_offset: int = 0
-    """The position of the first token."""
-    qkv: Callable[[Array], Array] = _unchanged
-    """Applied to the joint queries, keys and values before they are told apart, such as to put
-    their columns into another order."""
-    activation: Callable[[Array], Array] | None = None
-    """What stands in GELU's place."""
-    order: tuple[int, ...] | None = None
-    """The layers in the order in which they stand, if it is another."""
-    layers: Mapping[int, tuple[ModelConfig, "Habits"]] = field(default_factory=dict)
-    """Config and habits of the layers that have their own."""
 
 
 def activation_names(num_layers: int) -> list[str]:
@@ -85,7 +49,7 @@ def walk(
     config: ModelConfig,
     params: Params,
     tokens: Int[Array, "B T"],
-    habits: Habits = Habits(),
+    habits: Habits = AS_JAXGPT,
 ) -> Activations:
     """Every activation of the model on `tokens`; (B, T, D), (B, T, 3 D), (B, T, F) or (B, T, V).
 
@@ -126,7 +90,7 @@ def steps(
     config: ModelConfig,
     params: Params,
     tokens: Int[Array, "B T"],
-    habits: Habits = Habits(),
+    habits: Habits = AS_JAXGPT,
 ) -> Steps:
     """Each name and activation of `walk`, computed when it is asked for."""
     check_tokens(tokens, config)
@@ -147,28 +111,64 @@ def steps(
 def _block_steps(
     x: Array, layer: Params, config: ModelConfig, habits: Habits, name: str
 ) -> Generator[tuple[str, Array], None, Array]:
-    attn, mlp = layer["attn"], layer["mlp"]
+    if habits.norm_place != "before":
+        made = _normed_later(x, layer, config, habits)
+        yield from ((name + inner, made[inner]) for inner in _INNER)
+        return made[""]
     normed = _norm("norm1", x, layer, config, habits)
     yield f"{name}.norm1", normed
-    qkv = _dense(normed, attn["qkv"], habits)
-    yield f"{name}.attn.qkv", qkv
-    context = _attend(habits.qkv(qkv), config.num_heads, habits)
-    yield f"{name}.attn.context", context
-    heard = _dense(context, attn["out"], habits)
-    yield f"{name}.attn.out", heard
-    x = x + habits.dropout(heard)
+    heard = yield from _named(_attention(normed, layer["attn"], config, habits), name)
+    x = _shortcut("attn", x, normed, habits) + habits.dropout(heard)
     yield f"{name}.middle", x
     normed = _norm("norm2", x, layer, config, habits)
     yield f"{name}.norm2", normed
-    up = _dense(normed, mlp["up"], habits)
-    yield f"{name}.mlp.up", up
-    hidden = habits.activation(up) if habits.activation else gelu(up, config.gelu)
-    yield f"{name}.mlp.gelu", hidden
-    down = _dense(hidden, mlp["down"], habits)
-    yield f"{name}.mlp.down", down
-    x = x + habits.dropout(down)
+    down = yield from _named(_feed_forward(normed, layer["mlp"], config, habits), name)
+    x = _shortcut("mlp", x, normed, habits) + habits.dropout(down)
     yield name, x
     return x
+
+
+def _named(parts: Steps, name: str) -> Generator[tuple[str, Array], None, Array]:
+    """The parts under the block's name; the last is returned."""
+    x = jnp.zeros(())
+    for inner, x in parts:
+        yield name + inner, x
+    return x
+
+
+def _normed_later(x: Array, layer: Params, config: ModelConfig, habits: Habits) -> Activations:
+    """A block's activations where its norms come later; `middle` is what enters the second."""
+    made = dict(_attention(x, layer["attn"], config, habits))
+    heard, on_sums = habits.dropout(made[".attn.out"]), habits.norm_place == "sum"
+    made[".norm1"] = _norm("norm1", x + heard if on_sums else heard, layer, config, habits)
+    x = made[".norm1"] if on_sums else x + made[".norm1"]
+    made |= dict(_feed_forward(x, layer["mlp"], config, habits))
+    down = habits.dropout(made[".mlp.down"])
+    made[".middle"] = x + down if on_sums else down
+    made[".norm2"] = _norm("norm2", made[".middle"], layer, config, habits)
+    made[""] = made[".norm2"] if on_sums else x + made[".norm2"]
+    return made
+
+
+def _attention(x: Array, attn: Params, config: ModelConfig, habits: Habits) -> Steps:
+    qkv = _dense(x, attn["qkv"], habits)
+    yield ".attn.qkv", qkv
+    context = _attend(habits.qkv(qkv), config.num_heads, habits)
+    yield ".attn.context", context
+    yield ".attn.out", _dense(context, attn["out"], habits)
+
+
+def _feed_forward(x: Array, mlp: Params, config: ModelConfig, habits: Habits) -> Steps:
+    up = _dense(x, mlp["up"], habits)
+    yield ".mlp.up", up
+    hidden = habits.activation(up) if habits.activation else gelu(up, config.gelu)
+    yield ".mlp.gelu", hidden
+    yield ".mlp.down", _dense(hidden, mlp["down"], habits)
+
+
+def _shortcut(part: str, x: Array, normed: Array, habits: Habits) -> Array | float:
+    kind = habits.shortcuts.get(part)
+    return x if kind is None else normed if kind == "normed" else 0.0
 
 
 def _dense(x: Array, params: Params, habits: Habits) -> Array:
@@ -190,12 +190,22 @@ def _attend(qkv: Float[Array, "B T E"], num_heads: int, habits: Habits) -> Float
 def _norm(name: str, x: Array, params: Params, config: ModelConfig, habits: Habits) -> Array:
     scale, bias = params[name]["scale"], params[name]["bias"]
     width, epsilon = x.shape[-1], habits.epsilons.get(name, config.norm_epsilon)
+    kind = habits.norms.get(name)
+    if kind is not None:
+        return x if kind == "none" else _rms_norm(x, scale, epsilon)
     if not habits.unbiased_variance:
         return layer_norm(x, scale=scale, bias=bias, epsilon=epsilon)
     # The root of (D / (D - 1)) v + e is the factor's root times that of v + e (D - 1) / D.
     share = (width - 1) / width
     normed = layer_norm(x, scale=scale, bias=0 * bias, epsilon=epsilon * share)
     return normed * math.sqrt(share) + bias
+
+
+def _rms_norm(x: Array, scale: Array, epsilon: float) -> Array:
+    """Root mean square norm (Zhang and Sennrich, 2019), in float32."""
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean + epsilon)).astype(x.dtype) * scale
 
 
 def _positions(config: ModelConfig, params: Params, habits: Habits) -> Float[Array, "S D"]:
@@ -210,7 +220,7 @@ def loss_and_gradients(
     config: ModelConfig,
     params: Params,
     tokens: Int[Array, "B T"],
-    habits: Habits = Habits(),
+    habits: Habits = AS_JAXGPT,
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """The mean loss of predicting `tokens[:, 1:]`, in nats, and its gradient by parameter."""
 

@@ -252,7 +252,7 @@ def test_what_is_not_a_number_repeats():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda logits: logits[:, -1], "it must be logits of shape"),
+        (lambda logits: logits[:, :2], "it must be logits of shape"),
         (lambda logits: logits.argmax(-1), "it must be logits of shape"),
         (lambda logits: [logits], "returns a list"),
         (lambda logits: logits @ logits, "raises RuntimeError"),

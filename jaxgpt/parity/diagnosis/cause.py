@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.model.layers import Params
-from jaxgpt.parity.walk import Habits
+from jaxgpt.parity.habits import Habits
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ class Operation:
 
 
 def _of_norm(name: str, words: str) -> Operation:
-    causes = (computing.epsilons, computing.epsilons_of(name), computing.variances)
-    return Operation(words, (*causes, weights.missing_bias(name)) if name != "norm" else causes)
+    causes: list[Causes] = [computing.epsilons, computing.epsilons_of(name), computing.variances]
+    causes += [] if name == "norm" else [weights.missing_bias(name)]
+    causes += [computing.norm_places, computing.rms_norms] if name == "norm1" else []
+    return Operation(words, (*causes, computing.other_norm(name)))
 
 
 OPERATIONS = {
@@ -40,12 +42,17 @@ OPERATIONS = {
     "attn.out": Operation(
         "one product and its bias", (weights.missing_bias("attn.out"), weights.transposed_out)
     ),
-    "middle": Operation("the sum with the stream that enters the block"),
+    "middle": Operation(
+        "the sum with the stream that enters the block", (computing.missing_shortcut("attn"),)
+    ),
     "norm2": _of_norm("norm2", "the second layer norm"),
     "mlp.up": Operation("one product and its bias", (weights.missing_bias("mlp.up"),)),
     "mlp.gelu": Operation("the activation function", (computing.activations,)),
     "mlp.down": Operation("one product and its bias", (weights.missing_bias("mlp.down"),)),
-    "block": Operation("the sum with the stream that enters the feed-forward network"),
+    "block": Operation(
+        "the sum with the stream that enters the feed-forward network",
+        (computing.missing_shortcut("mlp"),),
+    ),
     "norm": _of_norm("norm", "the last layer norm"),
     "logits": Operation("the product with the head or the token table", (computing.ties,)),
 }

@@ -10,11 +10,17 @@ from jaxtyping import Array
 
 from jaxgpt.parity.diagnosis.cause import Cause, Causes, State, with_config, with_habits
 from jaxgpt.parity.diagnosis.column_orders import column_orders
-from jaxgpt.parity.walk import Habits
+from jaxgpt.parity.habits import AS_JAXGPT
 
 _EPSILONS = (1e-5, 1e-6, 1e-12, 1e-8, 1e-4, 1e-3)
+_RMS_EPSILONS = (1e-5, 1e-6, 1e-8, 2.0**-23)  # the last is PyTorch's default
+_WHERE = {
+    "norm1": "the first norm of a block",
+    "norm2": "the second norm of a block",
+    "norm": "the last norm",
+}
 _COARSE = ("bfloat16", "float16")
-_ROOT = Habits().scale
+_ROOT = AS_JAXGPT.scale
 
 
 def epsilons(state: State) -> Iterator[Cause]:
@@ -27,15 +33,68 @@ def epsilons(state: State) -> Iterator[Cause]:
 
 def epsilons_of(norm: str) -> Causes:
     """The same of one norm of a block alone, or of the last."""
-    where = {"norm1": "the first norm of a block", "norm2": "the second norm of a block"}
 
     def causes(state: State) -> Iterator[Cause]:
         old = state.habits.epsilons.get(norm, state.config.norm_epsilon)
         for epsilon in _EPSILONS:
-            place = where.get(norm, "the last norm")
-            words = f"adds {epsilon:g} to the variance in {place} alone, not {old:g}"
+            words = f"adds {epsilon:g} to the variance in {_WHERE[norm]} alone, not {old:g}"
             changed = {**state.habits.epsilons, norm: epsilon}
             yield Cause(words, with_habits(state, epsilons=changed))
+
+    return causes
+
+
+def rms_norms(state: State) -> Iterator[Cause]:
+    """RMSNorm in all norms."""
+    yield from _rms(state, tuple(_WHERE), "every layer norm")
+
+
+def other_norm(norm: str) -> Causes:
+    """RMSNorm in one norm of a block, or the last; or nothing in its place."""
+
+    def causes(state: State) -> Iterator[Cause]:
+        yield from _rms(state, (norm,), f"{_WHERE[norm]} alone")
+        without = with_habits(state, norms={**state.habits.norms, norm: "none"})
+        yield Cause(f"leaves out {_WHERE[norm]}", without)
+
+    return causes
+
+
+def _rms(state: State, norms: tuple[str, ...], where: str) -> Iterator[Cause]:
+    own = state.habits.epsilons.get(norms[0], state.config.norm_epsilon)
+    for epsilon in dict.fromkeys((own, *_RMS_EPSILONS)):
+        words = f"has RMSNorm in place of {where}, with epsilon {epsilon:.3g}"
+        changed = with_habits(
+            state,
+            norms={**state.habits.norms, **dict.fromkeys(norms, "rms")},
+            epsilons={**state.habits.epsilons, **dict.fromkeys(norms, epsilon)},
+        )
+        yield Cause(words, changed)
+
+
+def norm_places(state: State) -> Iterator[Cause]:
+    """Norms that stand behind attention and feed-forward, not before."""
+    for place, words in (
+        (
+            "sum",
+            "norms after each sum (post-norm), not before attention and feed-forward (pre-norm)",
+        ),
+        ("after", "norms what attention and feed-forward give, not what enters them (pre-norm)"),
+    ):
+        yield Cause(words, with_habits(state, norm_place=place))
+
+
+def missing_shortcut(part: str) -> Causes:
+    """No residual connection around attention or the feed-forward network, or another one."""
+    what = {"attn": "attention", "mlp": "the feed-forward network"}[part]
+
+    def causes(state: State) -> Iterator[Cause]:
+        for kind, words in (
+            ("none", f"has no shortcut (residual connection) around {what}"),
+            ("normed", f"adds what {what} gives to the normed stream, not to the stream itself"),
+        ):
+            changed = {**state.habits.shortcuts, part: kind}
+            yield Cause(words, with_habits(state, shortcuts=changed))
 
     return causes
 

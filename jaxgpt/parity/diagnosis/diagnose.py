@@ -4,6 +4,7 @@ To try one is to walk the known model with the change that the cause is, and to 
 other's activations are met.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +132,15 @@ def _best(
         and tried.worst <= _INDISTINGUISHABLE * best.worst
         and (tried is best or _settings(tried.state) != _settings(best.state))
     ]
-    return " or ".join(alike), best
+    return _either(alike), best
+
+
+def _either(causes: list[str]) -> str:
+    """The alternatives as one sentence, in which what they begin with is said once."""
+    first, *others = (cause.split() for cause in causes)
+    columns = zip(first, *others, strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda words: len(set(words)) == 1, columns))
+    return " or ".join([causes[0], *(" ".join(words[shared:]) for words in others)])
 
 
 def _settings(state: State) -> list[Any]:

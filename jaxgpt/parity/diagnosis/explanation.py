@@ -13,7 +13,7 @@ from jaxgpt.parity.diagnosis.diagnose import Diagnosis, diagnose
 from jaxgpt.parity.diagnosis.differences import Row, differences, unit_of
 from jaxgpt.parity.diagnosis.leaf_differences import compare_leaves
 from jaxgpt.parity.recordings.recording import Recording, flatten
-from jaxgpt.parity.walk import loss_and_gradients
+from jaxgpt.parity.walk import activation_names, loss_and_gradients
 
 Explanation = tuple[tuple[str, ...], str]
 """The causes, and what they leave, or what it means that there is none."""
@@ -38,7 +38,7 @@ def explain(a: Recording, b: Recording) -> Explanation:
         return tuple(causes), _agreed(causes, "everything", rows)
     start = _start(a, b)
     if start is None:
-        return tuple(causes), _unknown(first) + (
+        return tuple(causes), _unknown(first, rows) + (
             "; causes can be tried only where the parameters of a model are known, and give what "
             "it computes"
         )
@@ -60,7 +60,7 @@ def explain(a: Recording, b: Recording) -> Explanation:
         return tuple(causes), _way_back(first, causes, state, other)
     diagnosis = diagnose(state, other, max(2.0**-24, min(unit_of(a.dtype), unit_of(b.dtype))))
     causes += [f"{letter} {words}" for words in diagnosis.causes]
-    return tuple(causes), _outcome(first, causes, diagnosis)
+    return tuple(causes), _outcome(first, rows, causes, diagnosis)
 
 
 def _start(a: Recording, b: Recording) -> tuple[str, Recording, Recording, State] | None:
@@ -83,10 +83,12 @@ def _cast(params: Params) -> Params:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
 
 
-def _outcome(first: Row, causes: Sequence[str], diagnosis: Diagnosis) -> str:
+def _outcome(
+    first: Row, compared: Sequence[Row], causes: Sequence[str], diagnosis: Diagnosis
+) -> str:
     remaining, rows = diagnosis.trial.first, diagnosis.trial.rows
     if not causes:
-        return _unknown(first)
+        return _unknown(first, compared)
     this = _this(causes)
     if diagnosis.rounds_to:
         left = max(rows, key=lambda row: row.relative)
@@ -134,8 +136,27 @@ def _this(causes: Sequence[str]) -> str:
     return "this" if len(causes) == 1 else "these"
 
 
-def _unknown(first: Row) -> str:
+def _unknown(first: Row, compared: Sequence[Row]) -> str:
+    """What is known of the place of a difference: as much as was compared before it."""
     if first.kind != "activation":
         return f"no known cause fits {first.label}"
+    agreed = [row.name for row in compared[: compared.index(first)]]
+    if not agreed and first.name != "embed":
+        return (
+            f"no known cause fits; nothing before {first.name} was compared, so the difference may "
+            "stand anywhere"
+        )
+    if agreed and not _is_next(agreed[-1], first.name):
+        return (
+            f"no known cause fits; {agreed[-1]} agrees and nothing from there to {first.name} was "
+            "compared, so the difference stands in between"
+        )
     words = operation_of(first.name).words
     return f"no known cause fits; what comes before agrees, so look at {words}"
+
+
+def _is_next(before: str, name: str) -> bool:
+    """Whether no activation stands between the two."""
+    last = max((int(x.split(".")[1]) for x in (before, name) if x.startswith("blocks.")), default=0)
+    names = activation_names(last + 1)
+    return names.index(name) == names.index(before) + 1

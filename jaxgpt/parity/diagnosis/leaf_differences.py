@@ -136,6 +136,8 @@ def _relation(path: str, mine: np.ndarray, its: np.ndarray, num_heads: int) -> s
         return "has no {}"
     if path.endswith(".bias") and not mine.any():
         return "has a bias where the other has none, {}"
+    if path.endswith(".scale") and (its == 1).all():
+        return "has nothing but ones in {}"
     if mine.ndim == 2 and _same(mine.T, its):
         return "has {} transposed"
     if ".qkv." in path:

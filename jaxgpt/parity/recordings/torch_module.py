@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.errors import CheckpointError
 from jaxgpt.parity.recordings.recording import Leaves, Recording, unflatten
 from jaxgpt.parity.recordings.torch_families import Layout, recognise, signs
 from jaxgpt.parity.recordings.torch_file import blaming
+from jaxgpt.parity.recordings.torch_outputs import every_logit
 from jaxgpt.parity.recordings.torch_parameters import config_of, read_leaves
 from jaxgpt.parity.walk import check_tokens
 
@@ -43,7 +43,7 @@ def record_module(
     *,
     num_heads: int | None = None,
 ) -> Recording:
-    """Run a module that maps tokens (B, T) to logits (B, T, V), or to an output with `.logits`.
+    """Run a module that maps tokens (B, T) to logits (B, T, V), or as `every_logit` says.
 
     It is run as it is, in its own dtype, device and mode, and twice, to see whether it does the
     same each time. A module of a family of `torch_families` gives every activation, its parameters
@@ -99,15 +99,15 @@ def _run(
         found = read_leaves(layout, lambda tensor: tensor)
         config = config_of(layout, found, num_heads)
         check_tokens(tokens, config, name, least=2)
-        biases = {path: zeros for path, zeros in _zero_biases(found) if path not in found}
-        params = unflatten(found | biases)
-        notes = (f"has no {', '.join(biases)}",) if biases else ()
+        absent = {path: x for path, x in _without_effect(found, config) if path not in found}
+        params = unflatten(found | absent)
+        notes = (f"has no {', '.join(absent)}",) if absent else ()
     seen: dict[str, Tensor] = {}
     # In-place operations may come after, so each is copied as it stands.
     with blaming(name), _hooked(layout, lambda key, x: seen.update({key: x.detach().clone()})):
         device = next((p.device for p in module.parameters()), None)
         ids = torch.tensor(tokens, dtype=torch.int64, device=device)
-        logits = _logits(module(ids), tokens, name, config)
+        logits, how = every_logit(module, ids, name, config.vocab_size if config else None)
         loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
         gradients = _gradients(module, layout, loss)
     seen["logits"] = logits.detach()
@@ -121,23 +121,8 @@ def _run(
         config,
         params,
         str(coarsest).removeprefix("torch."),
-        notes,
+        (*notes, *how),
     )
-
-
-def _logits(output: Any, tokens: np.ndarray, name: str, config: ModelConfig | None) -> Tensor:
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor):
-        raise CheckpointError(
-            f"{name} returns a {type(logits).__name__}; it must be a tensor of logits (B, T, V)"
-        )
-    want = (*tokens.shape, config.vocab_size if config else logits.shape[-1])
-    if logits.shape != want or not logits.is_floating_point():
-        raise CheckpointError(
-            f"{name} returns {logits.dtype} of shape {tuple(logits.shape)}; it must be logits of "
-            f"shape {want}, for every token"
-        )
-    return logits
 
 
 def _gradients(module: nn.Module, layout: Layout | None, loss: Tensor) -> Leaves | None:
@@ -151,13 +136,15 @@ def _gradients(module: nn.Module, layout: Layout | None, loss: Tensor) -> Leaves
         value = by_id.get(id(parameter))
         return torch.zeros_like(parameter) if value is None else value
 
-    return read_leaves(layout, read)
+    return read_leaves(layout, read, no_scale=0.0)
 
 
-def _zero_biases(found: Leaves) -> Iterator[tuple[str, np.ndarray]]:
-    """A zero for each bias that jaxgpt always has."""
+def _without_effect(found: Leaves, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """A scale of ones and a bias of zeros for each that jaxgpt always has."""
     for path in _NORMS:
-        yield f"{path}.bias", np.zeros_like(found[f"{path}.scale"])
+        layers = () if path == "norm" else (config.num_layers,)
+        yield f"{path}.scale", np.ones((*layers, config.embed_dim), np.float32)
+        yield f"{path}.bias", np.zeros((*layers, config.embed_dim), np.float32)
     for path in _LINEARS:
         yield f"blocks.{path}.bias", np.zeros_like(found[f"blocks.{path}.weight"][:, 0])
 

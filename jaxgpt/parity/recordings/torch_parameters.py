@@ -20,11 +20,11 @@ _PATHS = {
 _HEADS = ("num_heads", "n_head", "n_heads", "num_attention_heads")
 
 
-def read_leaves(layout: Layout, read: Callable[[Tensor], Tensor]) -> Leaves:
+def read_leaves(layout: Layout, read: Callable[[Tensor], Tensor], no_scale: float = 1.0) -> Leaves:
     """What `read` gives for each parameter, by jaxgpt's path and in its layout, in float32.
 
-    With the identity these are the parameters. A bias that no layer has is left out, and one that
-    some have is 0 in the others.
+    With the identity these are the parameters. A bias or a norm's scale that no layer has is left
+    out, and one that some have is 0, or `no_scale`, in the others.
     """
     found = {"embed.tokens": _host(read(_table(layout.get("tokens")[0])))}
     if not has_sinusoids(layout):
@@ -33,8 +33,9 @@ def read_leaves(layout: Layout, read: Callable[[Tensor], Tensor]) -> Leaves:
         layers = [dict(_maps(layout.get(role, i), read)) for i in range(layout.num_layers)]
         for name in ("weight", "scale", "bias"):
             if rows := [layer.get(name) for layer in layers if name in layer]:
+                absent = np.full_like(rows[0], no_scale if name == "scale" else 0)
                 found[f"blocks.{path}.{name}"] = np.stack(
-                    [layer.get(name, np.zeros_like(rows[0])) for layer in layers]
+                    [layer.get(name, absent) for layer in layers]
                 )
     found |= {f"norm.{name}": x for name, x in _maps(layout.get("norm"), read)}
     if not is_tied(layout):

@@ -14,8 +14,9 @@ from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.model.embedding import embed
 from jaxgpt.model.gpt import count_parameters
 from jaxgpt.model.layers import gelu, layer_norm, linear
+from jaxgpt.parity.habits import Habits
 from jaxgpt.parity.torch_random import TorchGenerator
-from jaxgpt.parity.walk import Habits, walk
+from jaxgpt.parity.walk import walk
 from jaxgpt.parity.worked.examples import GPT2_SMALL, Given, example, on_device
 
 _TEXTS = ("Every effort moves you", "Every day holds a")
