@@ -136,7 +136,7 @@ def use(folder):
     ids = model.tokenizer.encode(TEXT)
     assert all(0 <= token < model.config.vocab_size for token in ids)
     model.tokenizer.encode("<|endoftext|>", allow_special=True)
-    assert isinstance(model.tokenizer.decode(ids), str)
+    assert model.tokenizer.decode(ids).removeprefix(" ") == TEXT  # it may be asked to add one
     end = model.tokenizer.end_of_text
     assert end is None or 0 <= end < model.config.vocab_size
 
