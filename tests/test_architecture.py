@@ -31,6 +31,7 @@ STAGES = [
     "terminal",
     "files",
     "panics",
+    "ranges",
     "config",
     "config_file",
     "data",

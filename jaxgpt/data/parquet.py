@@ -21,7 +21,7 @@ def import_parquet() -> Any:
     except ImportError:
         raise DataError(
             "reading Parquet files needs pyarrow, which is not installed; run "
-            "`python -m pip install pyarrow`"
+            "`python -m pip install -e '.[parquet]'` in jaxgpt's folder"
         ) from None
 
 
