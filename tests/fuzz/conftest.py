@@ -3,7 +3,7 @@
 import harness
 from hypothesis import HealthCheck, settings
 
-_FEW = 40
+_FEW = 25
 
 
 def pytest_addoption(parser):
