@@ -61,8 +61,10 @@ def open_regular(
         raise error(f"{str(path)!r} cannot be the name of a file: {failure}") from None
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, long_ints: bool = False) -> Any:
     """The value of a JSON text, without what other readers of JSON would disagree on.
+
+    With `long_ints` a whole number beyond 64 bits becomes a float.
 
     Raises:
         ValueError: not JSON (a json.JSONDecodeError, with line and column); a key given twice; NaN
@@ -74,7 +76,7 @@ def parse_json(text: str) -> Any:
             text,
             object_pairs_hook=unique_keys,
             parse_constant=_refuse_constant,
-            parse_int=_bounded_int,
+            parse_int=_any_int if long_ints else _bounded_int,
             parse_float=_bounded_float,
         )
         check_values(value)
@@ -113,7 +115,11 @@ def _is_broken(text: str) -> bool:
 
 
 def read_json(
-    path: str | Path, *, limit: int = JSON_BYTES, error: type[JaxgptError] = DataError
+    path: str | Path,
+    *,
+    limit: int = JSON_BYTES,
+    error: type[JaxgptError] = DataError,
+    long_ints: bool = False,
 ) -> Any:
     """The value in a JSON file, parsed by `parse_json`; a byte-order mark is skipped.
 
@@ -122,7 +128,7 @@ def read_json(
     """
     content = read_regular(path, limit=limit, error=error)
     try:
-        return parse_json(content.decode("utf-8-sig"))
+        return parse_json(content.decode("utf-8-sig"), long_ints=long_ints)
     except json.JSONDecodeError as failure:
         where = f"line {failure.lineno}, column {failure.colno}"
         raise error(f"{path} is not JSON: {failure.msg} at {where}") from None
@@ -240,6 +246,13 @@ def _bounded_int(digits: str) -> int:
         shown = digits if len(digits) <= 24 else f"{digits[:20]}... ({len(digits)} digits)"
         raise ValueError(f"the number {shown} is beyond 64 bits")
     return int(digits)
+
+
+def _any_int(digits: str) -> int | float:
+    try:
+        return _bounded_int(digits)
+    except ValueError:
+        return _bounded_float(digits)
 
 
 def _bounded_float(digits: str) -> float:

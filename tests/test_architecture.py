@@ -45,6 +45,7 @@ DOORS = {
     "flax": "jaxgpt/model/gpt.py",
     "orbax": "jaxgpt/training/arrays.py",
     "tiktoken": "jaxgpt/data/bpe_tokenizer.py",
+    "tokenizers": "jaxgpt/data/json_tokenizer.py",
     "torch": "jaxgpt/parity/",
     "safetensors": ("jaxgpt/parity/hf_", "jaxgpt/finetuning/lora_file.py"),
     "transformers": "jaxgpt/parity/benchmark/transformers_writer.py",

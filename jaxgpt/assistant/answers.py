@@ -5,13 +5,13 @@ from functools import partial
 
 import jax
 
+from jaxgpt.data.tokenizer import ends_of
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.finetuning.batching import TooLong
 from jaxgpt.finetuning.instructions import (
     Conversation,
     conversation_rows,
     encode_prompt,
-    end_of_text,
 )
 from jaxgpt.finetuning.templates import Template, Turn
 from jaxgpt.generation.decoding import generate, prepare_params
@@ -67,7 +67,7 @@ def write_answers(
             sampling=sampling,
             seed=seed,
             sample_indices=indices,
-            end_of_text=end_of_text(tokenizer),
+            end_of_text=ends_of(tokenizer),
             vocab_size=min(tokenizer.vocab_size, model.config.vocab_size),
         )
         for i, tokens in zip(indices, written, strict=True):

@@ -18,7 +18,7 @@ from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxgpt.data.vocabulary import END_OF_TEXT, format_ranks, parse_ranks, read_bytes
 from jaxgpt.errors import DataError
@@ -47,13 +47,11 @@ def _byte_order() -> list[int]:
 
 
 # `vocab.bpe` and `encoder.json` spell a token with one printable letter a byte.
-_BYTE_OF_LETTER = {
+BYTE_OF_LETTER = {
     chr(byte if rank < 188 else 256 + rank - 188): byte for rank, byte in enumerate(_byte_order())
 }
-
-
-def _spelt(letters: str) -> bytes:
-    return bytes(_BYTE_OF_LETTER[letter] for letter in letters)
+LETTER_OF_BYTE = {byte: letter for letter, byte in BYTE_OF_LETTER.items()}
+"""A table for `str.translate` of a token's bytes as Latin-1."""
 
 
 def parse_merges(content: bytes) -> dict[bytes, int]:
@@ -61,14 +59,15 @@ def parse_merges(content: bytes) -> dict[bytes, int]:
     ranks = {bytes([byte]): rank for rank, byte in enumerate(_byte_order())}
     for line in content.decode().split("\n")[1:-1]:
         left, right = line.split(" ")
-        ranks[_spelt(left + right)] = len(ranks)
+        ranks[bytes(map(BYTE_OF_LETTER.__getitem__, left + right))] = len(ranks)
     return ranks
 
 
 def parse_encoder(content: bytes) -> dict[bytes, int]:
     """Ranks from `encoder.json`: an object of token to id, the special token among them."""
     ids = json.loads(content)
-    return {_spelt(token): rank for token, rank in ids.items() if token != END_OF_TEXT}
+    byte = BYTE_OF_LETTER.__getitem__
+    return {bytes(map(byte, token)): rank for token, rank in ids.items() if token != END_OF_TEXT}
 
 
 @dataclass(frozen=True)
@@ -141,6 +140,17 @@ def read_gpt2_file(path: Path) -> dict[bytes, int]:
         DataError: unreadable, or none of these.
     """
     return _verified(read_bytes(path, MAX_BYTES), str(path))
+
+
+def is_gpt2_vocabulary(vocabulary: Any, merges: Any) -> bool:
+    """Whether ids by letters, and pairs of letters, are those of `encoder.json` and `vocab.bpe`."""
+    with suppress(TypeError, ValueError):
+        content = "\n".join(["#version: 0.2", *map(" ".join, merges), ""]).encode()
+        if hashlib.sha256(content).hexdigest() == MERGES.sha256:
+            ranks = parse_merges(content).items()
+            ids = {token.decode("latin-1").translate(LETTER_OF_BYTE): rank for token, rank in ranks}
+            return vocabulary in (ids, ids | {END_OF_TEXT: len(ids)})
+    return False
 
 
 def within(seconds: float, work: Callable[[], Result]) -> Result:

@@ -11,6 +11,13 @@ from typing import Protocol, runtime_checkable
 
 from jaxgpt.data.bpe_tokenizer import BPETokenizer, gpt2_tokenizer, published_tokenizer
 from jaxgpt.data.gpt2_vocabulary import gpt2_ranks, read_gpt2_file
+from jaxgpt.data.huggingface_folder import (
+    is_description,
+    is_huggingface_folder,
+    read_huggingface_folder,
+    read_tokenizer_file,
+)
+from jaxgpt.data.json_tokenizer import JsonTokenizer, read_json_tokenizer
 from jaxgpt.data.vocabulary import (
     RANKS,
     RECORD,
@@ -24,7 +31,15 @@ from jaxgpt.data.vocabulary import (
 from jaxgpt.data.words import WordTokenizer
 from jaxgpt.errors import DataError
 
-__all__ = ["BPETokenizer", "ByteTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer"]
+__all__ = [
+    "BPETokenizer",
+    "ByteTokenizer",
+    "JsonTokenizer",
+    "Tokenizer",
+    "WordTokenizer",
+    "ends_of",
+    "load_tokenizer",
+]
 
 
 @runtime_checkable
@@ -32,11 +47,11 @@ class Tokenizer(Protocol):
     """What every tokenizer offers."""
 
     name: str
-    """The published name, or the kind: "gpt2", "bytes", "bpe", "words"."""
+    """The published name, or the kind: "gpt2", "bytes", "bpe", "words", "huggingface"."""
     vocab_size: int
     """The number of ids V, special tokens included; every id is in [0, V)."""
     end_of_text: int | None
-    """The id of `<|endoftext|>`, or None where there is none."""
+    """The id that ends a text, such as that of `<|endoftext|>`, or None where there is none."""
     fingerprint: str
     """A sha256 in hex; two tokenizers with the same one give the same ids for any text."""
 
@@ -98,8 +113,9 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
     """Make the tokenizer that `spec` names.
 
     `spec` is "gpt2"; "bytes"; the name of another encoding of tiktoken, such as "cl100k_base";
-    a folder written by `save`; or one of GPT-2's published vocabulary files. A `Path` is always
-    a path, so a folder called gpt2 can be reached too.
+    a folder written by `save`; a Hugging Face folder; a `tokenizer.json` of Hugging Face's; or one
+    of GPT-2's published vocabulary files. A `Path` is always a path, so a folder called gpt2 can be
+    reached too.
 
     Raises:
         DataError: nothing of the kind, a damaged file, or a vocabulary that cannot be fetched.
@@ -112,11 +128,21 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
     if os.path.isdir(path):  # pathlib's would raise on a name that is too long
         return _load_folder(path)
     if os.path.isfile(path):
+        if path.suffix == ".json" and is_description(path):
+            return read_tokenizer_file(path)
         return gpt2_tokenizer(read_gpt2_file(path))
     return published_tokenizer(str(spec))
 
 
+def ends_of(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids at which a text ends: that of `end_of_text`, and others where it has some."""
+    end = tokenizer.end_of_text
+    return getattr(tokenizer, "ends", () if end is None else (end,))
+
+
 def _load_folder(folder: Path) -> Tokenizer:
+    if is_huggingface_folder(folder):
+        return read_huggingface_folder(folder)
     match record := read_record(folder):
         case {"kind": "bytes"}:
             tokenizer = ByteTokenizer()
@@ -131,9 +157,12 @@ def _load_folder(folder: Path) -> Tokenizer:
             "special_tokens": dict(special_tokens),
         } if all(isinstance(token, int) for token in special_tokens.values()):
             tokenizer = BPETokenizer(name, pattern, read_ranks(folder / RANKS), special_tokens)
+        case {"kind": "huggingface"}:
+            tokenizer = read_json_tokenizer(folder, record)
         case _:
             raise DataError(
-                f"{folder / RECORD} describes no tokenizer of kind bytes, words or bpe; "
+                f"{folder / RECORD} describes no tokenizer of kind bytes, words, bpe or "
+                "huggingface; "
                 "save the tokenizer again"
             )
     if record.get("sha256") != tokenizer.fingerprint:

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxgpt.config import FolderOptions
-from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.data.tokenizer import Tokenizer, ends_of
 from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.batching import Rows
 from jaxgpt.finetuning.checks import check_held_out
@@ -185,7 +185,7 @@ def answer_of(
             [tokens],
             max_new_tokens=_SAMPLE_TOKENS,
             sampling=SamplingConfig(temperature=0.0),
-            end_of_text=tokenizer.end_of_text,
+            end_of_text=ends_of(tokenizer),
             vocab_size=tokenizer.vocab_size,
         )
         return f"{prompt[-1].text}\n-> {tokenizer.decode(written)}"

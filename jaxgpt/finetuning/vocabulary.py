@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgpt.data.tokenizer import BPETokenizer, Tokenizer
+from jaxgpt.data.tokenizer import BPETokenizer, JsonTokenizer, Tokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.templates import Template
 from jaxgpt.training.checkpoint import LoadedModel
@@ -44,7 +44,7 @@ def grow_vocabulary(model: LoadedModel, names: Sequence[str], *, seed: int = 0) 
     """
     if not names:
         return model
-    if not isinstance(model.tokenizer, BPETokenizer):
+    if not isinstance(model.tokenizer, BPETokenizer | JsonTokenizer):
         raise DataError(
             f"tokenizer {model.tokenizer.name} cannot take the special token {names[0]}; only "
             "byte-pair vocabularies grow: pretrain with gpt2 or bpe:N, or choose a template "

@@ -45,15 +45,16 @@ def stream(
     sampling: SamplingConfig | None = None,
     seed: int = 0,
     sample_indices: Sequence[int] | None = None,
-    end_of_text: int | None = None,
+    end_of_text: int | Sequence[int] | None = None,
     vocab_size: int | None = None,
     done: Bool[np.ndarray, " B"] | None = None,
 ) -> Iterator[list[list[int]]]:
     """The tokens that follow each prompt, a few at a time: a list of new ids for each row.
 
-    A row ends after `max_new_tokens`, before `end_of_text`, or once the caller sets its entry of
-    `done`. Its tokens do not depend on the rows beside it: the key of each is made from `seed`, the
-    row's entry in `sample_indices` (0, 1, ... if not given) and the token's place in the output.
+    A row ends after `max_new_tokens`, before any id of `end_of_text`, or once the caller sets its
+    entry of `done`. Its tokens do not depend on the rows beside it: the key of each is made from
+    `seed`, the row's entry in `sample_indices` (0, 1, ... if not given) and the token's place in
+    the output.
     Ids from `vocab_size` on, which pad the model's table, are never drawn. `params` may come from
     `prepare_params`, which saves a copy of them on each call.
 
@@ -83,12 +84,13 @@ def stream(
         ended = np.pad(done, (0, unused), constant_values=True)
         return Rows(*_window(texts, width), jnp.asarray(seen), jnp.asarray(ended))
 
-    end = -1 if end_of_text is None else end_of_text
+    ends = np.ravel(np.asarray([] if end_of_text is None else end_of_text, "int32"))
+    ends = ends if ends.size else np.array([-1], "int32")  # which no token is
     width = _bucket(max(map(len, texts)), config)
     slots = _bucket(max(width, _LEAST_SLOTS), config)
     same, steps, made = all(text == texts[0] for text in texts), 1, 0
     settings: dict[str, Any] = {"config": config, "sampling": sampling}
-    written, cache = prefill(params, rows(width), keys, end, **settings, slots=slots, same=same)
+    written, cache = prefill(params, rows(width), keys, ends, **settings, slots=slots, same=same)
     while True:
         # By NumPy, which compiles nothing for a slice of another shape.
         tokens = np.asarray(written)[:count, :steps].tolist()
@@ -109,7 +111,7 @@ def stream(
         if cache and longest + steps - 1 > slots:
             slots = _bucket(longest + steps - 1, config)
             cache = grow(cache, slots)
-        written, cache = extend(params, cache, rows(slots), keys, made, steps, end, **settings)
+        written, cache = extend(params, cache, rows(slots), keys, made, steps, ends, **settings)
 
 
 def prepare_params(params: Params) -> Params:

@@ -33,7 +33,7 @@ def prefill(
     params: Params,
     rows: Rows,
     keys: Key[Array, " B"],
-    end_of_text: Int[Array, ""],
+    ends: Int[Array, " E"],
     *,
     config: ModelConfig,
     sampling: SamplingConfig,
@@ -50,7 +50,7 @@ def prefill(
     start, last = jnp.zeros(count, dtype=jnp.int32), rows.length[:count] - 1
     taken_in = GPT(config, params).decode(rows.window[:count], cache, start, last)
     logits, cache = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), taken_in)
-    tokens, done = _draw(logits, rows, keys, 0, end_of_text, sampling)
+    tokens, done = _draw(logits, rows, keys, 0, ends, sampling)
     return jnp.where(done, -1, tokens)[:, None], cache
 
 
@@ -70,7 +70,7 @@ def extend(
     keys: Key[Array, " B"],
     made: Int[Array, ""],
     steps: Int[Array, ""],
-    end_of_text: Int[Array, ""],
+    ends: Int[Array, " E"],
     *,
     config: ModelConfig,
     sampling: SamplingConfig,
@@ -87,7 +87,7 @@ def extend(
     def write(state: tuple) -> tuple:
         step, rows, cache, written = state
         logits, cache = _next_logits(config, params, rows, cache)
-        tokens, done = _draw(logits, rows, keys, made + step, end_of_text, sampling)
+        tokens, done = _draw(logits, rows, keys, made + step, ends, sampling)
         written = written.at[:, step].set(jnp.where(done, -1, tokens))
         return step + 1, _append(rows, tokens, done), cache, written
 
@@ -113,13 +113,13 @@ def _draw(
     rows: Rows,
     keys: Key[Array, " B"],
     place: int | Int[Array, ""],
-    end_of_text: Int[Array, ""],
+    ends: Int[Array, " E"],
     sampling: SamplingConfig,
 ) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
     """The token at `place` of each row's output, and which rows have ended."""
     rngs = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
     tokens = sample(logits[:, : rows.seen.shape[1]], rows.seen, rngs, sampling)
-    return tokens, rows.done | (tokens == end_of_text)
+    return tokens, rows.done | ((tokens[:, None] == ends).any(axis=1))
 
 
 def _append(rows: Rows, tokens: Int[Array, " B"], done: Bool[Array, " B"]) -> Rows:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.data.tokenizer import Tokenizer, ends_of
 from jaxgpt.errors import ConfigError
 from jaxgpt.generation.decoding import stream
 from jaxgpt.generation.sampling import SamplingConfig
@@ -83,7 +83,7 @@ def stream_texts(
         sampling=sampling,
         seed=seed,
         sample_indices=sample_indices,
-        end_of_text=None if ignore_end_of_text else tokenizer.end_of_text,
+        end_of_text=() if ignore_end_of_text else ends_of(tokenizer),
         vocab_size=min(tokenizer.vocab_size, model.config.vocab_size),
         done=done,
     )

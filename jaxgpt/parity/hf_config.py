@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.data.tokenizer_json import roles
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.files import read_json
 
@@ -125,8 +127,8 @@ def _typed(values: dict[str, Any], name: str, default: Any, *kinds: type) -> Any
     return value
 
 
-def to_gpt2_config(config: ModelConfig, dtype: str, end_of_text: int | None) -> dict[str, Any]:
-    """The `config.json` of a model as Hugging Face's GPT2LMHeadModel reads it."""
+def to_gpt2_config(config: ModelConfig, dtype: str, ids: dict[str, Any]) -> dict[str, Any]:
+    """The `config.json` of a model as GPT2LMHeadModel reads it; `ids` as of `token_ids`."""
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -144,8 +146,18 @@ def to_gpt2_config(config: ModelConfig, dtype: str, end_of_text: int | None) -> 
         "attn_pdrop": config.dropout,
         "tie_word_embeddings": config.tie_head,
         **_FIXED,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
+        **ids,
         "dtype": dtype,
         "torch_dtype": dtype,
+    }
+
+
+def token_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The ids at which a text begins, ends and is filled up, by Hugging Face's names."""
+    found = {} if tokenizer is None else roles(tokenizer)
+    ends = found.get("ends", ())
+    return {
+        "bos_token_id": found.get("begin_of_text"),
+        "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None),
+        "pad_token_id": found.get("padding"),
     }

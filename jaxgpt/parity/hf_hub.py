@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from jaxgpt.data.downloads import NotThereError, Progress, cache_subfolder, fetch_file
+from jaxgpt.data.huggingface_folder import TOKENIZER_FILES
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.parity.hf_config import read_gpt2_config
 from jaxgpt.parity.hf_files import INDEX, WEIGHTS, read_index
@@ -29,8 +30,8 @@ def fetch_gpt2(
 ) -> Path:
     """The folder of the model OWNER/NAME, downloaded from the hub unless the cache has it.
 
-    It gets `config.json`, GPT-2's vocabulary files where the model has them, and the weights in
-    safetensors, whole or in shards. `HF_ENDPOINT` names another server.
+    It gets `config.json`, what there is of a tokenizer's files, and the weights in safetensors,
+    whole or in shards. `HF_ENDPOINT` names another server.
 
     Raises:
         ConfigError: the name is not formed like one, HF_ENDPOINT is no address of a server, or the
@@ -55,13 +56,9 @@ def fetch_gpt2(
     get("config.json")
     read_gpt2_config(folder)
     if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
-        for vocabulary in (
-            "merges.txt",
-            "vocab.json",
-            "tokenizer.json",
-        ):  # before the weights, so never left out
+        for file in TOKENIZER_FILES:  # before the weights, so never left out
             with suppress(NotThereError):
-                get(vocabulary)
+                get(file)
     try:
         if not (folder / INDEX).is_file():
             get(WEIGHTS)

@@ -24,10 +24,11 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.data.atomic import new_folder
 from jaxgpt.data.ownership import write_listing
 from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.data.tokenizer_json import write_for_transformers
 from jaxgpt.errors import CheckpointError, ResourceError
 from jaxgpt.model.embedding import sinusoidal_positions
 from jaxgpt.model.layers import Params
-from jaxgpt.parity.hf_config import read_gpt2_config, to_gpt2_config
+from jaxgpt.parity.hf_config import read_gpt2_config, to_gpt2_config, token_ids
 from jaxgpt.parity.hf_files import WEIGHTS, StoredTensor, open_weights, read_headers
 from jaxgpt.parity.hf_names import HEAD, Leaf, leaves_of
 from jaxgpt.training.memory import device_memory
@@ -180,7 +181,8 @@ def save_gpt2(
     The numbers are kept bit for bit. What GPT-2 there always has is written out: zeros where there
     is no query, key and value bias, and a table where the positions are sinusoidal; read back, the
     model computes the same with these as parameters. A tokenizer goes to `tokenizer/` in jaxgpt's
-    own format. On a CPU the layers are views; a head of its own is copied once.
+    own format, and as `tokenizer.json` for transformers. On a CPU the layers are views; a head of
+    its own is copied once.
 
     Raises CheckpointError if the parameters do not fit the config, ConfigError if the folder cannot
     be written or holds something and `overwrite` is false, ResourceError if the disk is full.
@@ -201,11 +203,11 @@ def save_gpt2(
         name if name == HEAD else f"transformer.{name}": np.ascontiguousarray(tensor)
         for name, tensor in tensors.items()
     }
-    values = to_gpt2_config(
-        config, str(dtype), None if tokenizer is None else tokenizer.end_of_text
-    )
+    ids = token_ids(tokenizer)
+    values = to_gpt2_config(config, str(dtype), ids)
     with new_folder(folder, overwrite=overwrite) as partial:
         (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+        (partial / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
         try:
             save_file(named, partial / WEIGHTS, metadata={"format": "pt"})
         except SafetensorError as error:
@@ -213,6 +215,7 @@ def save_gpt2(
         shutil.copymode(partial / "config.json", partial / WEIGHTS)  # for others to read, too
         if tokenizer is not None:
             tokenizer.save(partial / "tokenizer")
+            write_for_transformers(partial, tokenizer, config.context_length)
         write_listing(partial, f"jaxgpt {__version__}")
 
 

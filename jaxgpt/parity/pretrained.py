@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
 from jaxgpt.config_file import differences
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
-from jaxgpt.errors import CheckpointError, ConfigError, DataError
+from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.finetuning.lora_file import read_adapters_record
 from jaxgpt.finetuning.saved import find_adapters, find_base, load_adapted
 from jaxgpt.model.layers import Params
@@ -25,7 +25,6 @@ from jaxgpt.training.checkpoint import (
     read_config,
 )
 
-GPT2_IDS = 50257
 _VOCABULARIES = ("merges.txt", "vocab.json", "tokenizer.json")
 
 
@@ -52,7 +51,7 @@ def load_pretrained(
         _check_vocabulary(path, model.config, own)
         return replace(model, params=_cast(path, model.params, dtype), tokenizer=own)
     config = read_gpt2_config(path)  # and its tokenizer, before the weights, which take longer
-    spec = tokenizer or find_tokenizer(path, config)
+    spec = tokenizer or find_tokenizer(path)
     own = load_tokenizer(spec)
     _check_vocabulary(path, config, own)
     config, params = load_gpt2(path, dtype)
@@ -111,29 +110,19 @@ def initial_params(path: str, config: ModelConfig) -> Params:
     return params
 
 
-def find_tokenizer(folder: Path, config: ModelConfig) -> str:
+def find_tokenizer(folder: Path) -> str:
     """What `load_tokenizer` reads for a Hugging Face folder: its own, or GPT-2's.
 
-    `tokenizer/` in jaxgpt's format comes first, then a vocabulary file that is GPT-2's, and then
-    gpt2 where the model has as many ids and no vocabulary file says otherwise. Raises DataError if
-    it is none of these.
+    `tokenizer/` in jaxgpt's format comes first. Where the folder's files give GPT-2's tokenizer, as
+    it is, it is the vocabulary file, or gpt2 where there is none; else it is the folder. Raises
+    DataError as `load_tokenizer` does.
     """
     if os.path.isdir(folder / "tokenizer"):
         return str(folder / "tokenizer")
-    found = [folder / name for name in _VOCABULARIES if os.path.isfile(folder / name)]
-    for file in found:
-        try:
-            load_tokenizer(file)
-        except DataError:
-            continue
-        return str(file)
-    if found:
-        raise DataError(
-            f"{found[0]} is not GPT-2's; name the tokenizer by --tokenizer, such as bytes"
-        )
-    if config.vocab_size >= GPT2_IDS:
-        return "gpt2"
-    raise DataError(f"{folder} has no tokenizer; name one by --tokenizer, such as bytes")
+    if load_tokenizer(folder).name != "gpt2":
+        return str(folder)
+    found = (folder / name for name in _VOCABULARIES if os.path.isfile(folder / name))
+    return str(next(found, "gpt2"))
 
 
 def _read_shape(path: Path, tokenizer: str | None) -> tuple[ModelConfig, str]:
@@ -146,7 +135,7 @@ def _read_shape(path: Path, tokenizer: str | None) -> tuple[ModelConfig, str]:
         model = read_config(folder / "config.json").model
         return model, tokenizer or str(folder / "tokenizer")
     model = read_gpt2_config(path)
-    return model, tokenizer or find_tokenizer(path, model)
+    return model, tokenizer or find_tokenizer(path)
 
 
 def _check_vocabulary(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:

@@ -190,8 +190,9 @@ def test_cache_is_updated_in_place(params, batch):
     )
     keys = jax.random.split(jax.random.key(0), batch)
     settings = {"config": CONFIG, "sampling": GREEDY}
-    _, cache = dispatch.prefill(ready, rows, keys, -1, **settings, slots=24, same=False)
-    call = functools.partial(dispatch.extend, ready, cache, rows, keys, 0, 5, -1, **settings)
+    ends = np.array([-1], "int32")
+    _, cache = dispatch.prefill(ready, rows, keys, ends, **settings, slots=24, same=False)
+    call = functools.partial(dispatch.extend, ready, cache, rows, keys, 0, 5, ends, **settings)
     program = dispatch.extend.lower(*call.args, **settings).compile().as_text()
     size = cache[0][0].size
     for dims in re.findall(r"= f32\[([\d,]+)\]\S* (?:copy|transpose)\(", program):

@@ -156,7 +156,7 @@ def test_decoding_ends_once_every_row_has_stopped(model, monkeypatch):
 def test_arguments_reach_decoding(monkeypatch):
     words = WordTokenizer.train("one two")
     config = ModelConfig(vocab_size=64, context_length=2, num_layers=1, num_heads=1, embed_dim=2)
-    for ignore, end in ((False, words.end_of_text), (True, None)):
+    for ignore, end in ((False, (words.end_of_text,)), (True, ())):
         seen = scripted(monkeypatch, [])
         options = {"max_new_tokens": 1, "ignore_end_of_text": ignore, "truncate": "left"}
         assert list(generate_text(Model(config, {}, words), "one two one", **options)) == [""]

@@ -15,13 +15,11 @@ import pytest
 
 from jaxgpt.config import ModelConfig, TrainConfig, get_preset
 from jaxgpt.data.tokenizer import ByteTokenizer
-from jaxgpt.errors import CheckpointError, ConfigError, DataError
-from jaxgpt.parity import pretrained
+from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.parity.hf_weights import load_gpt2, save_gpt2
 from jaxgpt.parity.pretrained import (
     begin_from,
     check_fits,
-    find_tokenizer,
     initial_params,
     load_pretrained,
 )
@@ -93,36 +91,6 @@ def test_numbers_too_large_for_the_dtype(tmp_path, params):
     save_model(tmp_path / "own", LoadedModel(MODEL, params, ByteTokenizer(), 0, config))
     with pytest.raises(CheckpointError, match="not finite in float16"):
         load_pretrained(tmp_path / "own", dtype="float16")
-
-
-def test_the_tokenizer_of_a_folder(tmp_path, folder, monkeypatch):
-    """`tokenizer/`, then a vocabulary file that is GPT-2's, then GPT-2 by the number of ids."""
-    large = replace(MODEL, vocab_size=50257)
-    assert find_tokenizer(folder, large) == str(folder / "tokenizer")
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    assert find_tokenizer(bare, large) == "gpt2"
-    with pytest.raises(DataError, match="bare has no tokenizer; name one by --tokenizer, such as"):
-        find_tokenizer(bare, replace(MODEL, vocab_size=50256))
-    (bare / "merges.txt").write_text("#version: 0.2\n")
-    (bare / "vocab.json").write_text("{}")
-    with pytest.raises(DataError, match=r"merges.txt is not GPT-2's; name the tokenizer"):
-        find_tokenizer(bare, large)
-
-    def load(path):
-        if Path(path).name != "vocab.json":
-            raise DataError("another")
-
-    monkeypatch.setattr(pretrained, "load_tokenizer", load)
-    assert find_tokenizer(bare, MODEL) == str(bare / "vocab.json")
-
-
-def test_a_tokenizer_json_that_is_not_gpt2s_is_not_taken_for_it(tmp_path):
-    vocabulary = {"a": 0, "Ġb": 1, "☃": 2}
-    text = json.dumps({"model": {"type": "BPE", "vocab": vocabulary, "merges": []}})
-    (tmp_path / "tokenizer.json").write_text(text)
-    with pytest.raises(DataError, match=r"tokenizer.json is not GPT-2's; name the tokenizer by"):
-        find_tokenizer(tmp_path, ModelConfig())
 
 
 def test_a_tokenizer_must_fit_the_model(tmp_path, random_params):

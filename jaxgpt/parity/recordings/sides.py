@@ -61,9 +61,7 @@ def open_side(spec: str) -> Side:
         )
     if not is_own(path) and os.path.isfile(path / "config.json"):
         config, params = load_gpt2(path)
-        return _of_params(
-            spec, config, params, lambda: load_tokenizer(find_tokenizer(path, config))
-        )
+        return _of_params(spec, config, params, lambda: load_tokenizer(find_tokenizer(path)))
     model = load_pretrained(path) if find_adapters(path) else load_model(path)
     return _of_params(spec, model.config, model.params, lambda: model.tokenizer)
 
