@@ -1,5 +1,6 @@
 """Trees of arrays on disk, by Orbax: the only file that knows it."""
 
+import gc
 import logging
 import re
 import sys
@@ -17,6 +18,7 @@ from jaxgpt.errors import CheckpointError, ResourceError
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./=@,+-]*")
 _FAILURES = (ValueError, KeyError, TypeError, OSError, AttributeError)
+_FULL = ("No space left on device", "Disk quota exceeded")  # also in what Orbax raises
 _LAST_WORDS = 0.2  # seconds in which the threads of a failed save end
 
 
@@ -25,14 +27,28 @@ def write_arrays(folder: Path, tree: Any) -> None:
 
     Raises ResourceError if they cannot be written.
     """
-    try:
-        with _plain(folder) as path, _quiet(), _checkpointer() as checkpointer:
-            checkpointer.save(path, tree)
-            stored = _leaves(checkpointer.metadata(path).item_metadata.tree)
-    except _FAILURES as error:  # Orbax says it by a ValueError that the disk is full
-        raise ResourceError(f"{folder} could not be written: {error}") from None
-    if stored != _leaves(tree):
-        raise ResourceError(f"{folder} could not be written: other arrays are there than were sent")
+    stored, failure = {}, ""
+    with _quiet():
+        try:
+            with _plain(folder) as path, _checkpointer() as checkpointer:
+                checkpointer.save(path, tree)
+                stored = _leaves(checkpointer.metadata(path).item_metadata.tree)
+        except _FAILURES as error:
+            failure = why(error)
+        if failure:  # its threads and tasks end here, where they cannot be heard
+            time.sleep(_LAST_WORDS)
+            gc.collect()
+    if failure or stored != _leaves(tree):
+        failure = failure or "other arrays are there than were sent"
+        raise ResourceError(f"{folder.name} could not be written: {failure}")
+
+
+def why(error: Exception) -> str:
+    """What kept something from being written, in a line."""
+    text = str(error)
+    if any(words in text for words in _FULL):
+        return "the disk is full; make room"
+    return text.splitlines()[0] if text else repr(error)
 
 
 def read_arrays(folder: Path, template: Any) -> Any:
@@ -79,23 +95,24 @@ def _plain_temporary() -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Orbax's threads from printing the traceback of what is raised anyway.
+    """Keep Orbax's threads from printing the tracebacks of what is raised anyway.
 
     Where jaxgpt's logger is at the level of debugging, they may.
     """
     if logging.getLogger("jaxgpt").isEnabledFor(logging.DEBUG):
         yield
         return
-    logger = logging.getLogger("absl")
-    before = logger.disabled, sys.unraisablehook
-    logger.disabled, sys.unraisablehook = True, lambda _: None
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before = [logger.disabled for logger in loggers], sys.unraisablehook
+    for logger in loggers:
+        logger.disabled = True
+    sys.unraisablehook = lambda _: None
     try:
         yield
-    except Exception:
-        time.sleep(_LAST_WORDS)
-        raise
     finally:
-        logger.disabled, sys.unraisablehook = before
+        for logger, disabled in zip(loggers, before[0], strict=True):
+            logger.disabled = disabled
+        sys.unraisablehook = before[1]
 
 
 def _checkpointer() -> Any:

@@ -23,7 +23,7 @@ from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.model.layers import Params
 from jaxgpt.terminal import note, one_line
-from jaxgpt.training.arrays import read_arrays, write_arrays
+from jaxgpt.training.arrays import read_arrays, why, write_arrays
 from jaxgpt.training.manifest import MANIFEST, DamagedError, verify, write_manifest
 from jaxgpt.training.step import TrainState
 from jaxgpt.training.task import check_task
@@ -78,7 +78,7 @@ def save(
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         if isinstance(error, OSError | ResourceError):
-            raise ResourceError(f"checkpoint {folder} could not be written: {error}") from error
+            raise ResourceError(f"checkpoint {folder} could not be written: {why(error)}") from None
         raise
     _prune(run, config.keep_checkpoints)
     return folder

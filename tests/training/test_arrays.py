@@ -1,7 +1,9 @@
 """Arrays come back from any folder that can have a name, and a full disk is one line."""
 
+import gc
 import logging
 import os
+import re
 import resource
 import sys
 import threading
@@ -74,6 +76,20 @@ def test_other_arrays_than_are_wanted_are_refused(template, complaint, tmp_path)
         read_arrays(tmp_path / "params", template)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "x"), "the disk is full; make room"),
+        (ValueError("RESOURCE_EXHAUSTED: ... No space left on device [x]\n"), "the disk is full"),
+        (ValueError("one\ntwo"), "one"),
+        (ValueError(), r"ValueError\(\)"),
+    ],
+)
+def test_why_a_disk_refuses(error, said):
+    assert re.match(said, arrays.why(error))
+    assert "\n" not in arrays.why(error)
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_full_disk_is_one_error_and_no_traceback_but_in_debugging(
     debug, tmp_path, caplog, monkeypatch
@@ -85,10 +101,11 @@ def test_a_full_disk_is_one_error_and_no_traceback_but_in_debugging(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))
     try:
-        with pytest.raises(ResourceError, match="could not be written"):
-            write_arrays(tmp_path / "params", {"a": jnp.asarray(noise)})
+        with pytest.raises(ResourceError, match="params could not be written"):
+            write_arrays(tmp_path / "params", {"a": jnp.asarray(noise), "b": jnp.asarray(noise)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    gc.collect()
     assert bool(caplog.records) == debug
     assert debug or not unraisable
     assert not [thread for thread in threading.enumerate() if "handler" in thread.name]
