@@ -73,12 +73,13 @@ def begin_from(default: TrainConfig, argv: list[str], standard_out: Path) -> Tra
 
 def begun(out: Path, init_from: str) -> TrainConfig | None:
     """The config of a run in `out` that began with that folder, and needs it no more."""
-    from jaxgpt.training.checkpoint import checkpoints, read_config  # these import jax
+    from jaxgpt.training.checkpoint import checkpoints  # these import jax
+    from jaxgpt.training.run_contents import recorded_settings
 
     if "--overwrite" in sys.argv or not os.path.isdir(out) or not checkpoints(out):
         return None
-    config = read_config(out / "config.json")
-    return config if config.init_from == init_from else None
+    config = recorded_settings(out, TrainConfig())
+    return config if config is not None and config.init_from == init_from else None
 
 
 def train(arguments: Arguments, out: Path) -> None:

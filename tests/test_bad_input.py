@@ -237,7 +237,28 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("train.py run.json --out run --data other.txt --allow-config-change", 4, "--allow-data-chang"),
     ("train.py run.json --out run --data none.txt --overwrite", 3, "none.txt"),
     ("train.py run.json --out newer", 4, "was written by jaxgpt 9.0, which is newer"),
-    ("train.py run.json --out unreadable", 4, "unreadable/config.json is not JSON: Expecting"),
+    # a folder that is not all a run's
+    ("train.py run.json --out web", 2, "--out web holds index.html but no run; name a new or"),
+    ("train.py run.json --out web --overwrite", 2, "it holds index.html, and nothing proves that"),
+    ("train.py run.json --out alone", 2, "--out alone holds config.json but no run"),
+    ("train.py run.json --out alone --overwrite", 2, "--out alone holds config.json but no run"),
+    ("train.py run.json --out gpt --overwrite", 2, "it holds jaxgpt.json, model.safetensors, tok"),
+    ("train.py run.json --out noted --overwrite", 2, "it holds checkpoints/a, notes.txt, plots/b"),
+    ("train.py run.json --out linked --overwrite", 2, "it holds README.md, and nothing proves"),
+    ("train.py run.json --out run --data run/tokens --overwrite", 2, "which is read, lies in it"),
+    ("train.py tiny --init-from run --out run --overwrite", 2, "run, which is read, lies in it"),
+    (
+        f"{CLASSIFIER.replace('--out out', '--out web')} labels.tsv --overwrite",
+        2,
+        "it holds index.html, and nothing pro",
+    ),
+    (
+        f"{INSTRUCTIONS.replace('--out out', '--out web')} records.jsonl",
+        2,
+        "--out web holds index.html but no run",
+    ),
+    ("assistant.py --out web", 2, "--out web holds config.json but no assistant"),
+    ("assistant.py --out web --overwrite", 2, "--out web holds config.json but no assistant"),
     # beginning with a model
     ("train.py tiny --out out --init-from", 2, "--init-from"),
     ("train.py tiny --out out --init-from none", 4, "none: no such folder"),
@@ -643,8 +664,8 @@ def _write_runs():
     from jaxgpt.files import seal
     from jaxgpt.training.pretrain import pretrain
 
-    pretrain(load_config("run.json"), "run")
-    for name in ("newer", "outwards", "no_manifest", "changed", "unreadable"):
+    pretrain(load_config("run.json"), "run", sampler=lambda *_: "a sample")
+    for name in ("newer", "outwards", "no_manifest", "changed", "noted", "linked"):
         shutil.copytree("run", name)
     manifest = json.loads(Path("run/checkpoints/00000002/manifest.json").read_text())
     for name, content in {
@@ -654,7 +675,15 @@ def _write_runs():
     }.items():
         Path(name, "checkpoints/00000002/manifest.json").write_bytes(content)
     Path("changed/checkpoints/00000002/config.json").write_text("{}")
-    Path("unreadable/config.json").write_text("{")
+    Path("noted/plots").mkdir()
+    for name in ("notes.txt", "plots/b", "checkpoints/a"):
+        Path("noted", name).touch()
+    Path("linked/README.md").rename("card.md")
+    Path("linked/README.md").symlink_to("../card.md")
+    for name in ("web", "alone"):
+        Path(name).mkdir()
+        Path(name, "config.json").write_text('{"name": "a web project"}')
+    Path("web/index.html").touch()
 
 
 def _write_models():

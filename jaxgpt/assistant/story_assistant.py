@@ -15,6 +15,8 @@ from jaxgpt import terminal
 from jaxgpt.assistant.answers import write_answers
 from jaxgpt.assistant.recipe import TEMPLATE, Recipe, instructions, preferring, pretraining
 from jaxgpt.config import RunOptions
+from jaxgpt.config_file import to_dict
+from jaxgpt.data.ownership import without_draft
 from jaxgpt.data.story_questions import Question, conversation, preferences, questions
 from jaxgpt.errors import ConfigError
 from jaxgpt.files import draft_of, write_file
@@ -32,6 +34,7 @@ STAGES = {
 }
 """The folders of the three runs, and what each comes after."""
 PICTURE = "stages.png"
+_RECIPE = "recipe.json"
 _ANSWER_TOKENS = 24
 # The stories of seed 0 are those of pretraining, these of tuning, and those of 3 tell how it goes.
 _CONVERSATIONS, _PREFERENCES, _WATCHED = 1, 2, 3
@@ -68,6 +71,7 @@ def make_assistant(
     may leave. Raises ConfigError if `run` cannot be made, and a JaxgptError where a stage does.
     """
     run = Path(run)
+    _check_place(run)
     held_out = [item for i in range(recipe.questions) for item in questions(i, seed=_QUESTIONS)]
     files = _write_records(run, recipe, held_out)
     folders = [run / name for name in STAGES]
@@ -127,12 +131,24 @@ def _write_records(run: Path, recipe: Recipe, held_out: list[Question]) -> dict[
     }
     try:
         run.mkdir(exist_ok=True)
+        # First, for by it the folder is known.
+        write_file(run / _RECIPE, json.dumps(to_dict(recipe), indent=2) + "\n")
         for name, items in records.items():
             with draft_of(run / f"{name}.jsonl") as draft, open(draft, "w") as file:
                 file.writelines(json.dumps(item) + "\n" for item in items)
     except OSError as error:
         raise ConfigError(f"--out {run} cannot be written ({error.strerror})") from None
     return {name: str(run / f"{name}.jsonl") for name in records}
+
+
+def _check_place(run: Path) -> None:
+    """Raise ConfigError if there is something in the folder and no assistant."""
+    there = sorted(without_draft(path.name) for path in run.iterdir()) if run.is_dir() else []
+    begun = any((run / name).is_file() for name in (_RECIPE, f"{next(iter(STAGES))}/config.json"))
+    if not begun and set(there) - {_RECIPE}:
+        raise ConfigError(
+            f"--out {run} holds {there[0]} but no assistant; name a new or an empty folder"
+        )
 
 
 def _preferences(count: int, seed: int) -> Iterator[dict[str, Any]]:

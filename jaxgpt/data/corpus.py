@@ -1,5 +1,7 @@
 """What a run names as its data -> tokens on disk and the tokenizer they are from."""
 
+import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,14 +11,16 @@ from jaxgpt.data.atomic import check_new_folder
 from jaxgpt.data.bpe import MERGES, train_bpe
 from jaxgpt.data.downloads import SOURCES, fetch
 from jaxgpt.data.holdout import label_documents
+from jaxgpt.data.ownership import foreign_names
 from jaxgpt.data.parquet import import_parquet
 from jaxgpt.data.paths import SUFFIXES, expand_paths, is_dataset
 from jaxgpt.data.prepare import describe_sources, prepare, prepare_stories
 from jaxgpt.data.sources import read_documents
 from jaxgpt.data.stories import write_stories
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
-from jaxgpt.data.tokens import MANIFEST, TokenDataset
+from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.terminal import note
 
 Progress = Callable[[str, int, int | None], object]
 """Told what is done, how many bytes (or `MERGES`) of it are through, and of how many if known."""
@@ -26,13 +30,21 @@ _VOCABULARY_STORIES = 1_000_000  # bytes, in which the grammar has shown all its
 
 
 def open_corpus(
-    config: DataConfig, folder: Path, *, verify: bool = False, progress: Progress
+    config: DataConfig,
+    folder: Path,
+    *,
+    verify: bool = False,
+    expected: str | None = None,
+    progress: Progress,
 ) -> tuple[TokenDataset, Tokenizer]:
     """The tokens and tokenizer of a run; text is tokenized into `folder` if it is not there yet.
 
     `config.data` that names a folder made by `prepare` is opened where it is. `verify` compares
-    the sha256 sums of all shards. Raises DataError if there is no usable text, if the tokens are
-    from another tokenizer, or if a named source cannot be had.
+    the sha256 sums of all shards. Damaged tokens in `folder` are made again from the same text, by
+    which they must get the fingerprint `expected`, if there is one.
+
+    Raises DataError if there is no usable text, if the tokens are from another tokenizer, or if a
+    named source cannot be had or has changed.
     """
     if is_dataset(config.data):
         if config.validation_data:
@@ -43,10 +55,34 @@ def open_corpus(
         dataset = TokenDataset.open(config.data[0], verify=verify)
         _check_agreed(dataset, config.tokenizer)
         return dataset, dataset.tokenizer
-    if (folder / MANIFEST).is_file():
+    if not os.path.lexists(folder):
+        return prepare_corpus(config, folder, progress=progress)
+    try:
         dataset = TokenDataset.open(folder, verify=verify, remade=True)
         return dataset, dataset.tokenizer
-    return prepare_corpus(config, folder, progress=progress)
+    except DataError as error:
+        damage = str(error).partition(";")[0]
+    note(f"{damage}; the tokens are made again from {', '.join(config.data)}")
+    try:
+        return _prepare_again(config, folder, expected, progress)
+    except DataError as error:
+        raise DataError(f"{damage}, and cannot be made again: {error}") from None
+
+
+def _prepare_again(
+    config: DataConfig, folder: Path, expected: str | None, progress: Progress
+) -> tuple[TokenDataset, Tokenizer]:
+    """New tokens in the place of damaged ones, which are kept if not all in them is known."""
+    aside = folder.with_name(f"{folder.name}.aside-{secrets.token_hex(4)}")
+    unknown = not folder.is_dir() or folder.is_symlink() or foreign_names(folder)
+    if unknown:
+        folder.rename(aside)
+    try:
+        return prepare_corpus(config, folder, overwrite=True, expected=expected, progress=progress)
+    except BaseException:
+        if unknown:
+            aside.rename(folder)
+        raise
 
 
 def prepare_corpus(
@@ -55,11 +91,13 @@ def prepare_corpus(
     *,
     shards: int = 1,
     overwrite: bool = False,
+    expected: str | None = None,
     progress: Progress,
 ) -> tuple[TokenDataset, Tokenizer]:
     """Tokenize what `config` names into a new dataset at `folder`; the tokenizer comes with it.
 
-    `shards` files are downloaded of a source that is given by name. Raises ConfigError if `folder`
+    `shards` files are downloaded of a source that is given by name. What has not the fingerprint
+    `expected`, if that is given, is not kept, and is a DataError. Raises ConfigError if `folder`
     cannot be written, and otherwise as `open_corpus` does.
     """
     check_new_folder(
@@ -81,6 +119,7 @@ def prepare_corpus(
     options = {
         "validation_fraction": config.validation_fraction,
         "overwrite": overwrite,
+        "expected": expected,
         "progress": partial(progress, "tokenizing"),
     }
     if stories:

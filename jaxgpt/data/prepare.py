@@ -30,6 +30,7 @@ def prepare(
     validation_paths: Sequence[str | Path] = (),
     text_field: str = "text",
     overwrite: bool = False,
+    expected: str | None = None,
     progress: Progress | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> TokenDataset:
@@ -42,11 +43,13 @@ def prepare(
     document is followed by the tokenizer's end of text; one plain text file alone goes without.
     Records have their text in `text_field`.
 
-    `progress(done, total)` is told how many bytes of the files have been read.
+    `progress(done, total)` is told how many bytes of the files have been read. Unless the dataset
+    gets the fingerprint `expected`, where that is given, nothing is written.
 
     Raises:
         ConfigError: `validation_fraction` not in (0, 1), or a `folder` that cannot be written.
-        DataError: no usable text (see `read_documents`), or none left for one of the splits.
+        DataError: no usable text (see `read_documents`), none left for one of the splits, or other
+            than was expected.
         ResourceError: the disk is full.
     """
     _check_fraction(validation_fraction)
@@ -65,6 +68,7 @@ def prepare(
         [*files, *held_out],
         end_of_text=are_collected(files) or (bool(held_out) and are_collected(held_out)),
         overwrite=overwrite,
+        expected=expected,
         shard_tokens=shard_tokens,
     )
 
@@ -77,12 +81,13 @@ def prepare_stories(
     seed: int = 0,
     validation_fraction: float = 0.1,
     overwrite: bool = False,
+    expected: str | None = None,
     progress: Progress | None = None,
 ) -> TokenDataset:
     """Tokenize `num_bytes` of the bundled stories, or a little more, into a dataset at `folder`.
 
     The stories run on as one text, of which the last `validation_fraction` is for validation, and
-    the dataset records the entropy of both parts.
+    the dataset records the entropy of both parts. `expected` is as in `prepare`.
 
     Raises:
         ConfigError: `num_bytes` below 1, `validation_fraction` not in (0, 1), or a `folder` that
@@ -107,6 +112,7 @@ def prepare_stories(
         _reporting(documents(), num_bytes, progress),
         end_of_text=False,
         overwrite=overwrite,
+        expected=expected,
     )
 
 
@@ -148,6 +154,7 @@ def _write(
     *,
     end_of_text: bool,
     overwrite: bool,
+    expected: str | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> TokenDataset:
     with new_folder(folder, overwrite=overwrite) as partial:
@@ -176,6 +183,8 @@ def _write(
         tokenizer.save(partial / "tokenizer")
         sums = [sums for name in SPLITS for sums in writers[name].sums]
         write_manifest(partial, manifest, sums)
+        if expected not in (None, TokenDataset(partial, manifest, {}, tokenizer).fingerprint):
+            raise DataError("the text gives other tokens than before; bring the old text back")
     return TokenDataset.open(folder, tokenizer=tokenizer)
 
 

@@ -117,6 +117,14 @@ def load_adapters(
     return _like(wanted, found), config, base | _like(drawn, found, f"{_NEW}.")
 
 
+def are_whole(folder: Path) -> bool:
+    """Whether there are adapters in a folder, with the sum that they were written with."""
+    try:
+        return read_adapters_record(folder)["sha256"] == _sha256(folder / ADAPTERS)
+    except (CheckpointError, OSError):
+        return False
+
+
 def read_adapters_record(folder: Path) -> dict[str, Any]:
     """What stands beside the adapters: their settings, `init_from`, `task`, and sums.
 

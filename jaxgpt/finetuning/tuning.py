@@ -15,25 +15,26 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxgpt.config import FolderOptions, TrainConfig
+from jaxgpt.config_file import to_dict
 from jaxgpt.errors import ConfigError, ResourceError
 from jaxgpt.finetuning.checks import refuse_idle_settings
-from jaxgpt.finetuning.lora_file import save_adapters
+from jaxgpt.finetuning.lora_file import are_whole, save_adapters
 from jaxgpt.finetuning.saved import ADAPTERS_FOLDER
 from jaxgpt.finetuning.settings import TuningConfig
 from jaxgpt.finetuning.trainable import Trainable, restore, trainable
 from jaxgpt.model.layers import Params
-from jaxgpt.terminal import note
 from jaxgpt.training.checkpoint import LoadedModel, save
+from jaxgpt.training.completion import complete
 from jaxgpt.training.fits import check_tuning_step
 from jaxgpt.training.loop import Hooks, Step, fit
 from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.mesh import batch_sharding, make_mesh, state_shardings
-from jaxgpt.training.metrics import read_metrics
 from jaxgpt.training.plan import one_device
 from jaxgpt.training.plots import Panel, plot_curves
 from jaxgpt.training.report import Reporter
-from jaxgpt.training.run_card import last_value, write_card
+from jaxgpt.training.run_card import CARD, last_value, write_card
+from jaxgpt.training.run_contents import SETTINGS
 from jaxgpt.training.run_folder import check_folder, claim
 from jaxgpt.training.run_state import (
     Start,
@@ -185,6 +186,7 @@ def tune(
     frozen = jax.device_put(parts.frozen, state_shardings(parts.frozen, mesh))
     join = jax.jit(parts.join)
     task = dict(job.task) | ({"base": origin} if parts.adapters else {})
+    kept = task | {SETTINGS: to_dict(config)}
     data = data_fingerprint([job.data, origin])
     with claim(run, config, options):
         template = state_template(jax.eval_shape(lambda: parts.trained), train, mesh)
@@ -195,40 +197,56 @@ def tune(
         if not config.steps:  # the epochs that are left, also where batches were of another size
             left = max(0, config.epochs * job.num_rows - start.rows)
             train = replace(train, steps=start.step + math.ceil(left / config.batch_size))
-        if start.step >= train.steps:
-            note(f"{run} is already finished at step {int(state.step)}")
-            records, signal = read_metrics(run), None
-        else:
-            reporter = Reporter(run, train.steps, int(state.step), unit=job.unit)
-            reporter.say(_headline(parts, job))
 
-            def keep(state: TrainState) -> None:
-                if parts.adapters:  # first: a run whose checkpoint is there is not run again
-                    save_adapters(
-                        run / ADAPTERS_FOLDER,
-                        state.params,
-                        config.lora,
-                        origin,
-                        new=parts.drawn(frozen),
-                        init_from=config.init_from,
-                        tokenizer=config.tokenizer,
-                        task=job.task,
-                        overwrite=True,
-                    )
-                stored = replace(state, params=parts.stored(state.params, frozen))
-                rows = rows_at(int(state.step))
-                save(run, stored, train, base.tokenizer, data, task, rows=rows)
+        def keep_adapters(state: TrainState) -> None:
+            if parts.adapters:
+                save_adapters(
+                    run / ADAPTERS_FOLDER,
+                    state.params,
+                    config.lora,
+                    origin,
+                    new=parts.drawn(frozen),
+                    init_from=config.init_from,
+                    tokenizer=config.tokenizer,
+                    task=job.task,
+                    overwrite=True,
+                )
 
-            sample = job.sample
-            hooks = Hooks(
+        def keep(state: TrainState) -> None:
+            keep_adapters(state)  # first: a run whose checkpoint is there is not run again
+            stored = replace(state, params=parts.stored(state.params, frozen))
+            rows = rows_at(int(state.step))
+            save(run, stored, train, base.tokenizer, data, kept, rows=rows)
+
+        sample = job.sample
+        write = sample and (lambda state: sample(join(state.params, frozen)))
+
+        def hooks(reporter: Reporter) -> Hooks:
+            return Hooks(
                 evaluate=lambda state: job.measure(join(state.params, frozen)),
                 save=keep,
                 publish=lambda: _publish(run, config, parts, job, reporter, command),
-                sample=sample and (lambda state: sample(join(state.params, frozen))),
+                sample=write,
             )
+
+        if start.step >= train.steps:
+            if not are_whole(run / ADAPTERS_FOLDER):
+                keep_adapters(state)
+            pages, samples = (CURVES, CARD), sample is not None
+            records = complete(run, state, train, hooks, pages, samples=samples, unit=job.unit)
+            signal = None
+        else:
+            reporter = Reporter(run, train.steps, int(state.step), unit=job.unit)
+            reporter.say(_headline(parts, job))
             step_fn = compile_step(train, mesh, template, partial(parts.loss, job.loss_fn))
             state, signal = _fit(
-                start, train, job, hooks, reporter, mesh, lambda *given: step_fn(*given, frozen)
+                start,
+                train,
+                job,
+                hooks(reporter),
+                reporter,
+                mesh,
+                lambda *given: step_fn(*given, frozen),
             )
             records = reporter.records
     params = join(state.params, frozen)

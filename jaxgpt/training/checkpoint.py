@@ -224,6 +224,7 @@ def read_task(folder: Path) -> dict[str, Any]:
     """What the fine-tuning of a checkpoint says about it; nothing after pretraining."""
     try:
         task = read_mapping(folder / TASK) if (folder / TASK).exists() else {}
+        task.pop("settings", None)  # of the run, see run_contents
     except ConfigError as error:
         raise DamagedError(str(error)) from None
     return check_task(task, folder / TASK)

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -67,12 +68,14 @@ def fit(
             _report(*pending, config, reporter, watch)
         pending = (step + 1, metrics)
         last, stopped = step + 1 == config.steps, hooks.stopped()
-        due = [last or (step + 1) % every == 0 for every in _intervals(config)]
-        if stopped or any(due):
+        evaluate, sample, save = (last or (step + 1) % n == 0 for n in _intervals(config))
+        due = (evaluate, sample, save or stopped)
+        if any(due):
             _report(*pending, config, reporter, watch)
             pending = None
+            keep = partial(saves, last=last or stopped)
             with reporter.pause():
-                _visit(state, config, due, last or stopped, hooks, reporter, saves)
+                visit(state, config, due, replace(hooks, save=keep), reporter)
         if stopped:
             break
     return state
@@ -82,24 +85,25 @@ def _intervals(config: TrainConfig) -> tuple[int, int, int]:
     return config.evaluate_every, config.sample_every, config.checkpoint_every
 
 
-def _visit(
+def visit(
     state: TrainState,
     config: TrainConfig,
-    due: list[bool],
-    last: bool,
+    due: tuple[bool, bool, bool],
     hooks: Hooks,
     reporter: Reporter,
-    saves: "_Saves",
 ) -> None:
+    """Do of measuring, sampling and saving what is due between two steps.
+
+    Saving comes last: a run that goes on from a checkpoint does not do again what is before it.
+    """
     evaluate, sample, save = due
     if evaluate:
         _evaluate(state, config, hooks, reporter)
-    if save or last:
-        saves(state, int(state.step), last=last)
     if sample and hooks.sample is not None:
         _sample(hooks.sample, state, reporter)
-    if save or last:
+    if save:
         hooks.publish()
+        hooks.save(state)
 
 
 def _evaluate(state: TrainState, config: TrainConfig, hooks: Hooks, reporter: Reporter) -> None:
@@ -121,12 +125,12 @@ class _Saves:
     def __init__(self, save: Callable[[TrainState], object], reporter: Reporter) -> None:
         self._save, self._reporter, self._failures = save, reporter, 0
 
-    def __call__(self, state: TrainState, step: int, *, last: bool) -> None:
+    def __call__(self, state: TrainState, *, last: bool) -> None:
         """Save a state that is finite; see `fit` for what is raised."""
         if not bool(all_finite(state)):
             raise NonFiniteError(
-                f"after step {step} the parameters or the optimizer's means are not finite; no "
-                f"checkpoint was made of them. {_ADVICE}"
+                f"after step {int(state.step)} the parameters or the optimizer's means are not "
+                f"finite; no checkpoint was made of them. {_ADVICE}"
             )
         try:
             self._save(state)

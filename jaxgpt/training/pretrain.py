@@ -20,8 +20,8 @@ from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import CheckpointError, ConfigError, DataError, ResourceError
 from jaxgpt.model.gpt import count_parameters, init_params
 from jaxgpt.model.layers import Params
-from jaxgpt.terminal import note
 from jaxgpt.training.checkpoint import save
+from jaxgpt.training.completion import complete
 from jaxgpt.training.device_tokens import batch_source
 from jaxgpt.training.evaluation import total_loss
 from jaxgpt.training.fits import check_step
@@ -29,13 +29,19 @@ from jaxgpt.training.loop import Hooks, fit
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh
-from jaxgpt.training.metrics import read_metrics
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.plots import plot_losses
 from jaxgpt.training.profile import profiling
 from jaxgpt.training.report import Reporter
-from jaxgpt.training.run_card import entropy_per_byte, entropy_per_token, last_value, write_run_card
-from jaxgpt.training.run_folder import TOKENS, claim
+from jaxgpt.training.run_card import (
+    CARD,
+    entropy_per_byte,
+    entropy_per_token,
+    last_value,
+    write_run_card,
+)
+from jaxgpt.training.run_contents import TOKENS, trained_on
+from jaxgpt.training.run_folder import claim
 from jaxgpt.training.run_state import (
     Start,
     begin,
@@ -47,6 +53,7 @@ from jaxgpt.training.run_state import (
 from jaxgpt.training.step import TrainState, eval_step, init_state
 from jaxgpt.training.stop import StopSignal
 
+PICTURE = "loss.png"
 PROFILE = "profile"
 
 Sampler = Callable[[TrainConfig, Params, Tokenizer], str]
@@ -90,7 +97,11 @@ def pretrain(
     check_memory(replace(config.model, vocab_size=config.model.vocab_size or 1), config.fsdp)
     with claim(run, config, options):
         dataset, tokenizer = open_corpus(
-            config.data, run / TOKENS, verify=options.verify_data, progress=progress
+            config.data,
+            run / TOKENS,
+            verify=options.verify_data,
+            expected=None if options.allow_data_change else trained_on(run),
+            progress=progress,
         )
         config = _settle_vocabulary(config, tokenizer)
         check_memory(config.model, config.fsdp)
@@ -106,15 +117,28 @@ def pretrain(
                 dataset.split("validation"), length, config.evaluation_stride or None
             )
         start = _begin_or_resume(config, run, options, dataset, mesh, initial_params)
-        state = start.state
+        state, rows_at = start.state, partial(start.rows_at, batch_size=config.batch_size)
+        fingerprint = dataset.fingerprint
+        write = sampler and (lambda state: sampler(config, state.params, tokenizer))
+
+        def keep(state: TrainState) -> None:
+            save(run, state, config, tokenizer, fingerprint, rows=rows_at(int(state.step)))
+
+        def hooks(reporter: Reporter) -> Hooks:
+            return Hooks(
+                evaluate=_evaluation(config, dataset, held_out, mesh),
+                save=keep,
+                publish=lambda: _publish(config, run, dataset, reporter, command, rows_at),
+                sample=write,
+            )
+
         if start.step >= config.steps:
-            note(f"{run} is already finished at step {int(state.step)}")
-            return RunResult(state, config, read_metrics(run))
+            records = complete(run, state, config, hooks, (PICTURE, CARD), samples=bool(sampler))
+            return RunResult(state, config, records)
         reporter = Reporter(run, config.steps, int(state.step))
         reporter.say(_headline(config, dataset))
         step_fn = make_step(config, mesh)
         batches = batch_source(windows, config.batch_size, config.seed, mesh)
-        rows_at = partial(start.rows_at, batch_size=config.batch_size)
         with (
             StopSignal() as stop,
             profiling(step_fn, options.profile, run / PROFILE, reporter) as step_fn,
@@ -124,20 +148,7 @@ def pretrain(
                 config,
                 step_fn=step_fn,
                 batch_at=lambda step: batches(rows_at(step)),
-                hooks=Hooks(
-                    evaluate=_evaluation(config, dataset, held_out, mesh),
-                    save=lambda state: save(
-                        run,
-                        state,
-                        config,
-                        tokenizer,
-                        dataset.fingerprint,
-                        rows=rows_at(int(state.step)),
-                    ),
-                    publish=lambda: _publish(config, run, dataset, reporter, command, rows_at),
-                    sample=sampler and (lambda state: sampler(config, state.params, tokenizer)),
-                    stopped=lambda: stop.number is not None,
-                ),
+                hooks=replace(hooks(reporter), stopped=lambda: stop.number is not None),
                 reporter=reporter,
             )
         reporter.close()
@@ -255,7 +266,7 @@ def _publish(
     size, data = count_parameters(config.model), ", ".join(config.data.data)
     title = f"{run.absolute().name}: a GPT of {size:,} parameters, trained on {data}"
     try:
-        plot_losses(reporter.records, run / "loss.png", title, entropy_per_token(dataset))
+        plot_losses(reporter.records, run / PICTURE, title, entropy_per_token(dataset))
         rows = rows_at(last_value(reporter.records, "step", 0))
         write_run_card(run, config, dataset, reporter.records, command, rows=rows)
     except (OSError, ResourceError) as error:

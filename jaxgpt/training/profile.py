@@ -16,8 +16,10 @@ from typing import Any
 
 import jax
 
+from jaxgpt.data.ownership import unlisted_names
 from jaxgpt.training.loop import Step
 from jaxgpt.training.report import Reporter
+from jaxgpt.training.run_contents import TRACE as TRACE_FILES
 
 STAGES = ("embedding", "attention", "feed_forward", "norm", "head", "loss", "optimizer")
 TRACE = "trace.json.gz"
@@ -74,13 +76,21 @@ class _Profiler:
         options.python_tracer_level = 0  # every call of a function, which hides the rest
         with self._reporter.pause():
             try:
-                shutil.rmtree(self._folder, ignore_errors=True)
-                self._folder.mkdir()
+                self._clear()
                 jax.profiler.start_trace(self._folder, profiler_options=options)
             except (OSError, RuntimeError) as error:
                 self._reporter.say(f"warning: no trace was begun: {error}")
             else:
                 self._tracing = True
+
+    def _clear(self) -> None:
+        """Make the folder anew; raises FileExistsError if it holds more than an earlier trace."""
+        if self._folder.exists():
+            strangers = unlisted_names(self._folder, re.compile(TRACE_FILES).fullmatch)
+            if strangers:
+                raise FileExistsError(f"{self._folder} holds {strangers[0]}; move it away")
+            shutil.rmtree(self._folder)
+        self._folder.mkdir()
 
     def finish(self) -> None:
         """Write and show what was traced; a trace is not worth the end of a run."""

@@ -15,6 +15,7 @@ from jaxgpt.files import write_file
 from jaxgpt.model.gpt import count_parameters
 
 CARD = "README.md"
+_SETTINGS = "The settings:\n\n```json\n"  # by which a card is known, too
 
 
 def write_run_card(
@@ -65,8 +66,14 @@ def write_card(
     text = f"# {run.name}\n\n```\n{command}\n```\n\n| | |\n|---|---|\n{table}\n\n{shown}\n\n"
     if sample := str(last_value(records, "sample", "")).strip():
         text += f"A sample:\n\n```\n{sample}\n```\n\n"
-    text += f"The settings:\n\n```json\n{json.dumps(to_dict(config), indent=2)}\n```\n"
+    text += f"{_SETTINGS}{json.dumps(to_dict(config), indent=2)}\n```\n"
+    if (run / CARD).is_file() and _is_of_others((run / CARD).read_bytes()):
+        raise FileExistsError(f"{run / CARD} was not written by jaxgpt; rename it")
     write_file(run / CARD, text.encode(errors="replace"))
+
+
+def _is_of_others(card: bytes) -> bool:
+    return bool(card) and _SETTINGS.encode() not in card
 
 
 def entropy_per_byte(dataset: TokenDataset) -> float | None:

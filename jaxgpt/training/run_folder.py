@@ -3,33 +3,47 @@
 import fcntl
 import json
 import os
-import shutil
+import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from jaxgpt.config import FolderOptions, TrainConfig
-from jaxgpt.config_file import differences, from_dict, read_mapping, to_dict
+from jaxgpt.config_file import to_dict
+from jaxgpt.data.atomic import clear_leftovers, refuse_inputs
 from jaxgpt.data.corpus import is_current
+from jaxgpt.data.ownership import refuse_foreign
 from jaxgpt.errors import CheckpointError, ConfigError
-from jaxgpt.training.checkpoint import checkpoints
-
-CONFIG = "config.json"
-TOKENS = "tokens"
-_DRAFT = f".{CONFIG}.tmp"
-# What a run shows and keeps, not what it computes: free to change when it goes on.
-_FREE = frozenset(
-    (
-        *("evaluate_every", "evaluation_stride", "evaluation_batches", "log_every"),
-        *("sample_every", "sample_prompt", "sample_tokens"),
-        *("checkpoint_every", "keep_checkpoints"),
-        "attention",  # a kernel that another machine has, or not
-    )
+from jaxgpt.files import write_file
+from jaxgpt.terminal import note
+from jaxgpt.training.checkpoint import FOLDER, checkpoints
+from jaxgpt.training.replaced import (
+    put_back,
+    put_tokens_back,
+    remove_replaced,
+    set_aside,
+    set_tokens_aside,
+    undo_killed,
+    was_killed,
 )
-_LOCK = ".lock"
-_ASIDE = ".replaced"
+from jaxgpt.training.run_contents import (
+    ADAPTERS,
+    CONFIG,
+    LOCK,
+    TOKENS,
+    changed_settings,
+    contents,
+    foreign_files,
+    is_run,
+    read_settings,
+    recorded_settings,
+)
+
+_FOLDERS = (FOLDER, TOKENS, ADAPTERS)
+_FILES = (CONFIG, "README.md", "loss.png", "test.json")
 
 
 @contextmanager
@@ -38,46 +52,61 @@ def claim(run: Path, config: Any, options: FolderOptions) -> Iterator[None]:
 
     `config` is a dataclass, a TrainConfig or what another kind of run is decided by.
     If the body fails before it has made a checkpoint, the folder is left as it was, with the run
-    that `options.overwrite` would have removed. Raises ConfigError if the folder cannot be written
-    or belongs to something else, CheckpointError if another process has it or the run in it has
-    another config.
+    that `options.overwrite` would have removed. What a killed process left is put in order first.
+    Raises ConfigError if the folder cannot be written or belongs to something else, CheckpointError
+    if another process has it or the run in it has another config.
     """
     existed = os.path.exists(run)
     check_folder(run, config, options)
-    fresh = not os.path.exists(run / CONFIG)
     try:
         run.mkdir(exist_ok=True)
-        lock = open(run / _LOCK, "a+")  # noqa: SIM115, held as long as the claim
+        lock = open(run / LOCK, "a+")  # noqa: SIM115, held as long as the claim
     except OSError as error:
         raise ConfigError(f"--out {run} cannot be written: {error.strerror}") from None
     with lock:
         _take(lock, run)
-        everything = fresh or options.overwrite
-        _set_aside(run, config, everything=everything)
-        before = checkpoints(run)
+        undo_killed(run)
+        check_folder(run, config, options)
+        began = bool(contents(run))
+        old = None if options.overwrite else recorded_settings(run, config)
+        before = set() if old is None else _identities(run)
+        if old is None:
+            set_aside(run)
         try:
-            _write_config(run, config)
+            if old is None:
+                _write_config(run, config)
+            else:
+                _go_on(run, old, config)
             yield
         except BaseException:
-            if not set(checkpoints(run)) - set(before):
-                _put_back(run, everything=everything)
-                if fresh:
-                    (run / _LOCK).unlink()
-                    if not existed:
+            if _identities(run) - before:
+                _keep(run, config)
+            elif old is not None:
+                put_tokens_back(run)
+            else:
+                put_back(run)
+                if not began:
+                    (run / LOCK).unlink()
+                if not existed:
+                    with suppress(OSError):  # it holds what somebody else wrote meanwhile
                         run.rmdir()
             raise
+        if old is None or _identities(run) - before:
+            _keep(run, config)
         else:
-            if not everything and not set(checkpoints(run)) - set(before):
-                _put_back(run, everything=False)  # it was finished already
-        finally:
-            shutil.rmtree(run / _ASIDE, ignore_errors=True)
+            put_tokens_back(run)  # it was finished already
 
 
 def check_folder(run: Path, config: Any, options: FolderOptions) -> None:
     """Raise what `claim` raises before it writes, for whoever has long work to do before that."""
     _check_place(run)
-    if os.path.exists(run / CONFIG):
-        _check_run(run, config, options)
+    if was_killed(run):
+        return  # which is to be put in order first
+    there = contents(run) if os.path.exists(run) else []
+    if there and options.overwrite:
+        _check_replaceable(run, config)
+    elif there and not _is_blank(run, config):
+        _check_same_run(run, config, options)
     elif options.resume == "must":
         raise CheckpointError(f"--resume must, but {run} holds no run; use --resume auto to begin")
 
@@ -90,28 +119,47 @@ def _check_place(run: Path) -> None:
         raise ConfigError(f"--out {run}: there is no folder {run.parent}; make it first")
     if not os.access(run if os.path.exists(run) else run.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"--out {run} cannot be written; name a folder that you may write to")
-    others = set(os.listdir(run)) - {_LOCK, _DRAFT} if os.path.exists(run) else set()
-    if _ASIDE in others and not os.listdir(run / _ASIDE):
-        others.remove(_ASIDE)  # left by a process that was killed before it began
-    if _ASIDE in others and CONFIG not in others:
-        raise ConfigError(
-            f"--out {run} was being replaced when its process was killed; move what {run / _ASIDE} "
-            "holds back up, or name another folder"
-        )
-    if others and CONFIG not in others:
-        raise ConfigError(
-            f"--out {run} holds {min(others)} but no run; name a new or an empty folder"
-        )
+    if os.path.lexists(run / LOCK) and not stat.S_ISREG((run / LOCK).lstat().st_mode):
+        raise ConfigError(f"--out {run}: {LOCK} in it is no regular file; name another folder")
 
 
-def _check_run(run: Path, config: Any, options: FolderOptions) -> None:
-    if options.overwrite:
-        return
+def _check_replaceable(run: Path, config: Any) -> None:
+    """Raise ConfigError unless the folder holds a run, and nothing else or that is read."""
+    refuse_foreign(run, foreign_files(run))
+    if not is_run(run):
+        raise _no_run(run)
+    read = [config.init_from, *getattr(config, "validation", ()), *getattr(config, "test", ())]
+    data = config.data if isinstance(config.data, tuple) else config.data.data
+    refuse_inputs(run, (name for name in (*read, *data) if name))
+
+
+def _is_blank(run: Path, config: Any) -> bool:
+    """Whether nothing has come of the run in a folder, not even settings that can be read.
+
+    Raises ConfigError if it is no run's folder.
+    """
+    if checkpoints(run) or recorded_settings(run, config) is not None or read_settings(run):
+        return False
+    if foreign_files(run) or not is_run(run):
+        raise _no_run(run)
+    return True
+
+
+def _no_run(run: Path) -> ConfigError:
+    name = min(foreign_files(run) or [path.name for path in contents(run)])
+    return ConfigError(f"--out {run} holds {name} but no run; name a new or an empty folder")
+
+
+def _check_same_run(run: Path, config: Any, options: FolderOptions) -> None:
     if options.resume == "never":
         raise ConfigError(f"{run} holds a run; name another --out, or remove it with --overwrite")
-    changed = [
-        line for line in differences(_read(run, config), config) if line.split(":")[0] not in _FREE
-    ]
+    old = recorded_settings(run, config)
+    if old is None:
+        raise CheckpointError(
+            f"{run} holds another kind of run, or its settings are damaged; name another --out, "
+            "or set --overwrite"
+        )
+    changed = changed_settings(old, config)
     if changed and not options.allow_config_change:
         raise CheckpointError(
             f"{run} holds a run with other settings ({'; '.join(changed)}); name another --out, "
@@ -119,17 +167,6 @@ def _check_run(run: Path, config: Any, options: FolderOptions) -> None:
         )
     if options.resume == "must" and not checkpoints(run):
         raise CheckpointError(f"--resume must, but {run} has no checkpoint; use --resume auto")
-
-
-def _read(run: Path, like: Any) -> Any:
-    """The config of the run in the folder, if it is of the same kind."""
-    try:
-        return from_dict(like, read_mapping(run / CONFIG))
-    except ConfigError as error:
-        raise CheckpointError(
-            f"{run} holds another kind of run, or its settings are damaged ({error}); name another "
-            "--out, or set --overwrite"
-        ) from None
 
 
 def _take(lock: TextIO, run: Path) -> None:
@@ -145,49 +182,53 @@ def _take(lock: TextIO, run: Path) -> None:
     lock.flush()
 
 
-def _set_aside(run: Path, config: Any, *, everything: bool) -> None:
-    """Keep what may be replaced: all of the old run, or its config and its tokens of other data."""
-    aside = run / _ASIDE
-    if aside.exists():  # left by a process that was killed
-        if checkpoints(aside) and not checkpoints(run):
-            if not everything:
-                raise CheckpointError(
-                    f"{aside} holds the run that --overwrite was replacing when it was killed; "
-                    "set --overwrite again, or move it back"
-                )
-            _put_back(run, everything=True)
-        else:
-            shutil.rmtree(aside)
-    aside.mkdir()
-    for partial in [*run.glob(f".{TOKENS}.*.partial"), *run.glob(f".{TOKENS}.*.old")]:
-        shutil.rmtree(partial)
-    if everything:
-        for path in _contents(run):
-            path.rename(aside / path.name)
-        return
-    shutil.copy2(run / CONFIG, aside)  # so that the run has one at every moment
-    if not isinstance(config, TrainConfig):
+def _go_on(run: Path, old: Any, config: Any) -> None:
+    """Make a folder ready in which a run goes on: its settings, no tokens of other data."""
+    for name in (*_FILES, *_FOLDERS):
+        _clear_way(run / name, stat.S_ISDIR if name in _FOLDERS else stat.S_ISREG)
+    if any(name.startswith(f"{ADAPTERS}/") for name in foreign_files(run)):
+        _rename(run / ADAPTERS, "holds what jaxgpt did not write")
+    for name in (TOKENS, ADAPTERS):
+        clear_leftovers(run / name)
+    if recorded := _unrecorded(run, old):
+        _write_config(run, recorded)
+        note(f"{run / CONFIG} was damaged; it is written again as the newest checkpoint has it")
+    if not isinstance(config, TrainConfig) or not (run / TOKENS).exists():
         return  # only pretraining keeps its tokens
-    old, new, tokens = _read(run, config).data, config.data, run / TOKENS
-    same = replace(old, stride=new.stride) == new and is_current(new, tokens)
-    if tokens.exists() and not same:
-        tokens.rename(aside / TOKENS)
+    same = replace(old.data, stride=config.data.stride) == config.data
+    if not same or not is_current(config.data, run / TOKENS):
+        set_tokens_aside(run)
 
 
-def _put_back(run: Path, *, everything: bool) -> None:
-    for path in _contents(run):
-        if everything or (run / _ASIDE / path.name).exists():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in (run / _ASIDE).iterdir():
-        path.rename(run / path.name)
-    (run / _ASIDE).rmdir()
+def _unrecorded(run: Path, old: Any) -> Any | None:
+    """The settings of the run's newest checkpoint, if config.json has others or none."""
+    found = read_settings(run, old)
+    return old if found is None or changed_settings(found, old) else None
 
 
-def _contents(run: Path) -> list[Path]:
-    return [path for path in run.iterdir() if path.name not in (_LOCK, _ASIDE)]
+def _clear_way(path: Path, is_right: Any) -> None:
+    """Rename what stands where a file or a folder of the run is to be and is none."""
+    if os.path.exists(path) and not is_right(path.stat().st_mode):
+        _rename(path, "is not what a run has there")
+
+
+def _rename(path: Path, why: str) -> None:
+    aside = path.with_name(f"{path.name}.aside-{time.strftime('%Y%m%dT%H%M%S')}")
+    path.rename(aside)
+    note(f"warning: {path} {why}; set aside as {aside.name}")
+
+
+def _identities(run: Path) -> set[tuple[str, int]]:
+    return {(path.name, path.stat().st_ino) for path in checkpoints(run)}
+
+
+def _keep(run: Path, config: Any) -> None:
+    """Make what has come of the run final: its settings, and that the old run is gone."""
+    _write_config(run, config)
+    remove_replaced(run)
 
 
 def _write_config(run: Path, config: Any) -> None:
-    draft = run / _DRAFT
-    draft.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-    draft.replace(run / CONFIG)
+    text = json.dumps(to_dict(config), indent=2) + "\n"
+    if not (run / CONFIG).is_file() or (run / CONFIG).read_text(errors="replace") != text:
+        write_file(run / CONFIG, text)

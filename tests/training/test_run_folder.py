@@ -1,17 +1,22 @@
 """A run's folder is left as it was by whatever fails in it before it has a checkpoint."""
 
+import contextlib
+import itertools
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from jaxgpt.config import RunOptions, get_preset
-from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.errors import CheckpointError
+from jaxgpt.training import run_folder
 from jaxgpt.training.run_folder import claim
 
 CONFIG = get_preset("tiny")
 OTHER = replace(CONFIG, seed=1)
 OTHER_DATA = replace(CONFIG, data=replace(CONFIG.data, stories_bytes=20_000))
+SHARD = "train-00000.bin"
 ALLOWED = RunOptions(allow_config_change=True)
 
 
@@ -22,7 +27,7 @@ def contents(folder):
 def checkpoint(run, step):
     folder = run / "checkpoints" / f"{step:08d}"
     folder.mkdir(parents=True)
-    (folder / "arrays").write_text(f"of step {step}")
+    (folder / "task.json").write_text(f"of step {step}")
 
 
 @pytest.fixture
@@ -31,7 +36,7 @@ def run(tmp_path):
     run = tmp_path / "run"
     with claim(run, CONFIG, RunOptions()):
         (run / "tokens").mkdir()
-        (run / "tokens" / "file").write_text("old")
+        (run / "tokens" / SHARD).write_text("old")
         checkpoint(run, 1)
     return run
 
@@ -42,7 +47,7 @@ def fail_in(run, config, options, made=0):
     def work():
         with claim(run, config, options):
             (run / "tokens").mkdir(exist_ok=True)
-            (run / "tokens" / "file").write_text("new")
+            (run / "tokens" / SHARD).write_text("new")
             if made:
                 checkpoint(run, made)
             raise KeyboardInterrupt
@@ -73,8 +78,8 @@ def test_what_would_be_replaced_is_put_back(run, config, options):
 def test_a_run_is_replaced_once_there_is_a_checkpoint(run):
     fail_in(run, OTHER, RunOptions(overwrite=True), made=2)
     found = {path.name: path.read_text() for path in run.rglob("*") if path.is_file()}
-    assert found.keys() == {".lock", "arrays", "config.json", "file"}
-    assert (found["file"], found["arrays"]) == ("new", "of step 2")
+    assert found.keys() == {".lock", "task.json", "config.json", SHARD}
+    assert (found[SHARD], found["task.json"]) == ("new", "of step 2")
     assert '"seed": 1' in (run / "config.json").read_text()
 
 
@@ -83,7 +88,7 @@ def test_other_settings_stay_once_something_came_of_them(run):
         pass
     assert '"seed": 0' in (run / "config.json").read_text()
     with claim(run, OTHER, ALLOWED):
-        assert (run / "tokens" / "file").read_text() == "old"
+        assert (run / "tokens" / SHARD).read_text() == "old"
         checkpoint(run, 2)
     assert '"seed": 1' in (run / "config.json").read_text()
 
@@ -104,38 +109,48 @@ def test_a_folder_is_one_process_at_a_time(run):
         pass
 
 
-def test_what_a_killed_overwrite_left_is_not_taken_for_a_new_folder(run):
-    (run / ".replaced").mkdir()
-    (run / "config.json").rename(run / ".replaced" / "config.json")
-    with (
-        pytest.raises(ConfigError, match=r"was being replaced when its process was killed"),
-        claim(run, CONFIG, RunOptions()),
-    ):
-        pass
-
-
 def test_a_kill_before_the_first_write_leaves_a_folder_that_can_begin(tmp_path):
     run = tmp_path / "run"
     (run / ".replaced").mkdir(parents=True)
-    (run / ".config.json.tmp").write_text("{")
+    (run / ".lock").touch()
+    (run / ".config.json.0a1b2c3d.partial").write_text("{")
     with claim(run, CONFIG, RunOptions()):
         assert (run / "config.json").exists()
 
 
-def test_the_run_that_a_killed_overwrite_replaced_is_not_lost(run):
-    (run / ".replaced").mkdir()
-    (run / "checkpoints").rename(run / ".replaced" / "checkpoints")
-    shutil.copy(run / "config.json", run / ".replaced")
-    with (
-        pytest.raises(CheckpointError, match="--overwrite again"),
-        claim(run, CONFIG, RunOptions()),
-    ):
-        pass
-    with pytest.raises(ZeroDivisionError), claim(run, CONFIG, RunOptions(overwrite=True)):
+class Killed(BaseException):
+    """Nothing is done after it, as after a kill."""
+
+
+@pytest.mark.parametrize("call", range(13))
+def test_an_overwrite_that_is_killed_at_any_call_loses_nothing(run, monkeypatch, call):
+    """Of all calls that change the folder, the one of this number is the last that is made."""
+    before, calls = contents(run), itertools.count()
+
+    def killed(function):
+        def wrapped(*args, **kwargs):
+            if next(calls) >= call:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    monkeypatch.setattr(shutil, "rmtree", killed(shutil.rmtree))
+    for name in ("rename", "mkdir", "unlink", "rmdir"):
+        monkeypatch.setattr(Path, name, killed(getattr(Path, name)))
+    monkeypatch.setattr(run_folder, "write_file", killed(run_folder.write_file))
+    with contextlib.suppress(Killed), claim(run, OTHER, RunOptions(overwrite=True)):
         raise ZeroDivisionError
-    assert (run / "checkpoints" / "00000001").is_dir()
+    monkeypatch.undo()
+    with claim(run, CONFIG, RunOptions()):
+        assert contents(run) == before
 
 
 def test_what_a_run_shows_may_change_when_it_goes_on(run):
     with claim(run, replace(CONFIG, log_every=77), RunOptions()):
+        pass
+
+
+def test_a_layout_on_devices_may_change_when_it_goes_on(run):
+    with claim(run, replace(CONFIG, fsdp=8, data_parallel=2), RunOptions()):
         pass
