@@ -32,7 +32,7 @@ def row_likelihood(config: TrainConfig) -> Callable[..., Likelihood]:
     ) -> Likelihood:
         x = hidden(config, params, inputs, rng=rng)
         nats = head_likelihood(x, head_table(config, params), targets)
-        return nats, (targets != IGNORE).sum(axis=-1)
+        return nats, (targets != IGNORE).sum(axis=-1, dtype=jnp.int32)
 
     return measure
 
@@ -60,4 +60,4 @@ def head_likelihood(
     x = jnp.pad(x, [(0, 0), (0, missing), (0, 0)]).reshape(rows, -1, span, width)
     targets = jnp.pad(targets, [(0, 0), (0, missing)], constant_values=IGNORE)
     chunks = x.swapaxes(0, 1), targets.reshape(rows, -1, span).swapaxes(0, 1)
-    return jax.lax.scan(add, jnp.zeros(rows), chunks)[0]
+    return jax.lax.scan(add, jnp.zeros(rows, jnp.float32), chunks)[0]

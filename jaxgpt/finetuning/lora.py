@@ -72,8 +72,8 @@ def _init_adapter(params: Params, target: str, rank: int, key: PRNGKeyArray) -> 
     if target in _THIRDS:
         outputs //= 3
     return {
-        "A": jax.random.normal(key, (*layers, inputs, rank)) / math.sqrt(inputs),
-        "B": jnp.zeros((*layers, rank, outputs)),
+        "A": jax.random.normal(key, (*layers, inputs, rank), jnp.float32) / math.sqrt(inputs),
+        "B": jnp.zeros((*layers, rank, outputs), jnp.float32),
     }
 
 

@@ -64,7 +64,7 @@ def preference_loss(config: TrainConfig, preference: PreferenceConfig) -> LossFu
 
     def loss(params: Params, pairs: Pairs, rng: PRNGKeyArray | None) -> Loss:
         (chosen, rejected), counted = rewards(params, pairs, rng)
-        return jnp.where(counted, _nats(chosen - rejected), 0).sum(), counted.sum()
+        return jnp.where(counted, _nats(chosen - rejected), 0).sum(), counted.sum(dtype=jnp.int32)
 
     return loss
 

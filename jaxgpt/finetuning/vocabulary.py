@@ -74,6 +74,6 @@ def _fill(table: Float[Array, "V D"], *, begin: int, end: int, key: PRNGKeyArray
     """The table with new rows from `begin` to `end`, made from those before."""
     old = table[:begin].astype(jnp.float32)
     mean = old.mean(axis=0)
-    noise = jax.random.normal(key, (end - begin, begin)) / math.sqrt(begin)
+    noise = jax.random.normal(key, (end - begin, begin), jnp.float32) / math.sqrt(begin)
     new = mean + _SPREAD * noise @ (old - mean)
     return jnp.concatenate([table[:begin], new.astype(table.dtype), table[end:]])

@@ -91,7 +91,7 @@ def extend(
         written = written.at[:, step].set(jnp.where(done, -1, tokens))
         return step + 1, _append(rows, tokens, done), cache, written
 
-    written = jnp.full((len(rows.length), max(CACHED_STEPS, SLIDING_STEPS)), -1)
+    written = jnp.full((len(rows.length), max(CACHED_STEPS, SLIDING_STEPS)), -1, jnp.int32)
     _, _, cache, written = jax.lax.while_loop(unfinished, write, (0, rows, cache, written))
     return written, cache
 

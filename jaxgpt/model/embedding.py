@@ -34,7 +34,7 @@ def places_within(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
 
 def init_embedding(key: PRNGKeyArray, rows: int, width: int, std: float = 0.02) -> Array:
     """A `(rows, width)` table, normal with standard deviation `std`."""
-    return std * jax.random.normal(key, (rows, width))
+    return std * jax.random.normal(key, (rows, width), jnp.float32)
 
 
 def sinusoidal_positions(length: int, width: int) -> Float[Array, "T D"]:

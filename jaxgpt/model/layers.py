@@ -33,8 +33,8 @@ def init_linear(
     key: PRNGKeyArray, inputs: int, outputs: int, *, bias: bool = True, std: float = 0.02
 ) -> Params:
     """Normal weights `(inputs, outputs)` of standard deviation `std`, and a zero bias (GPT-2)."""
-    params = {"weight": std * jax.random.normal(key, (inputs, outputs))}
-    return params | ({"bias": jnp.zeros(outputs)} if bias else {})
+    params = {"weight": std * jax.random.normal(key, (inputs, outputs), jnp.float32)}
+    return params | ({"bias": jnp.zeros(outputs, jnp.float32)} if bias else {})
 
 
 def layer_norm(
@@ -58,7 +58,7 @@ def layer_norm(
 
 def init_layer_norm(width: int) -> Params:
     """The norm that changes nothing more: scale 1, bias 0, each `(width,)`."""
-    return {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+    return {"scale": jnp.ones(width, jnp.float32), "bias": jnp.zeros(width, jnp.float32)}
 
 
 def dropout(
@@ -70,7 +70,7 @@ def dropout(
     """
     if rng is None or rate == 0:
         return x
-    kept = jax.random.bernoulli(rng, 1 - rate, x.shape)
+    kept = jax.random.bernoulli(rng, jnp.float32(1 - rate), x.shape)
     return jnp.where(kept, x / (1 - rate), 0)
 
 

@@ -65,7 +65,7 @@ def _measured(
     measure: Callable[[Params, Any], Loss], params: Params, batches: Iterable[Any], sharding: Any
 ) -> Iterator[tuple[Any, Any]]:
     """The loss of the batches so far and the targets of each, on the device."""
-    nats = jnp.zeros(())
+    nats = jnp.zeros((), jnp.float32)
     for batch in batches:
         more, targets = measure(params, jax.device_put((batch.inputs, batch.targets), sharding))
         nats = nats + more

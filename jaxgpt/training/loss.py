@@ -35,7 +35,7 @@ def cross_entropy(logits: Float[Array, "*B V"], targets: Int[Array, "*B"]) -> Lo
     labels = jnp.where(counted, targets, 0)[..., None]
     picked = jnp.take_along_axis(logits, labels, axis=-1)[..., 0]
     nats = jax.nn.logsumexp(logits, axis=-1) - picked
-    return jnp.where(counted, nats, 0).sum(), counted.sum()
+    return jnp.where(counted, nats, 0).sum(), counted.sum(dtype=jnp.int32)
 
 
 def next_token_loss(config: TrainConfig) -> LossFunction:
@@ -128,7 +128,10 @@ def _head_loss(x: Array, table: Array, targets: Array, *, differentiate: bool) -
         loss, grads = _chunk_loss(*chunk, weight, vocab_size, differentiate=differentiate)
         return jax.tree.map(jnp.add, sums, (loss, grads[1:])), grads[:1]
 
-    zeros: Any = (jnp.zeros(()), jnp.zeros((), jnp.int32)), (jnp.zeros(table.shape),)
+    zeros: Any = (
+        (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)),
+        (jnp.zeros(table.shape, jnp.float32),),
+    )
     parts = _spans(x, span, 0), _spans(targets, span, IGNORE)
     if not differentiate:
         return jax.lax.scan(turn, (zeros[0], ()), parts)[0][0], ()
@@ -165,7 +168,7 @@ def _cross_entropy_and_gradient(logits: Array, labels: Array) -> tuple[Loss, Arr
     nats = jnp.where(counted, jnp.log(total) + largest - picked, 0).sum()
     softmax = powers / total[:, None]
     surplus = jnp.where(jnp.arange(logits.shape[1]) == labels[:, None], softmax - 1, softmax)
-    return (nats, counted.sum()), jnp.where(counted[:, None], surplus, 0)
+    return (nats, counted.sum(dtype=jnp.int32)), jnp.where(counted[:, None], surplus, 0)
 
 
 def _padded(table: Array, dtype: Any) -> Array:

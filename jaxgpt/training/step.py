@@ -56,7 +56,11 @@ def gradients(
         (nats, count), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, *turn)
         return jax.tree.map(jnp.add, sums, (grads, nats, count)), None
 
-    zeros = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), jnp.zeros((), jnp.int32))
+    zeros = (
+        jax.tree.map(jnp.zeros_like, params),
+        jnp.zeros((), jnp.float32),
+        jnp.zeros((), jnp.int32),
+    )
     turns = (_cut(batch, micro_batches), jax.random.split(rng, micro_batches))
     (grads, nats, count), _ = jax.lax.scan(add, zeros, turns)
     return jax.tree.map(lambda leaf: leaf * share(count), grads), (nats, count)
