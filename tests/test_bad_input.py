@@ -375,6 +375,11 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("evaluate.py --data text.txt --init-from gpt --checkpoint run", 2, "by one of --checkpoint"),
     ("evaluate.py --data text.txt --init-from not_finite", 4, "numbers that are not finite"),
     ("evaluate.py --data text.txt --init-from wordless", 3, "wordless has no tokenizer"),
+    (
+        "evaluate.py --data text.txt --init-from foreign",
+        3,
+        "spiece.model is the vocabulary, and it",
+    ),
     ("evaluate.py --checkpoint run", 2, "Missing from evaluate.py: --data"),
     ("evaluate.py --data text.txt --checkpoint none", 4, "none holds no checkpoint"),
     ("evaluate.py --data text.txt --checkpoint newer", 4, "was written by jaxgpt 9.0"),
@@ -704,6 +709,9 @@ def _write_models():
     config = json.loads(Path("gpt/config.json").read_text())
     Path("llama/config.json").write_text(json.dumps(config | {"model_type": "llama"}))
     shutil.rmtree("wordless/tokenizer")
+    os.remove("wordless/tokenizer.json")
+    shutil.copytree("wordless", "foreign")
+    Path("foreign/spiece.model").write_bytes(b"\x0a\x05<unk>")
     tensors = load_file("gpt/model.safetensors")
     block = "transformer.h.0."
     torn = {name: tensor for name, tensor in tensors.items() if "mlp.c_fc.bias" not in name}

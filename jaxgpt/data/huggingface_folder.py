@@ -109,7 +109,8 @@ def read_tokenizer_file(path: Path) -> BPETokenizer | JsonTokenizer:
 
 def is_gpt2(description: Mapping[str, Any]) -> bool:
     """Whether a description in normal form gives the ids that GPT-2's tokenizer gives, always."""
-    model, before = description["model"], description["pre_tokenizer"] or {}
+    model, before = description["model"], description["pre_tokenizer"]
+    before = before if isinstance(before, dict) else {}
     vocabulary, merges = model["vocab"], model.get("merges")
     after = description["post_processor"]
     odd = (

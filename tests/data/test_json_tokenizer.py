@@ -181,6 +181,7 @@ def same_id_twice(values):
         (lambda values: values.update(model={"type": "WordPiece", "vocab": {}}), "'WordPiece'"),
         (lambda values: values.update(pre_tokenizer={"type": "Whitespace"}), "is 'Whitespace', w"),
         (lambda values: values.update(pre_tokenizer=None), "pre_tokenizer is None"),
+        (lambda values: values.update(pre_tokenizer=[{"type": "ByteLevel"}]), "refuses it"),
         (change_model(dropout=0.1), "its model has dropout 0.1"),
         (change_model(continuing_subword_prefix="##"), "has continuing_subword_prefix '##'"),
         (change_model(end_of_word_suffix="</w>"), "has end_of_word_suffix '</w>'"),

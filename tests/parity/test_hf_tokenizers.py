@@ -348,6 +348,7 @@ def test_gpt2_is_known_by_all_that_decides_on_ids(gpt2):
         {"pre_tokenizer": step | {"add_prefix_space": True}},
         {"pre_tokenizer": step | {"use_regex": False}},
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [step]}},
+        {"pre_tokenizer": [step]},
         {"post_processor": {"type": "TemplateProcessing"}},
         {"added_tokens": [end, end | {"id": 50257, "content": "<|pad|>"}]},
         {"added_tokens": [end | {"lstrip": True}]},
