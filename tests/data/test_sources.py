@@ -126,7 +126,7 @@ def test_a_byte_order_mark_is_left_out_with_a_warning(tmp_path, name):
     [
         ("two words".encode("utf-16"), 0, "UTF-16"),
         ("two words".encode("utf-32"), 0, "UTF-32"),
-        (gzip.compress(b"two words"), 1, "gunzip"),
+        (gzip.compress(b"two words", mtime=0), 1, "gunzip"),
         ("ascii, then Müller".encode("latin-1"), 13, "LATIN1"),
         (b"PK\x03\x04\xff", 4, "unzip"),
         ("cut €".encode()[:-1], 4, "LATIN1"),

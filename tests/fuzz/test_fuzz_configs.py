@@ -22,11 +22,11 @@ from jaxgpt.config import ModelConfig, get_preset
 from jaxgpt.config_file import from_dict, load_config, to_dict
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.model.gpt import count_parameters
-from jaxgpt.parity.hf_config import read_gpt2_config, to_gpt2_config
+from jaxgpt.parity.hf_config import read_gpt2_config, to_gpt2_config, token_ids
 from jaxgpt.training.memory import check_memory
 
 SETTINGS = to_dict(get_preset("tiny"))
-GPT2 = to_gpt2_config(ModelConfig(), "float32", 50256)
+GPT2 = to_gpt2_config(ModelConfig(), "float32", token_ids(None))
 BIG = 10**400
 IN_SECTIONS = [
     ("optimizer", "learning_rate"),
