@@ -13,7 +13,7 @@ import cli
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.atomic import check_new_folder
-from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.errors import CheckpointError
 from jaxgpt.terminal import say
 
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     )
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
-    from jaxgpt.finetuning.saved import find_adapters
+    from jaxgpt.finetuning.saved import check_base
     from jaxgpt.model.gpt import count_parameters
     from jaxgpt.parity.hf_weights import save_gpt2
     from jaxgpt.parity.pretrained import load_pretrained
@@ -57,8 +57,7 @@ def main(argv: list[str]) -> None:
 
     dtype = None if arguments.dtype == "same" else arguments.dtype
     found = find_model(arguments)
-    if arguments.base and not find_adapters(found):
-        raise ConfigError("--base goes with adapters, and the model named has none")
+    check_base(found, arguments.base)
     model = load_pretrained(found, arguments.tokenizer or None, dtype, base=arguments.base)
     if arguments.source == "gpt2":
         save_model(arguments.out, model, overwrite=arguments.overwrite)

@@ -361,26 +361,30 @@ def test_gpt2_is_known_by_all_that_decides_on_ids(gpt2):
         assert not is_gpt2(gpt2 | other)
 
 
-def test_gpt2s_own_folder_is_read_by_tiktoken(tmp_path, gpt2, monkeypatch):
+def test_gpt2s_own_folder_is_read_by_tiktoken(tmp_path, gpt2):
+    gpt2, description = gpt2
+    configure(tmp_path, model_type="gpt2", vocab_size=50257, eos_token_id=50256)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
+    assert find_tokenizer(tmp_path) == str(tmp_path / "tokenizer.json")
+    assert load_tokenizer(tmp_path / "tokenizer.json").fingerprint == gpt2.fingerprint
+
+
+def test_gpt2s_tokenizer_with_what_a_folder_adds(tmp_path, gpt2, monkeypatch):
+    """A folder without a tokenizer's files has GPT-2's, which its other files may change."""
     gpt2, description = gpt2
     monkeypatch.setattr(huggingface_folder, "_gpt2_description", lambda: description)
     configure(tmp_path, model_type="gpt2", vocab_size=50257, eos_token_id=50256)
     assert load_tokenizer(tmp_path).fingerprint == gpt2.fingerprint
     assert find_tokenizer(tmp_path) == "gpt2"
-    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
-    assert load_tokenizer(tmp_path).fingerprint == gpt2.fingerprint
-    assert find_tokenizer(tmp_path) == str(tmp_path / "tokenizer.json")
     configure(tmp_path, eos_token_id=[50256, 198])
-    tokenizer = load_tokenizer(find_tokenizer(tmp_path))
+    tokenizer = load_tokenizer(tmp_path)
     assert (ends_of(tokenizer), tokenizer.vocab_size) == ((50256, 198), 50257)
     assert tokenizer.encode(TEXT) == gpt2.encode(TEXT)
-    os.remove(tmp_path / "tokenizer.json")
-    assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
     configure(tmp_path, vocab_size=50259, eos_token_id=50258)
     with pytest.raises(DataError, match="eos_token_id is 50258, which no token has; the token"):
-        load_tokenizer(find_tokenizer(tmp_path))
+        load_tokenizer(tmp_path)
     configure(tmp_path, "added_tokens.json", **{"<|user|>": 50257, "<|end|>": 50258})
-    tokenizer = load_tokenizer(find_tokenizer(tmp_path))
+    tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.end_of_text, tokenizer.vocab_size) == (50258, 50259)
     assert tokenizer.encode("a <|end|>", allow_special=True)[-1] == 50258
 

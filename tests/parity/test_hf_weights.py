@@ -199,7 +199,8 @@ def test_what_is_saved_is_the_same_model_to_transformers(changes, tmp_path, rand
     params = random_params(config)
     save_gpt2(tmp_path / "out", config, params, tokenizer=ByteTokenizer())
     assert sorted(os.listdir(tmp_path / "out")) == [
-        *("config.json", "jaxgpt.json", "model.safetensors", "tokenizer"),
+        *("config.json", "generation_config.json", "jaxgpt.json", "model.safetensors"),
+        *("tokenizer", "tokenizer.json", "tokenizer_config.json"),
     ]
     assert load_tokenizer(tmp_path / "out/tokenizer").name == "bytes"
     modes = {
@@ -228,7 +229,8 @@ def test_nothing_is_overwritten_unless_asked(tmp_path, random_params):
     for _ in range(2):
         save_gpt2(tmp_path / "out", SMALL, params, overwrite=True)
         files = sorted(os.listdir(tmp_path / "out"))
-        assert files == ["config.json", "jaxgpt.json", "model.safetensors"]
+        weights = ["config.json", "generation_config.json", "jaxgpt.json", "model.safetensors"]
+        assert files == weights
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, random_params, monkeypatch):
