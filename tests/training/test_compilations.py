@@ -35,12 +35,14 @@ def programs():
 def test_nothing_is_compiled_after_the_first_visit(small_run, programs, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
     write_sample = importlib.import_module("train").write_sample
-    counts = []
+    counts, write = [], pretrain.save
 
-    def sample(*arguments):
-        text = write_sample(*arguments)
+    def save(*arguments, **options):
+        folder = write(*arguments, **options)
         counts.append(len(programs))
-        return text
+        return folder
+
+    monkeypatch.setattr(pretrain, "save", save)
 
     config = small_run(
         steps=12,
@@ -52,11 +54,11 @@ def test_nothing_is_compiled_after_the_first_visit(small_run, programs, tmp_path
         checkpoint_every=4,
         sample_every=4,
     )
-    pretrain.pretrain(config, tmp_path / "run", sampler=sample)
+    pretrain.pretrain(config, tmp_path / "run", sampler=write_sample)
     validation = TokenDataset.open(tmp_path / "run" / "tokens").split("validation")
     *_, last = SlidingWindows(validation, 16, 8).in_order(8)
     assert (last.targets == -100).all(axis=1).any(), "the last batch is to be incomplete"
-    # Evaluated, saved and sampled for the first time; what follows is more of the same.
+    # Evaluated, sampled and saved for the first time; what follows is more of the same.
     assert len(counts) == 3
     assert programs[counts[0] :] == []
     assert programs.count("jit(step_and_rate)") == programs.count("jit(eval_step)") == 1
