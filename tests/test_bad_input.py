@@ -122,7 +122,7 @@ SETTINGS = [
     ("--out text.txt", 2, "--out text.txt is a file"),
     ("--out none/out", 2, "there is no folder none; make it first"),
     ("--out full", 2, "--out full holds file but no run"),
-    (f"--out {'a' * 300}", 2, "File name too long"),
+    (f"--out {'a' * 300}", 2, "name is too long"),
     ("--resume must", 4, "--resume must, but out holds no run; use --resume auto"),
     # data: missing, not files, empty, too short, not text
     ("--data none.txt", 3, "none.txt: no such file or folder"),
@@ -192,7 +192,10 @@ SETTINGS = [
     ("--data tokens --tokenizer vocabulary", 3, "set --tokenizer tokens/tokenizer"),
 ]
 
-COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETTINGS] + [
+COMMANDS = [
+    (f"train.py tiny {'' if '--out ' in flags else '--out out '}{flags}", *rest)
+    for flags, *rest in SETTINGS
+] + [
     # presets and config files
     ("train.py tinny", 2, "no preset is called tinny (did you mean tiny?)"),
     ("train.py none.json", 2, "none.json cannot be read: No such file"),
@@ -242,7 +245,7 @@ COMMANDS = [(f"train.py tiny --out out {flags}", *rest) for flags, *rest in SETT
     ("train.py run.json --out web --overwrite", 2, "it holds index.html, and nothing proves that"),
     ("train.py run.json --out alone", 2, "--out alone holds config.json but no run"),
     ("train.py run.json --out alone --overwrite", 2, "--out alone holds config.json but no run"),
-    ("train.py run.json --out gpt --overwrite", 2, "it holds jaxgpt.json, model.safetensors, tok"),
+    ("train.py run.json --out gpt --overwrite", 2, "nothing proves that jaxgpt wrote that"),
     ("train.py run.json --out noted --overwrite", 2, "it holds checkpoints/a, notes.txt, plots/b"),
     ("train.py run.json --out linked --overwrite", 2, "it holds README.md, and nothing proves"),
     ("train.py run.json --out run --data run/tokens --overwrite", 2, "which is read, lies in it"),
