@@ -184,7 +184,10 @@ def _write(
         sums = [sums for name in SPLITS for sums in writers[name].sums]
         write_manifest(partial, manifest, sums)
         if expected not in (None, TokenDataset(partial, manifest, {}, tokenizer).fingerprint):
-            raise DataError("the text gives other tokens than before; bring the old text back")
+            raise DataError(
+                "the text gives other tokens than before; bring the old text back, or set "
+                "--allow-data-change"
+            )
     return TokenDataset.open(folder, tokenizer=tokenizer)
 
 

@@ -5,6 +5,7 @@ What is broken is renamed, never deleted.
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.config_file import from_dict, read_mapping, to_dict
 from jaxgpt.data.atomic import new_folder
+from jaxgpt.data.ownership import unfinished_foreign
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.model.gpt import parameter_shapes
@@ -30,6 +32,7 @@ from jaxgpt.training.task import check_task
 
 FOLDER = "checkpoints"
 TASK = "task.json"
+_DRAFT = re.compile(r"\.\d{8}\.\d+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,11 @@ def _write_model(draft: Path, model: LoadedModel, data: str, rows: int) -> None:
 
 
 def _prune(run: Path, keep: int) -> None:
-    for folder in checkpoints(run)[:-keep]:
-        shutil.rmtree(folder)
-    for draft in (run / FOLDER).glob(".*.tmp"):
-        shutil.rmtree(draft, ignore_errors=True)
+    """Remove old checkpoints and drafts, but for those that somebody else has written into."""
+    drafts = [path for path in (run / FOLDER).glob(".*.tmp") if _DRAFT.fullmatch(path.name)]
+    for folder in (*checkpoints(run)[:-keep], *drafts):
+        if not folder.is_symlink() and not unfinished_foreign(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def checkpoints(run: Path) -> list[Path]:

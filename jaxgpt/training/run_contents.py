@@ -84,10 +84,15 @@ def recorded_settings(run: Path, like: Any) -> Any | None:
 
 def changed_settings(old: Any, new: Any) -> list[str]:
     """Which settings differ, each as `name: old -> new`, but for those that are free to change."""
+    return [line for line in all_changes(old, new) if line.split(":")[0] not in _FREE]
+
+
+def all_changes(old: Any, new: Any) -> list[str]:
+    """The same with those that are free to change."""
     if isinstance(old, TrainConfig) and not (new.model.vocab_size and old.model.vocab_size):
         # A checkpoint has the tokenizer's number where the settings left it open.
         old = replace(old, model=replace(old.model, vocab_size=new.model.vocab_size))
-    return [line for line in differences(old, new) if line.split(":")[0] not in _FREE]
+    return differences(old, new)
 
 
 def read_settings(run: Path, like: Any | None = None) -> Any | None:

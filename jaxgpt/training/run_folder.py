@@ -34,6 +34,7 @@ from jaxgpt.training.run_contents import (
     CONFIG,
     LOCK,
     TOKENS,
+    all_changes,
     changed_settings,
     contents,
     foreign_files,
@@ -190,20 +191,15 @@ def _go_on(run: Path, old: Any, config: Any) -> None:
         _rename(run / ADAPTERS, "holds what jaxgpt did not write")
     for name in (TOKENS, ADAPTERS):
         clear_leftovers(run / name)
-    if recorded := _unrecorded(run, old):
-        _write_config(run, recorded)
+    found = read_settings(run, old)
+    if found is None or all_changes(found, old):
+        _write_config(run, old if changed_settings(old, config) else config)
         note(f"{run / CONFIG} was damaged; it is written again as the newest checkpoint has it")
     if not isinstance(config, TrainConfig) or not (run / TOKENS).exists():
         return  # only pretraining keeps its tokens
     same = replace(old.data, stride=config.data.stride) == config.data
     if not same or not is_current(config.data, run / TOKENS):
         set_tokens_aside(run)
-
-
-def _unrecorded(run: Path, old: Any) -> Any | None:
-    """The settings of the run's newest checkpoint, if config.json has others or none."""
-    found = read_settings(run, old)
-    return old if found is None or changed_settings(found, old) else None
 
 
 def _clear_way(path: Path, is_right: Any) -> None:

@@ -30,6 +30,7 @@ from jaxgpt.finetuning.tune_preferences import tune_preferences
 from jaxgpt.training import fits
 from jaxgpt.training.checkpoint import load_model
 from jaxgpt.training.metrics import read_metrics
+from jaxgpt.training.run_contents import foreign_files
 
 FAST = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
 CASES = [
@@ -350,3 +351,36 @@ def test_several_devices_share_the_batch_and_the_model(tune):
         partial(np.testing.assert_allclose, atol=2e-5),
         *(result.model.params for result in (one, other)),
     )
+
+
+def files_of(run):
+    return {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("kind", "trained"), [("classification", "lora"), ("instructions", "all")])
+def test_a_finished_run_makes_again_what_it_lost(kind, trained, tune, tmp_path):
+    run = tmp_path / "run"
+    tune(kind, "run", trained=trained)
+    assert foreign_files(run) == []
+    before = files_of(run)
+    adapters = ["adapters/adapters.json", "adapters/adapters.safetensors"]
+    for name in ("config.json", "README.md", "loss.png", *(adapters if trained == "lora" else [])):
+        (run / name).write_bytes(b"")
+    if kind == "classification":
+        (run / "test.json").unlink()
+    tune(kind, "run", trained=trained)
+    assert files_of(run) == before
+    (run / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="seed: 0 -> 1"):
+        tune(kind, "run", trained=trained, seed=1)
+
+
+def test_what_somebody_put_beside_the_adapters_is_set_aside(tune, tmp_path):
+    tune("instructions", "run", trained="lora")
+    (tmp_path / "run/adapters/notes.txt").write_text("mine")
+    longer = FolderOptions(allow_config_change=True)
+    tune("instructions", "run", longer, trained="lora", steps=5)
+    (kept,) = (tmp_path / "run").glob("adapters.aside-*")
+    assert (kept / "notes.txt").read_text() == "mine"
+    with pytest.raises(ConfigError, match=r"it holds adapters\.aside-.*notes\.txt"):
+        tune("instructions", "run", FolderOptions(overwrite=True), trained="lora")
