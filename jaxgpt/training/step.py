@@ -93,7 +93,11 @@ def train_step(
     rng = jax.random.fold_in(key, step)
     grads, (nats, count) = gradients(loss_fn, state.params, batch, rng, micro_batches)
     norm = optax.tree.norm(grads)
-    metrics = {"loss": nats / jnp.maximum(count, 1), "grad_norm": norm, "targets": count * 1.0}
+    metrics = {
+        "loss": nats / jnp.maximum(count, 1),
+        "grad_norm": norm,
+        "targets": count.astype(jnp.float32),
+    }
 
     healthy = jnp.isfinite(nats) & jnp.isfinite(norm) & (state.step == step)
     keep, learns = partial(jnp.where, healthy), healthy & (count > 0)
