@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
+from typing import IO
 
 from jaxgpt.errors import ConfigError, DataError, ResourceError
+from jaxgpt.files import write_file
 
 
 class NotThereError(DataError):
@@ -153,7 +155,7 @@ def fetch_file(
             f"{url}: the file has the sha256 sum {found} instead of {expected}; it was damaged on "
             f"the way or is another one by now; run again, or {instead}"
         )
-    record.write_text(f"{found}  {path.name}\n", "utf-8")
+    write_file(record, f"{found}  {path.name}\n")
     partial.replace(path)
     return path
 
@@ -172,7 +174,7 @@ def _download(url: str, partial: Path, timeout: float, progress: Progress | None
             raise
         partial.unlink()  # it holds all of the file or more, so begin anew
         return _download(url, partial, timeout, progress)
-    with response, open(partial, "ab") as file:
+    with response, _open_partial(partial) as file:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             file.truncate(0)
             done = 0
@@ -186,6 +188,12 @@ def _download(url: str, partial: Path, timeout: float, progress: Progress | None
     if total is not None and done < total:
         raise ConnectionError(f"it ended after {done} of {total} bytes")
     return redirects.sha256 or _published_sum(response.headers)
+
+
+def _open_partial(path: Path) -> IO[bytes]:
+    """A file of a fixed name, by which a download goes on, to append to; never through a link."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o666), "ab")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

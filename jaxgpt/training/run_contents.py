@@ -56,6 +56,20 @@ def foreign_files(run: Path) -> list[str]:
     return ownership.unlisted_names(run, known)
 
 
+def leftover_drafts(run: Path) -> list[Path]:
+    """The drafts of a run's own files that a killed process left beside them."""
+    return [
+        path
+        for path in contents(run)
+        if path.is_file() and not path.is_symlink() and _is_draft(path.name)
+    ]
+
+
+def _is_draft(name: str) -> bool:
+    final = ownership.without_draft(name)
+    return final != name and bool(_NAMES.fullmatch(final))
+
+
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's, by its settings, its lock, or a checkpoint in it."""
     if read_settings(folder) or _is_lock(folder / LOCK):

@@ -39,6 +39,7 @@ from jaxgpt.training.run_contents import (
     contents,
     foreign_files,
     is_run,
+    leftover_drafts,
     read_settings,
     recorded_settings,
 )
@@ -191,6 +192,8 @@ def _go_on(run: Path, old: Any, config: Any) -> None:
         _rename(run / ADAPTERS, "holds what jaxgpt did not write")
     for name in (TOKENS, ADAPTERS):
         clear_leftovers(run / name)
+    for draft in leftover_drafts(run):
+        draft.unlink()
     found = read_settings(run, old)
     if found is None or all_changes(found, old):
         _write_config(run, old if changed_settings(old, config) else config)

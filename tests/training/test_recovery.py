@@ -227,3 +227,20 @@ def test_files_of_others_in_old_checkpoints_and_cards_are_kept(config, run):
     assert [path.name for path in checkpoints(run)] == ["00000002", "00000006", "00000008"]
     with pytest.raises(ConfigError, match=r"it holds checkpoints/00000002/notes\.txt, and nothing"):
         pretrain(config, run, RunOptions(overwrite=True))
+
+
+def test_a_run_goes_on_with_the_devices_that_there_are(config, undisturbed, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        kill_at(patch, pretrain_module, "save", after=True)
+        with pytest.raises(Killed):
+            pretrain(replace(config, fsdp=8), run, sampler=write_sample)
+    result = pretrain(config, run, sampler=write_sample)
+    for ours, theirs in zip(
+        jax.tree.leaves(result.state.params),
+        jax.tree.leaves(undisturbed[1].state.params),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    with pytest.raises(ConfigError, match="fsdp 16 is 16, but there are 8 devices"):
+        pretrain(replace(config, fsdp=16), run)

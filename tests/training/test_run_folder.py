@@ -154,3 +154,12 @@ def test_what_a_run_shows_may_change_when_it_goes_on(run):
 def test_a_layout_on_devices_may_change_when_it_goes_on(run):
     with claim(run, replace(CONFIG, fsdp=8, data_parallel=2), RunOptions()):
         pass
+
+
+def test_drafts_of_killed_processes_are_removed_and_others_kept(run):
+    ours, theirs = ".loss.png.0a1b2c3d.partial", ".notes.txt.0a1b2c3d.partial"
+    for name in (ours, theirs):
+        (run / name).touch()
+    with claim(run, CONFIG, RunOptions()):
+        assert not (run / ours).exists()
+        assert (run / theirs).exists()
