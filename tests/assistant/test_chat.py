@@ -300,7 +300,8 @@ def test_a_bad_value_changes_nothing(model, name, value, message):
 
 def test_the_template_is_the_one_of_the_tuning_or_the_one_asked_for(model, make_model):
     assert find_template(model) is PHI
-    assert find_template(model, "chat") is TEMPLATES["chat"]
+    with pytest.warns(UserWarning, match="tuned with template phi, not chat"):
+        assert find_template(model, "chat") is TEMPLATES["chat"]
     with pytest.raises(ConfigError, match=r"called alpacca \(did you mean alpaca"):
         find_template(model, "alpacca")
     with pytest.warns(UserWarning, match="trained on texts alone"):
