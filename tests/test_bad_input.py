@@ -497,7 +497,7 @@ COMMANDS = [
     ),
     # numbers beyond all bounds
     (f"{CLASSIFIER} labels.tsv --batch-size 1000001", 2, "it must be from 1 to 1,000,000"),
-    (f"{PREFERENCES} pairs.jsonl --beta 1e-60", 2, "beta is 1e-60, which is 0 in float32"),
+    (f"{PREFERENCES} pairs.jsonl --beta 1e-60", 2, "beta is 1e-60; it must be from 1e-06 to"),
     (
         f"{INSTRUCTIONS} records.jsonl --special-tokens".replace("phi", "alpaca"),
         2,
