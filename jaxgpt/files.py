@@ -61,6 +61,15 @@ def open_regular(
         raise error(f"{str(path)!r} cannot be the name of a file: {failure}") from None
 
 
+def file_sha256(path: str | Path, *, error: type[JaxgptError] = DataError) -> str:
+    """The sha256 sum of a regular file in hexadecimal; the errors are those of `open_regular`."""
+    with open_regular(path, error=error) as file:
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as failure:
+            raise error(f"{path} cannot be read: {failure.strerror}") from None
+
+
 def parse_json(text: str, *, long_ints: bool = False) -> Any:
     """The value of a JSON text, without what other readers of JSON would disagree on.
 

@@ -1,7 +1,6 @@
 """Files from the network: fetched once, checked by their sums, kept; and data sets by name."""
 
 import errno
-import hashlib
 import http.client
 import os
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from jaxgpt.errors import ConfigError, DataError, ResourceError
-from jaxgpt.files import write_file
+from jaxgpt.files import file_sha256, write_file
 
 
 class NotThereError(DataError):
@@ -135,7 +134,7 @@ def fetch_file(
     record = path.with_name(path.name + ".sha256")
     if path.is_file():
         expected = sha256 or (record.read_text("utf-8").split()[0] if record.is_file() else None)
-        if expected in (None, _sha256(path)):
+        if expected in (None, file_sha256(path)):
             return path
     partial = path.with_name(path.name + ".part")
     try:
@@ -148,7 +147,7 @@ def fetch_file(
             f"{url}: the download failed ({getattr(error, 'reason', error)}); run again to go on "
             f"with it, or without a network bring the file to {path} yourself, or {instead}"
         ) from None
-    found, expected = _sha256(partial), sha256 or published
+    found, expected = file_sha256(partial), sha256 or published
     if expected not in (None, found):
         partial.unlink()
         raise DataError(
@@ -210,8 +209,3 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def _published_sum(headers: Message) -> str | None:
     found = re.fullmatch(r'"?([0-9a-f]{64})"?', headers["X-Linked-ETag"] or "")
     return found[1] if found else None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

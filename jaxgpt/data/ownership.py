@@ -4,7 +4,6 @@ A dataset's and a checkpoint's `manifest.json`, a tokenizer's `tokenizer.json` a
 adapters are such listings. Formats of others have none, so `jaxgpt.json` is written beside them.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from typing import Any
 
 from jaxgpt.data.shards import MAGIC
 from jaxgpt.errors import ConfigError, DataError
-from jaxgpt.files import read_json, write_file
+from jaxgpt.files import file_sha256, read_json, write_file
 
 LISTING = "jaxgpt.json"
 LISTING_BYTES = 1 << 30  # of a manifest, which names each file of text
@@ -99,7 +98,7 @@ def unfinished_foreign(folder: Path) -> list[str]:
 def write_listing(folder: Path, written_by: str) -> None:
     """Write `jaxgpt.json`: the sha256 sums of all files that are in the folder now."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+    files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
     listing = {"written_by": written_by, "files": files}
     write_file(folder / LISTING, json.dumps(listing, indent=2) + "\n")
 
@@ -167,11 +166,6 @@ def _begins(path: Path, mark: bytes) -> bool:
 
 def _has_sum(path: Path, sha256: Any) -> bool:
     try:
-        return path.is_file() and not path.is_symlink() and _sha256(path) == sha256
-    except (OSError, ValueError):  # a name that no file can have
+        return path.is_file() and not path.is_symlink() and file_sha256(path) == sha256
+    except (OSError, ValueError, DataError):  # a name that no file can have
         return False
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int64, UInt, UInt32
 
 from jaxgpt.errors import ConfigError, DataError
-from jaxgpt.files import open_regular
+from jaxgpt.files import file_sha256, open_regular
 
 VERSION = 1
 SHARD_TOKENS = 100_000_000
@@ -232,8 +232,7 @@ def verify_shard(path: Path, sha256: str) -> None:
     Raises:
         DataError: the sums differ.
     """
-    with open_regular(path) as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     if found != sha256:
         raise _damaged(path, f"its sha256 sum is {found}, where the manifest has {sha256}")
 

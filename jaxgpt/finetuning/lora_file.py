@@ -1,6 +1,5 @@
 """Adapters on disk: a folder of kilobytes that knows which base it belongs to."""
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,7 +18,7 @@ from jaxgpt.data.atomic import new_folder
 from jaxgpt.data.ownership import ADAPTERS as ADAPTER_NAMES
 from jaxgpt.data.ownership import unlisted_names
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
-from jaxgpt.files import read_sealed, seal
+from jaxgpt.files import file_sha256, read_sealed, seal
 from jaxgpt.finetuning.lora import Adapters, fingerprint, init_adapters
 from jaxgpt.finetuning.settings import LoraConfig
 from jaxgpt.model.layers import Params
@@ -79,7 +78,7 @@ def save_adapters(
             "task": dict(task or {}),
             "tokenizer": tokenizer,
             "base": base,
-            "arrays": _sha256(draft / ADAPTERS),
+            "arrays": file_sha256(draft / ADAPTERS),
         }
         (draft / RECORD).write_bytes(seal(record))
 
@@ -101,7 +100,7 @@ def load_adapters(
     made_for, sha256 = record["base"], record["arrays"]
     try:
         config = from_dict(LoraConfig(), {k: v for k, v in record.items() if k not in _KINDS})
-        if _sha256(folder / ADAPTERS) != sha256:
+        if file_sha256(folder / ADAPTERS, error=CheckpointError) != sha256:
             raise CheckpointError(f"{folder / ADAPTERS} has changed since it was written (sha256)")
         arrays = load_file(folder / ADAPTERS)
         wanted = jax.eval_shape(lambda: init_adapters(base, config, jax.random.key(0)))
@@ -120,8 +119,9 @@ def load_adapters(
 def are_whole(folder: Path) -> bool:
     """Whether there are adapters in a folder, with the sum that they were written with."""
     try:
-        return read_adapters_record(folder)["sha256"] == _sha256(folder / ADAPTERS)
-    except (CheckpointError, OSError):
+        found = file_sha256(folder / ADAPTERS, error=CheckpointError)
+        return read_adapters_record(folder)["arrays"] == found
+    except CheckpointError:
         return False
 
 
@@ -172,8 +172,3 @@ def _checked(
                 f"{wanted.shape} and finite"
             )
     return {name: jnp.asarray(array) for name, array in arrays.items()}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,14 +4,13 @@ Orbax commits atomically but restores a flipped bit without noticing. The manife
 all other files, and has a sum of its own.
 """
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 from jaxgpt import __version__
 from jaxgpt.errors import CheckpointError
-from jaxgpt.files import member, read_sealed, seal
+from jaxgpt.files import file_sha256, member, read_sealed, seal
 from jaxgpt.terminal import one_line
 
 FORMAT = 2
@@ -37,7 +36,7 @@ def write_manifest(folder: Path, *, step: int, rows: int, data: str, dtype: str)
         "rows": rows,
         "data": data,
         "dtype": dtype,
-        "files": {name: _sha256(folder / name) for name in sorted(_files(folder))},
+        "files": {name: file_sha256(folder / name) for name in sorted(_files(folder))},
     }
     with open(folder / MANIFEST, "wb") as file:
         file.write(seal(manifest))
@@ -72,11 +71,7 @@ def verify(folder: Path, step: int | None = None) -> dict[str, Any]:
     ):
         raise DamagedError(f"{folder} has not all of config.json, {', '.join(_FOLDERS)}")
     for name, sha256 in listed.items():
-        try:
-            changed = _sha256(folder / name) != sha256
-        except OSError as error:
-            raise DamagedError(f"{folder / name} cannot be read: {error.strerror}") from None
-        if changed:
+        if file_sha256(folder / name, error=DamagedError) != sha256:
             raise DamagedError(f"{folder / name} has changed since it was written (sha256)")
     return manifest
 
@@ -120,8 +115,3 @@ def _files(folder: Path) -> set[str]:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
