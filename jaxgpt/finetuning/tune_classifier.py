@@ -42,12 +42,13 @@ from jaxgpt.finetuning.tuning import (
     train_config,
     tune,
 )
-from jaxgpt.terminal import one_line
+from jaxgpt.terminal import note, one_line
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh
 from jaxgpt.training.plots import LOSSES, Panel, plot_confusion, plot_reliability
 
 _NAMED = 20
+CONFUSION, CALIBRATION = "confusion.png", "calibration.png"
 ACCURACIES = {"training_accuracy": "training", "validation_accuracy": "validation"}
 
 
@@ -77,6 +78,16 @@ class Scores(NamedTuple):
             "balanced_accuracy": balanced_accuracy(self.confusion),
             "calibration_error": calibration_error(self.labels, self.probabilities),
             "confusion": self.confusion.tolist(),
+        }
+
+    def rows(self) -> dict[str, str]:
+        """The same but for the matrix, as rows of README.md."""
+        found = self.summary()
+        return {
+            "test accuracy": f"{found['accuracy']:.1%}",
+            "test balanced accuracy": f"{found['balanced_accuracy']:.1%}",
+            "test calibration error": f"{found['calibration_error']:.3f}",
+            "test loss": f"{self.loss:.4f} nats per text",
         }
 
 
@@ -146,6 +157,7 @@ def tune_classifier(
         return result, None
     scores = score(result.model.params, test)
     _write_scores(Path(run), scores, classes)
+    result.card.publish(result.records, note, scores.rows(), [CONFUSION, CALIBRATION])
     return result, scores
 
 
@@ -208,7 +220,7 @@ def _write_scores(run: Path, scores: Scores, classes: list[str]) -> None:
     subject = f"{run.absolute().name}, on {len(scores.labels):,} texts kept for the end"
     right = f"{subject}: {accuracy(scores.confusion):.1%} right"
     names = [one_line(name) for name in classes]
-    plot_confusion(scores.confusion, names, run / "confusion.png", right)
+    plot_confusion(scores.confusion, names, run / CONFUSION, right)
     bins = reliability(scores.labels, scores.probabilities)
     sure = f"{subject}: how sure, and how often right"
-    plot_reliability(*bins, run / "calibration.png", sure)
+    plot_reliability(*bins, run / CALIBRATION, sure)

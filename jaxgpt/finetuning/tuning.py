@@ -16,12 +16,13 @@ from jax.sharding import Mesh
 
 from jaxgpt.config import FolderOptions, TrainConfig
 from jaxgpt.config_file import to_dict
-from jaxgpt.errors import ConfigError, ResourceError
+from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.checks import refuse_idle_settings
 from jaxgpt.finetuning.lora_file import are_whole, save_adapters
 from jaxgpt.finetuning.saved import ADAPTERS_FOLDER
 from jaxgpt.finetuning.settings import TuningConfig
 from jaxgpt.finetuning.trainable import Trainable, restore, trainable
+from jaxgpt.finetuning.tuning_card import CURVES, TuningCard
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import LoadedModel, save
 from jaxgpt.training.completion import complete
@@ -31,9 +32,9 @@ from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.mesh import batch_sharding, make_mesh, state_shardings
 from jaxgpt.training.plan import one_device
-from jaxgpt.training.plots import Panel, plot_curves
+from jaxgpt.training.plots import Panel
 from jaxgpt.training.report import Reporter
-from jaxgpt.training.run_card import CARD, last_value, write_card
+from jaxgpt.training.run_card import CARD
 from jaxgpt.training.run_contents import SETTINGS
 from jaxgpt.training.run_folder import check_folder, claim
 from jaxgpt.training.run_state import (
@@ -47,8 +48,6 @@ from jaxgpt.training.run_state import (
 )
 from jaxgpt.training.step import TrainState
 from jaxgpt.training.stop import StopSignal
-
-CURVES = "loss.png"
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,8 @@ class TuningResult:
     model: LoadedModel
     records: list[dict[str, Any]]
     mesh: Mesh
+    card: TuningCard
+    """Of the run so far, to be written again with what is measured at the end."""
     signal: int | None = None
 
     @property
@@ -188,6 +189,9 @@ def tune(
     task = dict(job.task) | ({"base": origin} if parts.adapters else {})
     kept = task | {SETTINGS: to_dict(config)}
     data = data_fingerprint([job.data, origin])
+    card = TuningCard(
+        run, config, job.task["kind"], _count(parts.trained), job.panels, command, job.facts
+    )
     with claim(run, config, options):
         template = state_template(jax.eval_shape(lambda: parts.trained), train, mesh)
         start, frozen = _begin_or_resume(
@@ -225,7 +229,7 @@ def tune(
             return Hooks(
                 evaluate=lambda state: job.measure(join(state.params, frozen)),
                 save=keep,
-                publish=lambda: _publish(run, config, parts, job, reporter, command),
+                publish=lambda: card.publish(reporter.records, reporter.say),
                 sample=write,
             )
 
@@ -251,7 +255,7 @@ def tune(
             records = reporter.records
     params = join(state.params, frozen)
     model = LoadedModel(train.model, params, base.tokenizer, int(state.step), train, dict(job.task))
-    return TuningResult(model, records, mesh, signal)
+    return TuningResult(model, records, mesh, card, signal)
 
 
 def _check_step(train: TrainConfig, devices: int, parts: Trainable, job: Job) -> None:
@@ -327,32 +331,3 @@ def _headline(parts: Trainable, job: Job) -> str:
 
 def _count(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def _publish(
-    run: Path,
-    config: TuningConfig,
-    parts: Trainable,
-    job: Job,
-    reporter: Reporter,
-    command: str,
-) -> None:
-    """The curves and the card of the run so far; neither is worth the end of a run."""
-    records = reporter.records
-    names = {name for item in records for name in item if name.startswith("validation_")}
-    rows = {
-        "begun with": config.init_from,
-        "parameters trained": f"{_count(parts.trained):,}",
-        **job.facts,
-        "steps": f"{last_value(records, 'step', 0):,}",
-        **{name.replace("_", " "): f"{last_value(records, name):.4f}" for name in sorted(names)},
-    }
-    title = (
-        f"{run.absolute().name}: {job.task['kind']}, begun with {config.init_from}, "
-        f"{_count(parts.trained):,} parameters trained"
-    )
-    try:
-        plot_curves(records, job.panels, run / CURVES, title)
-        write_card(run, config, rows, records, command, [CURVES])
-    except (OSError, ResourceError) as error:
-        reporter.say(f"warning: {CURVES} and README.md of {run} could not be written: {error}")

@@ -48,8 +48,13 @@ def test_a_classifier_from_a_table_to_the_class_of_a_line(run):
     assert out.startswith("true \\ predicted  c0  c1\n")
     assert "balanced accuracy" in out
     assert "runs/classifier" in out
-    assert json.loads(Path("runs/classifier/test.json").read_text())["texts"] == 6
+    scores = json.loads(Path("runs/classifier/test.json").read_text())
+    assert scores["texts"] == 6
     card = Path("runs/classifier/README.md").read_text()
+    assert f"| test accuracy | {scores['accuracy']:.1%} |" in card
+    assert f"| test balanced accuracy | {scores['balanced_accuracy']:.1%} |" in card
+    assert f"| test calibration error | {scores['calibration_error']:.3f} |" in card
+    assert [f"({name}.png)" in card for name in ("loss", "confusion", "calibration")] == [True] * 3
     assert "python finetune_classifier.py --init-from base" in card
 
     shutil.move("base", "elsewhere")
