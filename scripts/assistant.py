@@ -4,8 +4,6 @@ Prints after each stage how many answers are right on stories that it has never 
 command on the same folder goes on where it was stopped.
 """
 
-import shlex
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +11,7 @@ from typing import Literal
 import cli
 
 from jaxgpt.assistant.recipe import Recipe
+from jaxgpt.shell import script, this_command
 from jaxgpt.terminal import say
 
 
@@ -42,11 +41,11 @@ def main(argv: list[str]) -> None:
             out,
             arguments.recipe,
             overwrite=arguments.overwrite,
-            command=shlex.join(["python", *sys.argv]),
+            command=this_command(),
             watch=lambda signal, step, steps: cli.leave_if_stopped(signal, out, step, steps),
         )
     say(f"the three runs are in {out}, beside stages.json and stages.png")
-    say(f"talk to it: python scripts/chat.py --checkpoint {out}/preferences")
+    say(f"talk to it: {script('chat.py', '--checkpoint', out / 'preferences')}")
     say('ask for it: "Tell me a story.", and then who it is about, where they went, and why')
 
 

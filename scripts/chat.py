@@ -47,7 +47,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Load, then answer until the input ends."""
-    cli.need_arguments(argv, "chat.py --checkpoint RUN")
+    cli.need_arguments(argv, "--checkpoint RUN")
     arguments = cli.parse(Arguments, argv, description=__doc__)
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.

@@ -41,7 +41,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Load, classify, print."""
-    cli.need_arguments(argv, 'classify.py --checkpoint RUN --text "You won a prize"')
+    cli.need_arguments(argv, '--checkpoint RUN --text "You won a prize"')
     arguments = cli.parse(Arguments, argv, description=__doc__)
     texts = [arguments.text] if arguments.text else read_lines(arguments.file)
 

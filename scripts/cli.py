@@ -4,7 +4,6 @@ import errno
 import io
 import logging
 import os
-import shlex
 import signal
 import stat
 import sys
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from jaxgpt.data.downloads import SOURCES
 from jaxgpt.data.paths import is_dataset
 from jaxgpt.errors import ConfigError, JaxgptError
+from jaxgpt.shell import install, python, this_command
 from jaxgpt.terminal import escape, note, one_line, showable
 
 Arguments = TypeVar("Arguments")
@@ -164,9 +164,9 @@ def fail(message: str, exit_code: int) -> NoReturn:
 
 
 def need_arguments(argv: Sequence[str], usage: str) -> None:
-    """Leave with one line of usage, such as `train.py small`, unless there are arguments."""
+    """Leave with one line of usage, such as `--checkpoint RUN`, unless there are arguments."""
     if not argv:
-        note(f"usage: python {usage} (--help shows all options)")
+        note(f"usage: {python(sys.argv[0])} {usage} (--help shows the options)")
         raise SystemExit(2)
 
 
@@ -196,7 +196,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except ModuleNotFoundError as error:
         if debug or error.name != "torch":
             raise
-        fail("this needs PyTorch, which is not installed: python -m pip install torch", 2)
+        fail(f"this needs PyTorch, which is not installed: {install('torch')}", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
@@ -269,9 +269,9 @@ def check_output(flag: str, path: str | Path, suffix: str) -> None:
         raise ConfigError(f"{flag} {path} cannot be written: its folder is read-only")
 
 
-def resume_command(words: Sequence[str]) -> str:
-    """The command that goes on with the run that `words` began."""
-    line = " " + shlex.join(["python", *words]) + " "
+def resume_command() -> str:
+    """The command that goes on with the run that this process began."""
+    line = f" {this_command()} "
     for flag in (" --overwrite ", " --resume never ", " --resume=never "):
         line = line.replace(flag, " ")
     return line.strip()
@@ -303,7 +303,7 @@ def standard_folder(out: str, standard: Path) -> Iterator[Path]:
 def leave_if_stopped(signal_number: int | None, run: Path, step: int, steps: int) -> None:
     """Say how to go on, and exit as the signal says, if one stopped the run before its end."""
     if signal_number is not None and step < steps:
-        note(f"saved {run} at step {step}; resume with: {resume_command(sys.argv)}")
+        note(f"saved {run} at step {step}; resume with: {resume_command()}")
         raise SystemExit(128 + signal_number)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import cli
 
 from jaxgpt.errors import ConfigError
+from jaxgpt.shell import script
 from jaxgpt.terminal import say
 
 
@@ -39,7 +40,7 @@ class Arguments:
     def __post_init__(self):
         """Refuse what would fail only after all the work."""
         if not self.a or not self.b:
-            raise ConfigError("name two models: compare.py A B")
+            raise ConfigError(f"name two models: `{script('compare.py', 'A', 'B')}`")
         if self.plot is not None:
             cli.check_output("--plot", self.plot, ".png")
         if self.save is not None:
@@ -48,7 +49,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Record both, compare, print; leave with 1 where they differ."""
-    cli.need_arguments(argv, 'compare.py A B --text "Once upon a time"')
+    cli.need_arguments(argv, 'A B --text "Once upon a time"')
     arguments = cli.parse(Arguments, argv, description=__doc__)
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.

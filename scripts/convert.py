@@ -40,7 +40,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Load, write, say where."""
-    cli.need_arguments(argv, "convert.py --from gpt2 --model FOLDER --out DIR")
+    cli.need_arguments(argv, "--from gpt2 --model FOLDER --out DIR")
     arguments = cli.parse(Arguments, argv, description=__doc__)
     check_new_folder(
         arguments.out,

@@ -4,25 +4,14 @@ import hashlib
 import os
 import platform
 import stat
-import sys
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+
+import startup  # noqa: F401  # first: a package behind it may not be installed
 
 from jaxgpt.data.downloads import default_cache
 from jaxgpt.errors import ConfigError
 from jaxgpt.terminal import note
-
-
-def _end_quietly(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """Show what ends the process, but for Ctrl-C while modules are still being imported."""
-    if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
-
-
-sys.excepthook = _end_quietly
 
 _CHANGE_RESULTS = (
     *("JAX_ENABLE_X64", "JAX_DEFAULT_DTYPE_BITS", "JAX_NUMPY_DTYPE_PROMOTION"),

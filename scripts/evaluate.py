@@ -240,13 +240,13 @@ COMMANDS = {
 def main(argv: Sequence[str]) -> None:
     """Take the first word for what to measure; parse, and measure it."""
     words = "|".join(COMMANDS)
-    cli.need_arguments(argv, f"evaluate.py [{words}] --checkpoint RUN --data FILE")
+    cli.need_arguments(argv, f"[{words}] --checkpoint RUN --data FILE")
     if argv[0].startswith("-"):
         cli.parse(Text, argv, description=__doc__).run()
         return
     name, *flags = argv
     if name not in COMMANDS:
-        raise ConfigError(f"evaluate.py knows no {name!r}; its first word is one of {words}")
+        raise ConfigError(f"there is no measurement {name!r}; the first word is one of {words}")
     cli.parse(COMMANDS[name], flags, prog=f"evaluate.py {name}").run()
 
 

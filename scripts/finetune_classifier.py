@@ -10,6 +10,7 @@ import cli
 from finetuning import RunArguments, tune
 
 from jaxgpt.finetuning.settings import ClassifierConfig
+from jaxgpt.shell import script
 from jaxgpt.terminal import one_line, say
 
 
@@ -22,7 +23,7 @@ class Arguments(RunArguments):
 
 def main(argv: list[str]) -> None:
     """Parse, train, say how good it is."""
-    cli.need_arguments(argv, "finetune_classifier.py --init-from RUN --data FILE [--out DIR]")
+    cli.need_arguments(argv, "--init-from RUN --data FILE [--out DIR]")
     arguments = cli.parse(Arguments, argv, description=__doc__)
 
     from jaxgpt.finetuning.tune_classifier import tune_classifier  # imports jax
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> None:
         f"{summary['balanced_accuracy']:.1%}, calibration error {summary['calibration_error']:.3f}"
     )
     say(f"the run is in {out}: test.json, loss.png, confusion.png, calibration.png, README.md")
-    say(f'classify with it: python scripts/classify.py --checkpoint {out} --text "..."')
+    say(f"classify with it: {script('classify.py', '--checkpoint', out, '--text', 'A text')}")
 
 
 def table(classes: list[str], confusion: list[list[int]]) -> str:

@@ -11,6 +11,7 @@ import cli
 from finetuning import RunArguments, say_measured, tune
 
 from jaxgpt.finetuning.settings import InstructionConfig
+from jaxgpt.shell import script
 from jaxgpt.terminal import say
 
 
@@ -23,7 +24,7 @@ class Arguments(RunArguments):
 
 def main(argv: list[str]) -> None:
     """Parse, train, say what came of it."""
-    cli.need_arguments(argv, "finetune_instructions.py --init-from RUN --data FILE [--out DIR]")
+    cli.need_arguments(argv, "--init-from RUN --data FILE [--out DIR]")
     switches = {"--special-tokens": "True", "--no-special-tokens": "False"}
     argv = [f"--special-tokens={switches[word]}" if word in switches else word for word in argv]
     arguments = cli.parse(Arguments, argv, description=__doc__)
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> None:
     out, result = tune(arguments, "instructions", tune_instructions)
     say_measured(result.records)
     say(f"the run is in {out}: loss.png, README.md, metrics.jsonl, checkpoints/")
-    say(f"talk to it: python scripts/chat.py --checkpoint {out}")
+    say(f"talk to it: {script('chat.py', '--checkpoint', out)}")
 
 
 if __name__ == "__main__":

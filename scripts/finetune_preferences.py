@@ -12,6 +12,7 @@ import cli
 from finetuning import RunArguments, say_measured, tune
 
 from jaxgpt.finetuning.settings import PreferenceTuningConfig
+from jaxgpt.shell import script
 from jaxgpt.terminal import say
 
 
@@ -24,7 +25,7 @@ class Arguments(RunArguments):
 
 def main(argv: list[str]) -> None:
     """Parse, train, say what came of it."""
-    cli.need_arguments(argv, "finetune_preferences.py --init-from RUN --data FILE [--out DIR]")
+    cli.need_arguments(argv, "--init-from RUN --data FILE [--out DIR]")
     arguments = cli.parse(Arguments, argv, description=__doc__)
 
     from jaxgpt.finetuning.tune_preferences import tune_preferences  # imports jax
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
     out, result = tune(arguments, "preferences", tune_preferences)
     say_measured(result.records)
     say(f"the run is in {out}: loss.png, README.md, metrics.jsonl, checkpoints/")
-    say(f"talk to it: python scripts/chat.py --checkpoint {out}")
+    say(f"talk to it: {script('chat.py', '--checkpoint', out)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """What the command lines of fine-tuning share: options, and a run from the base to its end."""
 
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any, Literal
 import cli
 
 from jaxgpt.config import FolderOptions
+from jaxgpt.shell import this_command
 from jaxgpt.terminal import say
 
 
@@ -47,7 +46,7 @@ def tune(arguments: RunArguments, kind: str, function: Callable[..., Any]) -> tu
             load_pretrained(
                 config.init_from, config.tokenizer or None, "float32", base=arguments.base
             ),
-            command=shlex.join(["python", *sys.argv]),
+            command=this_command(),
         )
     result = found[0] if isinstance(found, tuple) else found
     cli.leave_if_stopped(result.signal, out, result.model.step, result.model.train_config.steps)

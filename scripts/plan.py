@@ -36,7 +36,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Parse, plan, print."""
-    cli.need_arguments(argv, "plan.py gpt2 [--memory 80GB] [--batch-size N]")
+    cli.need_arguments(argv, "gpt2 [--memory 80GB] [--batch-size N]")
     name = argv.pop(0) if not argv[0].startswith("-") else "small"
     default = load_config(name) if any(mark in name for mark in "./") else get_preset(name)
     default = begin_from(default, argv, Path("runs") / Path(name).stem)

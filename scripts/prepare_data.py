@@ -46,7 +46,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Tokenize and report."""
-    cli.need_arguments(argv, "prepare_data.py --data FILE ... --out DIR [--tokenizer NAME]")
+    cli.need_arguments(argv, "--data FILE ... --out DIR [--tokenizer NAME]")
     arguments = cli.parse(Arguments, argv, description=__doc__)
     check_range("shards", arguments.shards, 1, 100_000)
     cli.refuse_idle(argv, arguments)

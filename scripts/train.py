@@ -8,7 +8,6 @@ where it was stopped.
 
 import argparse
 import os
-import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +19,7 @@ import cli
 from jaxgpt.config import RunOptions, TrainConfig, get_preset
 from jaxgpt.config_file import load_config
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, SamplingConfig, check_range
+from jaxgpt.shell import script, this_command
 from jaxgpt.terminal import escape, say
 
 
@@ -37,7 +37,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Parse, train, say where things are."""
-    cli.need_arguments(argv, "train.py small [--data PATH ...] [--steps N] [--out DIR]")
+    cli.need_arguments(argv, "small [--data PATH ...] [--steps N] [--out DIR]")
     name = argv.pop(0) if not argv[0].startswith("-") else "small"
     is_file = any(mark in name for mark in "./")
     default = load_config(name) if is_file else get_preset(name)
@@ -94,7 +94,7 @@ def train(arguments: Arguments, out: Path) -> None:
             arguments.config,
             out,
             arguments.options,
-            command=shlex.join(["python", *sys.argv]),
+            command=this_command(),
             sampler=write_sample,
             initial_params=partial(initial_params, arguments.config.init_from),
             progress=cli.Progress(),
@@ -102,7 +102,8 @@ def train(arguments: Arguments, out: Path) -> None:
     cli.leave_if_stopped(result.signal, out, int(result.state.step), result.config.steps)
     say(summary(result.records))
     say(f"the run is in {out}: README.md, loss.png, metrics.jsonl, checkpoints/")
-    say(f'write with it: python scripts/generate.py --checkpoint {out} --prompt "..."')
+    prompt = arguments.config.sample_prompt
+    say(f"write with it: {script('generate.py', '--checkpoint', out, '--prompt', prompt)}")
 
 
 def summary(records: list[dict[str, Any]]) -> str:

@@ -40,7 +40,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Train, save and report."""
-    cli.need_arguments(argv, "train_tokenizer.py --data FILE ... --out DIR [--vocab-size N]")
+    cli.need_arguments(argv, "--data FILE ... --out DIR [--vocab-size N]")
     arguments = cli.parse(Arguments, argv, description=__doc__)
     start, progress = time.perf_counter(), cli.Progress()
     with new_folder(arguments.out) as partial:

@@ -57,7 +57,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Train, print the table, draw."""
-    cli.need_arguments(argv, "trajectories.py --data FILE [--plot FILE.png]")
+    cli.need_arguments(argv, "--data FILE [--plot FILE.png]")
     arguments = cli.parse(Arguments, argv, description=__doc__)
     config = replace(CONFIG, steps=arguments.steps, seed=arguments.seed)
     documents = read_documents(local_paths(arguments.data, progress=cli.Progress()))

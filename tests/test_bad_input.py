@@ -22,6 +22,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxgpt.shell import python
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 NAMES = (
     *("train", "plan", "prepare_data", "train_tokenizer", "generate", "evaluate", "convert"),
@@ -824,7 +826,7 @@ def test_the_devices_are_still_there_after_asking_for_others(run):
 def test_no_arguments_show_the_usage(run, name):
     code, out, err = run(f"{name}.py")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith(f"usage: python {name}.py ")
+    assert err.startswith(f"usage: {python(f'{name}.py')} ")
 
 
 @pytest.mark.parametrize(
@@ -863,7 +865,7 @@ def test_gpt2_without_its_vocabulary(run, monkeypatch):
     monkeypatch.setattr(vocabulary, "_download", offline)
     code, _, err = run("prepare_data.py --data text.txt --out out")
     assert (code, err.count("\n")) == (3, 1)
-    assert "python -m pip install" in err
+    assert python("-m", "pip", "install") in err
 
 
 def test_a_finished_run_is_no_error_and_stays_as_it_is(run, folder):

@@ -20,6 +20,7 @@ from jaxgpt.data.vocabulary import (
 )
 from jaxgpt.errors import DataError
 from jaxgpt.panics import PanicError, caught_panics
+from jaxgpt.shell import script
 
 _SPACES = 50_000
 
@@ -148,7 +149,7 @@ def published_tokenizer(name: str) -> BPETokenizer:
     others = ", ".join(sorted(set(names) - {"gpt2"}))
     raise DataError(
         f"no tokenizer {name!r}: it is neither a folder nor a known name; use gpt2, bytes, "
-        f"{others}, or a folder written by train_tokenizer.py"
+        f"{others}, or a folder written by `{script('train_tokenizer.py')}`"
     )
 
 

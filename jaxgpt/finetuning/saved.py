@@ -20,6 +20,7 @@ from jaxgpt.finetuning.lora import merge
 from jaxgpt.finetuning.lora_file import RECORD, load_adapters, read_adapters_record
 from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.model.layers import Params
+from jaxgpt.shell import script
 from jaxgpt.training.checkpoint import LoadedModel, read_checkpoint
 
 ADAPTERS_FOLDER = "adapters"
@@ -131,5 +132,7 @@ def _classifier_shapes(config: ModelConfig, task: Mapping[str, Any]) -> Params:
 
 def _check_classifier(task: Mapping[str, Any]) -> Mapping[str, Any]:
     if task.get("kind") != "classification":
-        raise CheckpointError("this model is no classifier; make one with finetune_classifier.py")
+        raise CheckpointError(
+            f"this model is no classifier; make one with `{script('finetune_classifier.py')}`"
+        )
     return task

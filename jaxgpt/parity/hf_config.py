@@ -10,6 +10,7 @@ from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokenizer_json import roles
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.files import read_json
+from jaxgpt.shell import script
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5")
 """Endings of weight files that are not opened: to unpickle is to run what they contain."""
@@ -63,7 +64,7 @@ def check_folder(folder: Path) -> None:
     if not os.path.isdir(folder):
         raise CheckpointError(
             f"{folder}: no such folder; name one with config.json and model.safetensors, or fetch "
-            "a model of the hub by convert.py --from gpt2 --model OWNER/NAME"
+            f"a model of the hub by `{script('convert.py')} --from gpt2`"
         )
     if not os.path.isfile(folder / "config.json"):
         raise CheckpointError(

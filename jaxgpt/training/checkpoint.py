@@ -24,6 +24,7 @@ from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.model.layers import Params
+from jaxgpt.shell import script
 from jaxgpt.terminal import note, one_line
 from jaxgpt.training.arrays import read_arrays, why, write_arrays
 from jaxgpt.training.manifest import MANIFEST, DamagedError, verify, write_manifest
@@ -236,7 +237,9 @@ def read_task(folder: Path) -> dict[str, Any]:
 
 def _language_model(config: ModelConfig, task: Mapping[str, Any]) -> Params:
     if task.get("kind") == "classification":
-        raise CheckpointError("this model is a classifier, which writes no text; use classify.py")
+        raise CheckpointError(
+            f"this model is a classifier, which writes no text; use `{script('classify.py')}`"
+        )
     if "base" in task:
         raise CheckpointError("these are adapters alone; name the run's folder, or its adapters/")
     return parameter_shapes(config)

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError
+from jaxgpt.shell import install_extra
 
 SHARDED_AXIS = {"weight": -2, "tokens": -1, "positions": -1}
 """Leaf name -> the axis that `fsdp` devices share, always D or F; other leaves are copied."""
@@ -30,9 +31,10 @@ def select_platform(name: str) -> None:
         asked, why = os.environ.get("JAX_PLATFORMS"), str(error) or "no such device"
         raise ConfigError(f"JAX cannot start with JAX_PLATFORMS={asked}: {why}") from None
     if name not in ("auto", there):
+        extra = install_extra("cuda" if name == "gpu" else name)
         raise ConfigError(
             f"--platform {name}: no such device here; available: {there}; take that one, or "
-            f"install JAX for {name} (the extras cuda and tpu of jaxgpt)"
+            f"install JAX for {name}: `{extra}`"
         )
 
 

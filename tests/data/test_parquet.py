@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,8 @@ def test_without_pyarrow_the_command_that_brings_it_is_named(tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1")
-    with pytest.raises(DataError, match=r"python -m pip install -e '\.\[parquet\]'"):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    with pytest.raises(DataError, match=r"python[\d.]* -m pip install -e '\.\[parquet\]'"):
         list(read_documents([path]))
 
 

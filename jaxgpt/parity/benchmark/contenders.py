@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxgpt.config import TrainConfig
 from jaxgpt.data.batches import Batch
 from jaxgpt.errors import ConfigError
+from jaxgpt.shell import install
 
 
 class Unavailable(Exception):
@@ -84,5 +85,5 @@ def need_torch() -> None:
         import torch  # noqa: F401
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "torch"
-        why = "is not installed: python -m pip install torch" if missing else f"fails: {error}"
+        why = f"is not installed: {install('torch')}" if missing else f"fails: {error}"
         raise Unavailable(f"PyTorch {why}") from None

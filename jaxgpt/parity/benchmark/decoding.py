@@ -22,6 +22,7 @@ from jaxgpt.parity.benchmark.training import start
 from jaxgpt.parity.benchmark.turns import Turns, take_turns
 from jaxgpt.parity.benchmark.workload import make_tokens
 from jaxgpt.parity.hf_weights import Dtype, save_gpt2
+from jaxgpt.shell import install
 
 _OURS, _THEIRS = "jaxgpt", "transformers"
 
@@ -96,7 +97,7 @@ def _transformers(config: TrainConfig, params: Params, new_tokens: int) -> Any:
         missing = isinstance(error, ModuleNotFoundError) and error.name in ("torch", _THEIRS)
         name = error.name if missing else _THEIRS
         raise Unavailable(
-            f"{name} is not installed: python -m pip install {name}" if missing else str(error)
+            f"{name} is not installed: {install(name)}" if missing else str(error)
         ) from None
     with tempfile.TemporaryDirectory(prefix="jaxgpt-benchmark-") as folder:
         save_gpt2(Path(folder) / "model", config.model, params)
