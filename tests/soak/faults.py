@@ -177,6 +177,19 @@ def _stale_lock(run: Path, rng: Random) -> str | None:
     return "a process that is gone"
 
 
+def compiled(run: Path) -> Path:
+    """The folder of compiled programs that a run has to itself, if there is one."""
+    return run.with_name(f"{run.name}.compiled")
+
+
+def _of_program(change: Callable[[Path, Random], str | None]) -> Fault:
+    def fault(run: Path, rng: Random) -> str | None:
+        done = [change(path, rng) for path in sorted(compiled(run).glob("*-cache"))]
+        return f"all of {len(done)} programs" if done else None
+
+    return fault
+
+
 def _nothing(run: Path, rng: Random) -> str:
     return ""
 
@@ -231,6 +244,8 @@ FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {
     "tok_tokenizer": (_of("tokens/tokenizer/*", _flip), EARLY),
     "tok_tokenizer_cut": (_of("tokens/tokenizer/*", _truncate), EARLY),
     "tok_tokenizer_gone": (_gone("tokens/tokenizer"), EARLY),
+    "cache_flip": (_of_program(_flip), EARLY),
+    "cache_truncate": (_of_program(_truncate), EARLY),
     "adapters_flip": (_of("adapters/*", _flip), LATE),
     "adapters_gone": (_gone("adapters"), LATE),
 }

@@ -27,7 +27,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from faults import FAULTS, checkpoints
+from faults import FAULTS, checkpoints, compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 60
@@ -131,11 +131,14 @@ def main(argv: list[str]) -> int:
         if name.startswith(("tok_", "adapters_")):  # which only one of the two has
             command = commands[-(name[0] == "a")]
         run = Path(f"run{number:03d}")
+        if name.startswith("cache_"):
+            shutil.copytree(os.environ["JAX_COMPILATION_CACHE_DIR"], compiled(run))
         story, problem = suffer(name, command, run, references[command[0]], rng)
         tried[name] += 1
         failed[name] += bool(problem)
         if not problem:
-            shutil.rmtree(run, ignore_errors=True)
+            for path in (run, compiled(run)):
+                shutil.rmtree(path, ignore_errors=True)
         line = f"{number:3d} {name:20} {command[0][:8]} {story}: {problem or 'survived'}"
         print(f"{line}, {time.monotonic() - began:.1f} s", flush=True)
 
@@ -167,23 +170,28 @@ def write_data() -> None:
 def start(command: list[str], run: Path, closed: int | None = None) -> Any:
     """The command as a process of its own, with its output in a file beside the run."""
     argv = [*command, "--out", str(run)]
-    process = multiprocessing.Process(target=_child, args=(argv, f"{run}.log", closed))
+    process = multiprocessing.Process(target=_child, args=(argv, run, closed))
     process.start()
     return process
 
 
-def _child(argv: list[str], log: str, closed: int | None) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    with open(log, "a") as file:
+def _child(argv: list[str], run: Path, closed: int | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what comes before the script is not its own
+    with open(f"{run}.log", "a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
     if closed is not None:  # as Python finds them behind `1>&-` and `2>&-`
         os.close(closed)
         setattr(sys, ("", "stdout", "stderr")[closed], None)
+    if compiled(run).is_dir():
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(compiled(run).absolute()))
     sys.argv = argv
     script = str(ROOT / "scripts" / argv[0])
     sys.path.insert(0, str(ROOT / "scripts"))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     runpy.run_path(script, run_name="__main__")
 
 
