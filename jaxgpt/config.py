@@ -3,52 +3,17 @@
 Standard library only, so that `--help` answers at once. A field's docstring is its help text.
 """
 
-import dataclasses
 import difflib
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from jaxgpt.errors import ConfigError, brief
-from jaxgpt.ranges import as_float32, check_float
+from jaxgpt.fields import check, check_at_least, check_fields, check_share
+from jaxgpt.ranges import check_float
 
-MAX_SIZE = 2**31 - 1
-"""The largest size or count: JAX numbers what it holds with 32 bits."""
 _LEAST_RATE = 1e-9
-
-
-def _check(holds: bool, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)
-
-
-def _check_at_least(config: Any, minimum: int, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _check(value >= minimum, f"{name} is {brief(value)}; it must be {minimum} or more")
-
-
-def check_numbers(config: Any, **most: int) -> None:
-    """Raise ConfigError on a float that is another number in float32, or an integer beyond 32 bits.
-
-    `most` names the fields with another maximum than the largest index that JAX counts with.
-    """
-    for item in dataclasses.fields(config):
-        name, value = item.name, getattr(config, item.name)
-        if isinstance(value, float):
-            check_float(name, value)
-        elif isinstance(value, int):
-            largest = most.get(name, MAX_SIZE)
-            _check(value <= largest, f"{name} is {brief(value)}; it must be at most {largest}")
-
-
-def _check_share(config: Any, name: str) -> None:
-    value = getattr(config, name)
-    _check(
-        value >= 0 and as_float32(value) < 1,
-        f"{name} is {value}; it must be in [0, 1), at most 0.99999994 (in float32)",
-    )
 
 
 @dataclass(frozen=True)
@@ -80,9 +45,9 @@ class ModelConfig:
 
     def __post_init__(self):
         """Refuse shapes that no model can have."""
-        check_numbers(self)
-        _check_at_least(self, 1, "context_length", "num_layers", "num_heads", "embed_dim")
-        _check_at_least(self, 0, "vocab_size")
+        check_fields(self)
+        check_at_least(self, 1, "context_length", "num_layers", "num_heads", "embed_dim")
+        check_at_least(self, 0, "vocab_size")
         if self.embed_dim % self.num_heads:
             most = min(self.embed_dim, 10_000)  # a mistyped width must not keep anyone waiting
             divisors = [n for n in range(1, most + 1) if self.embed_dim % n == 0]
@@ -91,12 +56,12 @@ class ModelConfig:
                 f"num_heads is {self.num_heads}, which does not divide embed_dim {self.embed_dim}; "
                 f"nearby divisors are {', '.join(map(str, near))}"
             )
-        _check(
+        check(
             self.positions == "learned" or self.embed_dim % 2 == 0,
             f"embed_dim is {self.embed_dim}; sinusoidal positions need an even number",
         )
-        _check_share(self, "dropout")
-        _check(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}; it must be above 0")
+        check_share(self, "dropout")
+        check(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}; it must be above 0")
 
     @property
     def head_dim(self) -> int:
@@ -137,21 +102,21 @@ class DataConfig:
 
     def __post_init__(self):
         """Refuse what cannot be cut."""
-        check_numbers(self, stories_bytes=10**12)
-        _check(bool(self.data), "data is empty; name a file, a folder, or stories")
-        _check(bool(self.text_field), "text_field is empty; name a field, such as text")
-        _check(
+        check_fields(self, stories_bytes=10**12)
+        check(bool(self.data), "data is empty; name a file, a folder, or stories")
+        check(bool(self.text_field), "text_field is empty; name a field, such as text")
+        check(
             "stories" not in self.data or not self.validation_data,
             "validation_data goes with text of your own; stories hold out their own end",
         )
-        _check(
+        check(
             0 < self.validation_fraction < 1,
             f"validation_fraction is {self.validation_fraction}; it must be between 0 and 1",
         )
-        _check_at_least(self, 0, "stride")
-        _check_at_least(self, 10_000, "stories_bytes")
+        check_at_least(self, 0, "stride")
+        check_at_least(self, 10_000, "stories_bytes")
         kind, _, size = self.tokenizer.partition(":")
-        _check(
+        check(
             kind != "bpe"
             or (size.isdecimal() and len(size) <= 12 and 257 <= int(size) <= MOST_IDS),
             f"tokenizer is {self.tokenizer[:40]}; write bpe:N with N of 257 or more, and at most "
@@ -191,8 +156,8 @@ class OptimizerConfig:
 
     def __post_init__(self):
         """Refuse rates and decays outside their ranges."""
-        check_numbers(self)
-        _check(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be above 0")
+        check_fields(self)
+        check(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be above 0")
         if self.learning_rate > 1:
             warnings.warn(
                 f"learning_rate is {self.learning_rate}; AdamW seldom learns above 0.01",
@@ -204,23 +169,23 @@ class OptimizerConfig:
                 f"not change by so little (take {_LEAST_RATE} or more)",
                 stacklevel=3,
             )
-        _check_at_least(self, 0, "warmup_steps", "weight_decay")
+        check_at_least(self, 0, "warmup_steps", "weight_decay")
         first = self.learning_rate / (self.warmup_steps + 1)
         check_float("learning_rate / (warmup_steps + 1)", self.initial_learning_rate or first)
         for name in ("initial_learning_rate", "final_learning_rate"):
             rate = getattr(self, name)
-            _check(
+            check(
                 0 <= rate <= self.learning_rate,
                 f"{name} is {rate}; it must be from 0 to learning_rate {self.learning_rate}",
             )
-        _check_share(self, "beta1")
-        _check_share(self, "beta2")
-        _check(self.epsilon > 0, f"epsilon is {self.epsilon}; it must be above 0")
-        _check(
+        check_share(self, "beta1")
+        check_share(self, "beta2")
+        check(self.epsilon > 0, f"epsilon is {self.epsilon}; it must be above 0")
+        check(
             0 < self.decay_fraction <= 1,
             f"decay_fraction is {self.decay_fraction}; it must be above 0 and at most 1",
         )
-        _check(
+        check(
             self.gradient_clip == "none" or self.gradient_clip > 0,
             f"gradient_clip is {self.gradient_clip}; it must be above 0, "
             "and none disables clipping (0 would zero all updates)",
@@ -286,20 +251,20 @@ class TrainConfig:
 
     def __post_init__(self):
         """Refuse runs that cannot be stepped."""
-        check_numbers(self, seed=2**32 - 1, steps=10**8 - 1)
-        _check_at_least(
+        check_fields(self, seed=2**32 - 1, steps=10**8 - 1)
+        check_at_least(
             self, 1, "steps", "batch_size", "gradient_accumulation", "fsdp", "sample_tokens"
         )
-        _check_at_least(
+        check_at_least(
             self, 1, "evaluate_every", "checkpoint_every", "keep_checkpoints", "log_every"
         )
-        _check_at_least(self, 1, "sample_every")
-        _check_at_least(
+        check_at_least(self, 1, "sample_every")
+        check_at_least(
             self, 0, "data_parallel", "evaluation_batches", "evaluation_stride", "unroll"
         )
-        _check_at_least(self, 0, "seed")
+        check_at_least(self, 0, "seed")
         warmup = self.optimizer.warmup_steps
-        _check(
+        check(
             warmup < self.steps,
             f"warmup_steps is {warmup}, but the run has only {self.steps} steps; "
             f"set --warmup-steps to less than --steps (0 for none)",
@@ -321,7 +286,8 @@ class FolderOptions:
 
     def __post_init__(self):
         """Refuse to resume and to begin anew at once."""
-        _check(
+        check_fields(self)
+        check(
             not (self.overwrite and self.resume == "must"),
             "--overwrite removes the run that --resume must would go on with; drop one of the two",
         )
@@ -340,7 +306,7 @@ class RunOptions(FolderOptions):
     def __post_init__(self):
         """Refuse a trace that no one could open."""
         super().__post_init__()
-        _check(
+        check(
             0 <= self.profile <= 100, f"profile is {brief(self.profile)}; it must be from 0 to 100"
         )
 

@@ -4,10 +4,11 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from jaxgpt.config import PRESETS, TrainConfig, get_preset, nearest
 from jaxgpt.errors import ConfigError, brief
+from jaxgpt.fields import typed
 from jaxgpt.files import JSON_BYTES, check_values, read_json, read_regular
 
 Config = TypeVar("Config")
@@ -83,30 +84,8 @@ def from_dict(base: Config, values: Mapping[str, Any], where: str = "") -> Confi
                 raise ConfigError(f"{where}{key} must be a section, got {brief(value)}")
             changes[key] = from_dict(getattr(base, key), value, f"{where}{key}.")
         else:
-            changes[key] = _typed(hints[key], value, where + key)
+            changes[key] = typed(where + key, value, hints[key])
     return dataclasses.replace(base, **changes)  # pyright: ignore[reportArgumentType]
-
-
-def _typed(hint: Any, value: Any, name: str) -> Any:
-    """`value` if it fits the type `hint`; whole numbers pass as floats, lists as tuples."""
-    if get_origin(hint) is tuple:
-        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise ConfigError(f"{name} must be a list of strings, got {brief(value)}")
-    options = [hint] if get_origin(hint) is Literal or not get_args(hint) else get_args(hint)
-    for option in options:
-        if get_origin(option) is Literal:
-            if any(type(value) is type(choice) and value == choice for choice in get_args(option)):
-                return value
-        elif type(value) is option:
-            return value
-        elif option is float and type(value) is int and abs(value) < 2**64:
-            return float(value)
-    wanted = [
-        " or ".join(map(str, get_args(option))) if get_args(option) else f"a {option.__name__}"
-        for option in options
-    ]
-    raise ConfigError(f"{name} is {brief(value)}; it must be {' or '.join(wanted)}")
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:

@@ -18,11 +18,11 @@ from tqdm import tqdm
 from jaxgpt.assistant.judge import Judge
 from jaxgpt.assistant.near_duplicates import most_similar, read_texts
 from jaxgpt.assistant.win_rate import read_pairs, win_rate
-from jaxgpt.config import MAX_SIZE, check_numbers
 from jaxgpt.data.paths import expand_paths, is_dataset
 from jaxgpt.data.sources import are_collected, read_documents
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import ConfigError
+from jaxgpt.fields import MAX_SIZE, check_fields
 from jaxgpt.files import write_file
 from jaxgpt.finetuning.instructions import conversation
 from jaxgpt.finetuning.records import RECORD_SUFFIXES, read_records
@@ -52,7 +52,7 @@ class Text:
 
     def __post_init__(self):
         """Refuse sizes that no batch has."""
-        check_numbers(self)
+        check_fields(self)
 
     def run(self) -> None:
         """Load, measure, print."""
@@ -98,7 +98,7 @@ class Answers:
 
     def __post_init__(self):
         """Refuse what would fail only after the model is loaded."""
-        check_numbers(self)
+        check_fields(self)
         check_range("max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
         check_range("limit", self.limit, 0, MAX_SIZE)
         if self.out:
@@ -149,7 +149,7 @@ class Choices:
 
     def __post_init__(self):
         """Refuse a limit below 0."""
-        check_numbers(self)
+        check_fields(self)
         check_range("limit", self.limit, 0, MAX_SIZE)
 
     def run(self) -> None:
@@ -208,7 +208,7 @@ class Duplicates:
 
     def __post_init__(self):
         """Refuse a threshold outside its range."""
-        check_numbers(self)
+        check_fields(self)
         if not 0 < self.threshold <= 1:
             raise ConfigError(f"threshold is {self.threshold}; it must be above 0 and at most 1")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import cli
 
-from jaxgpt.config import check_numbers
 from jaxgpt.data.atomic import new_folder
 from jaxgpt.data.bpe import MERGES, train_bpe
 from jaxgpt.data.sources import read_documents
 from jaxgpt.data.tokenizer import BPETokenizer
+from jaxgpt.fields import check_fields
 from jaxgpt.terminal import say
 
 SAMPLE = 8_000_000  # characters on which the compression is measured
@@ -35,7 +35,7 @@ class Arguments:
 
     def __post_init__(self):
         """Refuse sizes that no vocabulary has."""
-        check_numbers(self)
+        check_fields(self)
 
 
 def main(argv: list[str]) -> None:

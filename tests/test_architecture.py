@@ -34,6 +34,7 @@ STAGES = [
     "files",
     "panics",
     "ranges",
+    "fields",
     "config",
     "config_file",
     "data",

@@ -224,7 +224,7 @@ COMMANDS = [
     ("train.py large.json", 2, "large.json has 1,000,001 bytes; at most 1,000,000 are read"),
     ("train.py list.json", 2, "list.json holds a list"),
     ("train.py key.json", 2, "optimizer.lerning_rate is not a setting (did you mean learning_rate"),
-    ("train.py type.json", 2, "steps is 'ten'; it must be a int"),
+    ("train.py type.json", 2, "steps is 'ten'; it must be an int"),
     ("train.py latin1.json", 2, "latin1.json"),
     # the default folder's parent, which is not there either
     ("train.py tiny --data none.txt", 3, "none.txt"),

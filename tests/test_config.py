@@ -58,7 +58,7 @@ def test_impossible_values_are_refused(kind, values, message):
     [
         ({"lerning_rate": 1}, "lerning_rate is not a setting"),
         ({"optimizer": {"lerning_rate": 1}}, "did you mean learning_rate?"),
-        ({"steps": "ten"}, "steps is 'ten'; it must be a int"),
+        ({"steps": "ten"}, "steps is 'ten'; it must be an int"),
         ({"steps": True}, "steps is True"),
         ({"model": 3}, "model must be a section"),
         ({"model": {"tie_head": "yes"}}, "it must be a bool"),

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_type_hints
 
 from jaxgpt.errors import ConfigError, brief
+from jaxgpt.fields import check_types
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, SamplingConfig, check_range
 
 
@@ -22,6 +23,7 @@ class ChatConfig:
 
     def __post_init__(self):
         """Refuse what is outside its range."""
+        check_types(self)
         check_range("max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
         check_range("seed", self.seed, 0, MAX_SEED)
         try:

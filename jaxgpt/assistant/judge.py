@@ -13,6 +13,7 @@ from typing import Literal
 from urllib.error import HTTPError
 
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.fields import check_types
 
 _SYSTEM = (
     "You compare two answers to a question. The better one is correct, does what was asked, and "
@@ -46,6 +47,7 @@ class Judge:
 
     def __post_init__(self):
         """Refuse what no server could be asked with."""
+        check_types(self)
         if not self.url.startswith(("http://", "https://")):
             raise ConfigError(f"url is {self.url!r}; it must begin with http:// or https://")
         try:

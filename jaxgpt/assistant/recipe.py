@@ -5,8 +5,9 @@ Standard library only, so that `--help` answers at once.
 
 from dataclasses import dataclass, replace
 
-from jaxgpt.config import OptimizerConfig, TrainConfig, check_numbers, get_preset
+from jaxgpt.config import OptimizerConfig, TrainConfig, get_preset
 from jaxgpt.errors import ConfigError, brief
+from jaxgpt.fields import check_fields
 from jaxgpt.finetuning.settings import (
     InstructionConfig,
     PreferenceConfig,
@@ -33,7 +34,7 @@ class Recipe:
 
     def __post_init__(self):
         """Refuse stages of nothing."""
-        check_numbers(self, seed=2**32 - 1, steps=10**8 - 1)
+        check_fields(self, seed=2**32 - 1, steps=10**8 - 1)
         for name in ("steps", "conversations", "preferences", "questions"):
             if getattr(self, name) < 2:
                 raise ConfigError(f"{name} is {brief(getattr(self, name))}; it must be 2 or more")

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jaxgpt.config import OptimizerConfig, check_numbers
+from jaxgpt.config import OptimizerConfig
 from jaxgpt.errors import ConfigError, brief
+from jaxgpt.fields import check_at_least, check_fields, check_share, check_types
 
 LORA_TARGETS = ("query", "key", "value", "out", "up", "down", "head")
 
@@ -23,6 +24,7 @@ class LoraConfig:
 
     def __post_init__(self):
         """Refuse what adapts nothing."""
+        check_types(self)
         _check_range(self, "rank", 1, 1_000_000)
         _check_range(self, "alpha", 1e-6, 1e6)
         known = set(self.targets) <= set(LORA_TARGETS)
@@ -47,6 +49,7 @@ class PreferenceConfig:
 
     def __post_init__(self):
         """Refuse a beta by which nothing is learnt."""
+        check_types(self)
         _check_range(self, "beta", 1e-6, 1e6)
 
 
@@ -109,15 +112,19 @@ class TuningConfig:
     """Steps between answers that are shown, where the model writes any."""
 
     def __post_init__(self):
-        """Refuse what is no share or no number of steps; the rest is checked as in pretraining."""
-        check_numbers(self, seed=2**32 - 1)
+        """Refuse what is no share, no number of steps or of devices."""
+        check_fields(self, seed=2**32 - 1)
         _check(self, "init_from", bool(self.init_from), "the folder of a model")
         _check(self, "data", bool(self.data), "one file or more")
         _check_fraction(self, "validation_fraction")
-        _check(self, "seed", self.seed >= 0, "0 or more")
+        check_at_least(self, 0, "seed", "steps")
         _check_range(self, "epochs", 1, 1_000_000)
-        _check(self, "steps", self.steps >= 0, "0 or more")
         _check_range(self, "batch_size", 1, 1_000_000)
+        check_at_least(self, 1, "gradient_accumulation", "fsdp", "evaluate_every", "sample_every")
+        check_at_least(self, 1, "checkpoint_every", "keep_checkpoints", "log_every")
+        check_share(self, "dropout")
+        blocks = self.trained
+        _check(self, "trained", isinstance(blocks, str) or blocks >= 0, "all, lora, or 0 or more")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from jaxgpt.config import MAX_SIZE
 from jaxgpt.errors import ConfigError, brief
+from jaxgpt.fields import MAX_SIZE, check_types
 from jaxgpt.ranges import as_float32
 
 MAX_NEW_TOKENS = 1_000_000
@@ -29,6 +29,7 @@ class SamplingConfig:
 
     def __post_init__(self):
         """Refuse what is outside its range, NaN included."""
+        check_types(self)
         # Beyond these, float32 would make 0 or infinity of the number or of the logits.
         warm = self.temperature == 0 or 1e-6 <= self.temperature <= 1e6
         _check(self, "temperature", warm, "0 (the likeliest token) or from 1e-6 to 1e6")
