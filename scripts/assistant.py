@@ -30,7 +30,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Parse, make, say where things are."""
-    arguments = cli.parse(Arguments, argv, description=__doc__)
+    arguments = cli.parse(Arguments, argv, "[--out DIR]", description=__doc__)
 
     from jaxgpt.assistant.story_assistant import make_assistant  # these import jax
     from jaxgpt.training.mesh import select_platform

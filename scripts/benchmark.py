@@ -1,4 +1,4 @@
-"""Time jaxgpt beside PyTorch on this machine: `benchmark.py [train|decode|load|memory]`.
+"""Time jaxgpt beside PyTorch on this machine.
 
 Both do the same work by turns, and no speed is printed unless their losses or tokens agree. Close
 other programs first: a run during which they used more than 3% of the CPU is marked.
@@ -124,7 +124,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Measure, print the table, write and draw."""
-    arguments = cli.parse(Arguments, argv, description=__doc__)
+    arguments = cli.parse(Arguments, argv, "[train|decode|load|memory]", description=__doc__)
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.parity.benchmark.report import bars, table, to_json

@@ -47,8 +47,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Load, then answer until the input ends."""
-    cli.need_arguments(argv, "--checkpoint RUN")
-    arguments = cli.parse(Arguments, argv, description=__doc__)
+    arguments = cli.parse(Arguments, argv, "--checkpoint RUN", description=__doc__)
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.assistant.chat import Chat, find_template

@@ -1,4 +1,4 @@
-"""Tell the class of a text, or of every line of a file: `classify.py --checkpoint RUN --text TEXT`.
+"""Tell the class of a text, or of every line of a file.
 
 Prints a line for each text: its class, the probability of that, and the text, between tabs.
 """
@@ -41,8 +41,9 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Load, classify, print."""
-    cli.need_arguments(argv, '--checkpoint RUN --text "You won a prize"')
-    arguments = cli.parse(Arguments, argv, description=__doc__)
+    arguments = cli.parse(
+        Arguments, argv, '--checkpoint RUN --text "You won a prize"', description=__doc__
+    )
     texts = [arguments.text] if arguments.text else read_lines(arguments.file)
 
     from jaxgpt.finetuning.saved import check_base, load_classifier  # these import jax

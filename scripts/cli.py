@@ -4,27 +4,27 @@ import errno
 import io
 import logging
 import os
+import re
 import signal
 import stat
 import sys
-import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import environment
+import help_page
 import tyro
-from tqdm import tqdm
 
 from jaxgpt.data.downloads import SOURCES
 from jaxgpt.data.paths import is_dataset
 from jaxgpt.errors import ConfigError, JaxgptError
 from jaxgpt.shell import install, python, this_command
-from jaxgpt.terminal import escape, note, one_line, showable
+from jaxgpt.terminal import escape, note, one_line, say
 
 Arguments = TypeVar("Arguments")
 Positional = tyro.conf.Positional  # Positional[str] is given by its place, without a flag
@@ -34,11 +34,29 @@ _LONGEST = 2000  # characters of a line that a person can be asked to read
 _ASIDES = (" For full helptext", " Argument helptext", " Got errors")
 
 
-def parse(kind: type[Arguments], argv: Sequence[str], **options) -> Arguments:
+def parse(
+    kind: type[Arguments],
+    argv: Sequence[str],
+    usage: str,
+    *,
+    common: Collection[str] = (),
+    **options,
+) -> Arguments:
     """Parse `argv` into the dataclass `kind`; a bad argument is one line on stderr and exit code 2.
 
-    `options` go to `tyro.cli` (`default`, `description`, `prog`).
+    `usage` is the shortest command line without the script's name, such as `--checkpoint RUN
+    [--seed N]`, shown alone if `argv` is empty although something is needed. --help shows the
+    options that `common` names by their fields, or all. `options` go to `tyro.cli` (`default`,
+    `description`).
     """
+    command = f"{python(sys.argv[0])} {usage}"
+    if not argv and re.sub(r"\[.*?\]", "", usage).strip():
+        note(f"usage: {command} (--help shows the options)")
+        raise SystemExit(2)
+    if asked := set(help_page.FLAGS) & set(argv):
+        text = _help_text(kind, options)
+        say(help_page.page(text, command, common, everything="--help-all" in asked))
+        raise SystemExit(0)
     _refuse_twice(argv)
     options |= {"args": list(argv), "config": (tyro.conf.OmitArgPrefixes,)}
     complaint = io.StringIO()
@@ -49,14 +67,24 @@ def parse(kind: type[Arguments], argv: Sequence[str], **options) -> Arguments:
     except SystemExit as stop:
         if stop.code == 128 + signal.SIGTERM:
             raise
-        if stop.code:
-            fail(_one_line(complaint.getvalue()), 2)
-        if "default" in options:
-            options["default"] = _escaped(options["default"])
-        return tyro.cli(kind, **options)  # --help, which has earned its colours
+        fail(_one_line(complaint.getvalue()), 2)
     if complaint.getvalue():
         note(complaint.getvalue().rstrip())  # warnings about the values
     return arguments
+
+
+def _help_text(kind: type, options: dict[str, Any]) -> str:
+    """Tyro's own page."""
+    if "default" in options:
+        options |= {"default": _escaped(options["default"])}
+    text, columns = io.StringIO(), os.environ.get("COLUMNS", "")
+    os.environ["COLUMNS"] = "100"  # more would put two groups side by side
+    try:
+        with redirect_stdout(text), suppress(SystemExit):
+            tyro.cli(kind, args=["--help"], config=(tyro.conf.OmitArgPrefixes,), **options)
+    finally:
+        os.environ["COLUMNS"] = columns  # an empty one counts as none
+    return text.getvalue()
 
 
 def _refuse_twice(argv: Sequence[str]) -> None:
@@ -161,13 +189,6 @@ def fail(message: str, exit_code: int) -> NoReturn:
     line = one_line(message)
     note(f"error: {line if len(line) <= _LONGEST else line[:_LONGEST] + '...'}")
     raise SystemExit(exit_code)
-
-
-def need_arguments(argv: Sequence[str], usage: str) -> None:
-    """Leave with one line of usage, such as `--checkpoint RUN`, unless there are arguments."""
-    if not argv:
-        note(f"usage: {python(sys.argv[0])} {usage} (--help shows the options)")
-        raise SystemExit(2)
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -305,34 +326,3 @@ def leave_if_stopped(signal_number: int | None, run: Path, step: int, steps: int
     if signal_number is not None and step < steps:
         note(f"saved {run} at step {step}; resume with: {resume_command()}")
         raise SystemExit(128 + signal_number)
-
-
-class Progress:
-    """Progress on stderr, in bytes or merges: a bar on a terminal, else a line now and then."""
-
-    _QUIET = 5.0  # seconds between lines
-
-    def __init__(self) -> None:
-        self._label, self._bar, self._due = "", None, time.monotonic() + self._QUIET
-
-    def __call__(self, label: str, done: int, total: int | None) -> None:
-        """Show that `done` of `total` bytes (or merges) of what `label` names are through."""
-        counts = label == "learning merges"
-        if sys.stderr.isatty():
-            if self._bar is None or self._label != label:
-                self._label = label
-                self._bar = tqdm(
-                    desc=showable(escape(label), sys.stderr),
-                    total=total,
-                    unit="" if counts else "B",
-                    unit_scale=True,
-                    leave=False,
-                )
-            self._bar.update(done - self._bar.n)
-            if done == total:
-                self._bar.close()
-        elif time.monotonic() >= self._due:
-            self._due = time.monotonic() + self._QUIET
-            scale, unit = (1, "") if counts else (1e6, " MB")
-            of = "" if total is None else f" of {total / scale:,.0f}"
-            note(f"{label}: {done / scale:,.0f}{of}{unit}")

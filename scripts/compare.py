@@ -49,8 +49,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Record both, compare, print; leave with 1 where they differ."""
-    cli.need_arguments(argv, 'A B --text "Once upon a time"')
-    arguments = cli.parse(Arguments, argv, description=__doc__)
+    arguments = cli.parse(Arguments, argv, 'A B --text "Once upon a time"', description=__doc__)
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.parity.compare import compare, to_text

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import cli
+from progress import Progress
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.atomic import check_new_folder
@@ -40,8 +41,9 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Load, write, say where."""
-    cli.need_arguments(argv, "--from gpt2 --model FOLDER --out DIR")
-    arguments = cli.parse(Arguments, argv, description=__doc__)
+    arguments = cli.parse(
+        Arguments, argv, "--from gpt2 --model FOLDER --out DIR", description=__doc__
+    )
     check_new_folder(
         arguments.out,
         overwrite=arguments.overwrite,
@@ -90,7 +92,7 @@ def find_model(arguments: Arguments) -> str:
     if is_own(name):
         raise CheckpointError(f"{name} is a checkpoint of jaxgpt; set --from jaxgpt")
     if not os.path.lexists(name) and is_hub_name(name):
-        return str(fetch_gpt2(name, progress=cli.Progress()))
+        return str(fetch_gpt2(name, progress=Progress()))
     return name
 
 

@@ -1,4 +1,4 @@
-"""Measure a model: `evaluate.py [WHAT] --checkpoint RUN --data FILE`.
+"""Measure a model.
 
 WHAT is text (the default): how well it predicts a text; answers: how well it answers questions with
 known answers; choices: how often it finds the right ending the likeliest; judge: how often its
@@ -236,18 +236,26 @@ COMMANDS = {
     "duplicates": Duplicates,
 }
 
+USAGES = {
+    "text": "--checkpoint RUN --data FILE",
+    "answers": "--checkpoint RUN --data FILE",
+    "choices": "--checkpoint RUN --data FILE",
+    "judge": "--url URL --model NAME --answers FILE",
+    "duplicates": "--train FILES --test FILES",
+}
+
 
 def main(argv: Sequence[str]) -> None:
     """Take the first word for what to measure; parse, and measure it."""
     words = "|".join(COMMANDS)
-    cli.need_arguments(argv, f"[{words}] --checkpoint RUN --data FILE")
-    if argv[0].startswith("-"):
-        cli.parse(Text, argv, description=__doc__).run()
+    if not argv or argv[0].startswith("-"):
+        usage = f"[{words}] --checkpoint RUN --data FILE"
+        cli.parse(Text, argv, usage, description=__doc__).run()
         return
     name, *flags = argv
     if name not in COMMANDS:
         raise ConfigError(f"there is no measurement {name!r}; the first word is one of {words}")
-    cli.parse(COMMANDS[name], flags, prog=f"evaluate.py {name}").run()
+    cli.parse(COMMANDS[name], flags, f"{name} {USAGES[name]}").run()
 
 
 if __name__ == "__main__":

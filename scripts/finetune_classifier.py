@@ -1,4 +1,4 @@
-"""Make a classifier of a pretrained model: `finetune_classifier.py --init-from RUN --data FILE`.
+"""Make a classifier of a pretrained model.
 
 Each line of FILE is a label, a tab and a text (.tsv, .txt), or a record with the fields label and
 text (.csv, .jsonl, .json). The same command on the same folder goes on where it was stopped.
@@ -7,7 +7,7 @@ text (.csv, .jsonl, .json). The same command on the same folder goes on where it
 from dataclasses import dataclass
 
 import cli
-from finetuning import RunArguments, tune
+from finetuning import COMMON, RunArguments, tune
 
 from jaxgpt.finetuning.settings import ClassifierConfig
 from jaxgpt.shell import script
@@ -23,8 +23,13 @@ class Arguments(RunArguments):
 
 def main(argv: list[str]) -> None:
     """Parse, train, say how good it is."""
-    cli.need_arguments(argv, "--init-from RUN --data FILE [--out DIR]")
-    arguments = cli.parse(Arguments, argv, description=__doc__)
+    arguments = cli.parse(
+        Arguments,
+        argv,
+        "--init-from RUN --data FILE [--out DIR]",
+        common=(*COMMON, "balance", "pooling"),
+        description=__doc__,
+    )
 
     from jaxgpt.finetuning.tune_classifier import tune_classifier  # imports jax
 

@@ -1,4 +1,4 @@
-"""Teach a pretrained model to answer: `finetune_instructions.py --init-from RUN --data FILE`.
+"""Teach a pretrained model to answer.
 
 A record of FILE (.json, .jsonl, .csv) has the fields instruction, input (may be empty) and output,
 or messages, each with a role and a content, or conversations, each with from and value (ShareGPT).
@@ -8,7 +8,7 @@ The same command on the same folder goes on where it was stopped.
 from dataclasses import dataclass
 
 import cli
-from finetuning import RunArguments, say_measured, tune
+from finetuning import COMMON, RunArguments, say_measured, tune
 
 from jaxgpt.finetuning.settings import InstructionConfig
 from jaxgpt.shell import script
@@ -24,10 +24,15 @@ class Arguments(RunArguments):
 
 def main(argv: list[str]) -> None:
     """Parse, train, say what came of it."""
-    cli.need_arguments(argv, "--init-from RUN --data FILE [--out DIR]")
     switches = {"--special-tokens": "True", "--no-special-tokens": "False"}
     argv = [f"--special-tokens={switches[word]}" if word in switches else word for word in argv]
-    arguments = cli.parse(Arguments, argv, description=__doc__)
+    arguments = cli.parse(
+        Arguments,
+        argv,
+        "--init-from RUN --data FILE [--out DIR]",
+        common=(*COMMON, "template", "packing"),
+        description=__doc__,
+    )
 
     from jaxgpt.finetuning.tune_instructions import tune_instructions  # imports jax
 

@@ -1,4 +1,4 @@
-"""Make a model answer as preferred: `finetune_preferences.py --init-from RUN --data FILE`.
+"""Make a model answer as preferred.
 
 A record of FILE (.json, .jsonl, .csv) has the fields prompt, or instruction and input, and two
 answers, chosen and rejected; each may be a list of messages instead of a text. The method is direct
@@ -9,7 +9,7 @@ folder goes on where it was stopped.
 from dataclasses import dataclass
 
 import cli
-from finetuning import RunArguments, say_measured, tune
+from finetuning import COMMON, RunArguments, say_measured, tune
 
 from jaxgpt.finetuning.settings import PreferenceTuningConfig
 from jaxgpt.shell import script
@@ -25,8 +25,13 @@ class Arguments(RunArguments):
 
 def main(argv: list[str]) -> None:
     """Parse, train, say what came of it."""
-    cli.need_arguments(argv, "--init-from RUN --data FILE [--out DIR]")
-    arguments = cli.parse(Arguments, argv, description=__doc__)
+    arguments = cli.parse(
+        Arguments,
+        argv,
+        "--init-from RUN --data FILE [--out DIR]",
+        common=(*COMMON, "template", "beta"),
+        description=__doc__,
+    )
 
     from jaxgpt.finetuning.tune_preferences import tune_preferences  # imports jax
 

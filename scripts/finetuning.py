@@ -11,6 +11,12 @@ from jaxgpt.config import FolderOptions
 from jaxgpt.shell import this_command
 from jaxgpt.terminal import say
 
+COMMON = (
+    *("out", "platform", "init_from", "data", "validation", "trained", "seed", "epochs", "steps"),
+    *("batch_size", "evaluate_every", "rank", "learning_rate", "warmup_steps"),
+    *("overwrite", "allow_config_change"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunArguments:

@@ -53,8 +53,9 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Load, then write to standard output."""
-    cli.need_arguments(argv, '--checkpoint RUN --prompt "Once upon a time"')
-    arguments = cli.parse(Arguments, argv, description=__doc__)
+    arguments = cli.parse(
+        Arguments, argv, '--checkpoint RUN --prompt "Once upon a time"', description=__doc__
+    )
     prompt = read_prompt(arguments.prompt, arguments.errors)
     for text in arguments.stop:
         if found := re.search(r"\\[nrt]", text):

@@ -1,4 +1,4 @@
-"""Tell what a run takes before it begins: `plan.py PRESET [--memory 80GB] [--batch-size N ...]`.
+"""Tell what a run takes before it begins.
 
 Parameters, optimizer, gradients, activations and arithmetic, the peak of a device's memory, and
 what to change where that is too much. Nothing of the model is allocated or compiled. Every setting
@@ -18,6 +18,12 @@ from jaxgpt.config_file import load_config, to_dict
 from jaxgpt.files import write_file
 from jaxgpt.terminal import say
 
+COMMON = (
+    *("memory", "platform", "json", "init_from", "steps", "batch_size", "gradient_accumulation"),
+    *("compute_dtype", "attention", "remat", "data_parallel", "fsdp"),
+    *("context_length", "num_layers", "num_heads", "embed_dim", "tokenizer"),
+)
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -36,11 +42,17 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Parse, plan, print."""
-    cli.need_arguments(argv, "gpt2 [--memory 80GB] [--batch-size N]")
-    name = argv.pop(0) if not argv[0].startswith("-") else "small"
+    name = argv.pop(0) if argv and not argv[0].startswith("-") else "small"
     default = load_config(name) if any(mark in name for mark in "./") else get_preset(name)
     default = begin_from(default, argv, Path("runs") / Path(name).stem)
-    arguments = cli.parse(Arguments, argv, default=Arguments(default), description=__doc__)
+    arguments = cli.parse(
+        Arguments,
+        argv,
+        "[PRESET] [--memory 80GB] [--batch-size N]",
+        common=COMMON,
+        default=Arguments(default),
+        description=__doc__,
+    )
     if arguments.json:
         cli.check_output("--json", arguments.json, ".json")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cli
+from progress import Progress
 
 from jaxgpt.config import DataConfig
 from jaxgpt.data.corpus import prepare_corpus
@@ -46,8 +47,9 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Tokenize and report."""
-    cli.need_arguments(argv, "--data FILE ... --out DIR [--tokenizer NAME]")
-    arguments = cli.parse(Arguments, argv, description=__doc__)
+    arguments = cli.parse(
+        Arguments, argv, "--data FILE ... --out DIR [--tokenizer NAME]", description=__doc__
+    )
     check_range("shards", arguments.shards, 1, 100_000)
     cli.refuse_idle(argv, arguments)
     config = DataConfig(
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> None:
         arguments.out,
         shards=arguments.shards,
         overwrite=arguments.overwrite,
-        progress=cli.Progress(),
+        progress=Progress(),
     )
     report(dataset, time.perf_counter() - start)
 

@@ -1,4 +1,4 @@
-"""Train a GPT: `train.py [PRESET] [--data PATH ...] [--out DIR]`.
+"""Train a GPT; without arguments, `small` on the bundled corpus.
 
 PRESET is tiny, small (the default), shakespeare, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a .json
 or .toml file of settings. Every setting of the preset can be changed by its flag; with --init-from,
@@ -15,12 +15,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cli
+from progress import Progress
 
 from jaxgpt.config import RunOptions, TrainConfig, get_preset
 from jaxgpt.config_file import load_config
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, SamplingConfig, check_range
 from jaxgpt.shell import script, this_command
 from jaxgpt.terminal import escape, say
+
+COMMON = (
+    *("out", "platform", "init_from", "seed", "steps", "batch_size", "context_length"),
+    *("num_layers", "num_heads", "embed_dim", "data", "tokenizer"),
+    *("learning_rate", "warmup_steps", "overwrite", "allow_config_change"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,19 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Parse, train, say where things are."""
-    cli.need_arguments(argv, "small [--data PATH ...] [--steps N] [--out DIR]")
-    name = argv.pop(0) if not argv[0].startswith("-") else "small"
+    name = argv.pop(0) if argv and not argv[0].startswith("-") else "small"
     is_file = any(mark in name for mark in "./")
     default = load_config(name) if is_file else get_preset(name)
     standard_out = Path("runs") / Path(name).stem
     default = begin_from(default, argv, standard_out)
-    arguments = cli.parse(Arguments, argv, default=Arguments(default), description=__doc__)
+    arguments = cli.parse(
+        Arguments,
+        argv,
+        "[PRESET] [--data PATH ...] [--out DIR]",
+        common=COMMON,
+        default=Arguments(default),
+        description=__doc__,
+    )
     cli.refuse_idle(argv, arguments.config.data)
     out = Path(arguments.out or standard_out)
     if arguments.config.init_from and begun(out, arguments.config.init_from) is None:
@@ -97,7 +110,7 @@ def train(arguments: Arguments, out: Path) -> None:
             command=this_command(),
             sampler=write_sample,
             initial_params=partial(initial_params, arguments.config.init_from),
-            progress=cli.Progress(),
+            progress=Progress(),
         )
     cli.leave_if_stopped(result.signal, out, int(result.state.step), result.config.steps)
     say(summary(result.records))

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cli
+from progress import Progress
 
 from jaxgpt.data.atomic import new_folder
 from jaxgpt.data.bpe import MERGES, train_bpe
+from jaxgpt.data.paths import expand_paths
 from jaxgpt.data.sources import read_documents
 from jaxgpt.data.tokenizer import BPETokenizer
 from jaxgpt.fields import check_fields
@@ -32,6 +34,8 @@ class Arguments:
     """The field, or column, of a record's text in files other than plain text."""
     strict: bool = False
     """Fail, rather than warn, when the text is too small for so large a vocabulary."""
+    overwrite: bool = False
+    """Replace what jaxgpt wrote at `out`; a folder that holds anything else is refused."""
 
     def __post_init__(self):
         """Refuse sizes that no vocabulary has."""
@@ -40,10 +44,12 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Train, save and report."""
-    cli.need_arguments(argv, "--data FILE ... --out DIR [--vocab-size N]")
-    arguments = cli.parse(Arguments, argv, description=__doc__)
-    start, progress = time.perf_counter(), cli.Progress()
-    with new_folder(arguments.out) as partial:
+    arguments = cli.parse(
+        Arguments, argv, "--data FILE ... --out DIR [--vocab-size N]", description=__doc__
+    )
+    start, progress = time.perf_counter(), Progress()
+    inputs = expand_paths(arguments.data)
+    with new_folder(arguments.out, overwrite=arguments.overwrite, inputs=inputs) as partial:
         texts = (document.text for document in read_documents(arguments.data, arguments.text_field))
         tokenizer = train_bpe(
             texts,

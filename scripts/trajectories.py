@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cli
+from progress import Progress
 
 from jaxgpt.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from jaxgpt.data.corpus import local_paths
@@ -57,10 +58,9 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Train, print the table, draw."""
-    cli.need_arguments(argv, "--data FILE [--plot FILE.png]")
-    arguments = cli.parse(Arguments, argv, description=__doc__)
+    arguments = cli.parse(Arguments, argv, "--data FILE [--plot FILE.png]", description=__doc__)
     config = replace(CONFIG, steps=arguments.steps, seed=arguments.seed)
-    documents = read_documents(local_paths(arguments.data, progress=cli.Progress()))
+    documents = read_documents(local_paths(arguments.data, progress=Progress()))
     text = "".join(document.text for document in documents)
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.

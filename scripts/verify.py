@@ -38,7 +38,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Run the examples and print each beside its expected value, by chapter."""
-    arguments = cli.parse(Arguments, argv, description=__doc__)
+    arguments = cli.parse(Arguments, argv, "[--text FILE] [--records FILE]", description=__doc__)
     story = (
         "".join(item.text for item in read_documents([arguments.text])) if arguments.text else None
     )

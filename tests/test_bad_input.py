@@ -319,7 +319,7 @@ COMMANDS = [
     ("prepare_data.py --data text.txt --out out --tokenizer none", 3, "no tokenizer 'none'"),
     ("prepare_data.py --data text.txt --out out --tokenizer bpe:9", 2, "bpe:N with N of 257"),
     ("prepare_data.py --data text.txt --out out --validation-fraction nan", 2, "a finite number"),
-    ("prepare_data.py --data text.txt --out tokens --tokenizer bytes", 2, "folder is not empty"),
+    ("prepare_data.py --data text.txt --out tokens --tokenizer bytes", 2, "set --overwrite"),
     ("prepare_data.py --data text.txt --out full --overwrite --tokenizer bytes", 2, "overwritten"),
     ("prepare_data.py --data text.txt --out text.txt --tokenizer bytes", 2, "a file has this name"),
     ("prepare_data.py --data text.txt --out none/out --tokenizer bytes", 2, "does not exist"),
@@ -330,7 +330,7 @@ COMMANDS = [
     ("train_tokenizer.py --data text.txt --out out --strict", 3, "too small for vocab_size 4096"),
     ("train_tokenizer.py --data fifo.txt --out out", 3, "not a regular file"),
     ("train_tokenizer.py --data utf16.txt --out out", 3, "it looks like UTF-16"),
-    ("train_tokenizer.py --data text.txt --out full", 2, "the folder is not empty"),
+    ("train_tokenizer.py --data text.txt --out full", 2, "set --overwrite"),
     ("train_tokenizer.py --data text.txt --out text.txt", 2, "a file has this name"),
     ("train_tokenizer.py --data text.txt --out none/out", 2, "does not exist"),
     # generating
@@ -509,7 +509,7 @@ COMMANDS = [
     ("convert.py --model gpt --out out", 2, "Missing from convert.py: --from"),
     ("convert.py --from bert --model gpt --out out", 2, "Expected one of ('gpt2', 'jaxgpt')"),
     ("convert.py --from gpt2 --model gpt --out out --dtype int8", 2, "--dtype"),
-    ("convert.py --from gpt2 --model gpt --out full", 2, "full: the folder is not empty"),
+    ("convert.py --from gpt2 --model gpt --out full", 2, "set --overwrite"),
     ("convert.py --from gpt2 --model gpt --out text.txt", 2, "a file has this name"),
     ("convert.py --from gpt2 --model gpt --out none/out", 2, "does not exist"),
     (f"convert.py --from gpt2 --model gpt --out {'a' * 300}", 2, "too long"),
@@ -822,7 +822,9 @@ def test_the_devices_are_still_there_after_asking_for_others(run):
     assert jax.device_count() == 8
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "assistant"])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("assistant", "plan", "train")]
+)
 def test_no_arguments_show_the_usage(run, name):
     code, out, err = run(f"{name}.py")
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -992,22 +994,31 @@ def test_debug_shows_where_it_failed(folder):
     assert "ConfigError: none.json cannot be read" in ran.stderr
 
 
-def test_help_and_the_package_do_without_jax():
+def test_help_is_a_screen_and_it_and_the_package_do_without_jax():
+    names = [path.stem for path in SCRIPTS.glob("*.py") if "cli.run(main)" in path.read_text()]
     code = (
-        "import runpy, sys\n"
-        f"for name in {NAMES}:\n"
-        "    sys.argv = [name, '--help']\n"
-        "    try:\n"
-        "        runpy.run_path(f'{name}.py', run_name='__main__')\n"
-        "    except SystemExit as stop:\n"
-        "        assert not stop.code, name\n"
+        "import contextlib, io, runpy, sys\n"
+        f"for name in {names}:\n"
+        "    for flag in ('--help', *['--help-all'] * (name in ('train', 'prepare_data'))):\n"
+        "        sys.argv, page = [f'{name}.py', flag], io.StringIO()\n"
+        "        try:\n"
+        "            with contextlib.redirect_stdout(page):\n"
+        "                runpy.run_path(f'{name}.py', run_name='__main__')\n"
+        "        except SystemExit as stop:\n"
+        "            assert not stop.code, name\n"
+        "        lines = page.getvalue().splitlines()\n"
+        "        assert max(map(len, lines)) <= 80, name\n"
+        "        assert flag == '--help-all' or len(lines) <= 49, (name, len(lines))\n"
+        "        print(page.getvalue())\n"
         "import jaxgpt\n"
         "print(sorted({'jax', 'flax', 'orbax', 'torch'} & sys.modules.keys()))\n"
     )
-    environment = os.environ | {"PYTHONPATH": f"{SCRIPTS}{os.pathsep}{SCRIPTS.parent}"}
-    ran = _execute("-c", code, cwd=SCRIPTS, env=environment)
+    paths = {"PYTHONPATH": f"{SCRIPTS}{os.pathsep}{SCRIPTS.parent}", "COLUMNS": "80"}
+    ran = _execute("-c", code, cwd=SCRIPTS, env=os.environ | paths)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.splitlines()[-1] == "[]"
+    assert f"usage: {python('train.py')} [PRESET]" in " ".join(ran.stdout.split())
+    assert "options options" not in ran.stdout
     for flag in ("--learning-rate", "--stories-bytes", "--vocab-size", "--top-p", "--stride"):
         assert flag in ran.stdout
 
@@ -1040,7 +1051,7 @@ def test_no_text_of_a_file_or_an_argument_steers_the_terminal(run, folder, name,
 
 def test_help_shows_the_defaults_of_a_config_file_escaped(run, folder):
     (folder / "a.json").write_text(json.dumps({"sample_prompt": HOSTILE}))
-    code, out, _ = run("train.py a.json --help")
+    code, out, _ = run("train.py a.json --help-all")
     (folder / "a.json").unlink()
     assert code == 0
     assert "\\x1b[2J" in out

@@ -86,7 +86,10 @@ def check_new_folder(
         raise ConfigError(f"{folder}: is {what}, so it cannot be replaced; name one inside it")
     if there and any(folder.iterdir()):
         if not overwrite:
-            raise ConfigError(f"{folder}: the folder is not empty; choose another, or empty it")
+            raise ConfigError(
+                f"{folder}: the folder is not empty; choose another, or set --overwrite, which "
+                "replaces what jaxgpt wrote there"
+            )
         refuse_inputs(folder, inputs)
         refuse_foreign(folder, foreign(folder))
 

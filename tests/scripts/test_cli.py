@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxgpt.config import get_preset
 from jaxgpt.errors import ConfigError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -144,8 +145,15 @@ def test_a_signal_while_arguments_are_read_is_no_bad_argument(cli, monkeypatch):
 
     monkeypatch.setattr(cli.tyro, "cli", terminated)
     with pytest.raises(SystemExit) as stop:
-        cli.parse(cli.ModelSource, [])
+        cli.parse(cli.ModelSource, [], "")
     assert stop.value.code == 128 + signal.SIGTERM
+
+
+def test_train_alone_trains_the_preset_that_its_help_names(cli, monkeypatch):
+    script, trained = importlib.import_module("train"), []
+    monkeypatch.setattr(script, "train", lambda arguments, out: trained.append((arguments, out)))
+    script.main([])
+    assert trained == [(script.Arguments(get_preset("small")), Path("runs/small"))]
 
 
 def test_a_bug_is_no_bad_input(cli, monkeypatch):

@@ -37,8 +37,11 @@ def test_a_vocabulary_is_trained_saved_and_reported(folder):
 
     again = run("--data", "a.txt", "--vocab-size", 300, "--out", "trained", folder=folder)
     assert again.returncode == 2
-    assert "is not empty" in again.stderr
+    assert "is not empty; choose another, or set --overwrite" in again.stderr
     assert load_tokenizer(folder / "trained").fingerprint == tokenizer.fingerprint
+    flags = ("--out", "trained", "--vocab-size", 290, "--overwrite")
+    assert run("--data", "a.txt", *flags, folder=folder).returncode == 0
+    assert load_tokenizer(folder / "trained").vocab_size == 290
 
 
 @pytest.mark.parametrize(
