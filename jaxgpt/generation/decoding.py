@@ -19,6 +19,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.generation.dispatch import CACHED_STEPS, SLIDING_STEPS, Rows, extend, grow, prefill
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, check_range
+from jaxgpt.model.attention import attention_in_force
 from jaxgpt.model.gpt import decoding_params
 from jaxgpt.model.layers import Params
 
@@ -90,6 +91,7 @@ def stream(
     slots = _bucket(max(width, _LEAST_SLOTS), config)
     same, steps, made = all(text == texts[0] for text in texts), 1, 0
     settings: dict[str, Any] = {"config": config, "sampling": sampling}
+    settings["attention"] = attention_in_force()
     written, cache = prefill(params, rows(width), keys, ends, **settings, slots=slots, same=same)
     while True:
         # By NumPy, which compiles nothing for a slice of another shape.

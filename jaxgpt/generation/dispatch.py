@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.generation.sampling import SamplingConfig, sample
-from jaxgpt.model.attention import KeyValueCache
+from jaxgpt.model.attention import AttentionInForce, KeyValueCache
 from jaxgpt.model.gpt import GPT, init_cache
 from jaxgpt.model.layers import Params
 
@@ -28,7 +28,7 @@ class Rows(NamedTuple):
     done: Bool[Array, " B"]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "sampling", "slots", "same"))
+@functools.partial(jax.jit, static_argnames=("config", "sampling", "attention", "slots", "same"))
 def prefill(
     params: Params,
     rows: Rows,
@@ -37,13 +37,16 @@ def prefill(
     *,
     config: ModelConfig,
     sampling: SamplingConfig,
+    attention: AttentionInForce,
     slots: int,
     same: bool,
 ) -> tuple[Int[Array, "B 1"], list[KeyValueCache]]:
     """The first new token of each row, or -1, and a cache that holds the prompts.
 
-    With `same`, all rows begin with the first one's prompt, which is taken in once.
+    With `same`, all rows begin with the first one's prompt, which is taken in once. `attention` is
+    `attention_in_force()`, so that the program is compiled anew where that is replaced.
     """
+    del attention
     batch = len(rows.length)
     count = 1 if same else batch
     cache = init_cache(config, count, slots, params["embed"]["tokens"].dtype)
@@ -62,7 +65,9 @@ def grow(cache: list, slots: int) -> list:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "sampling"), donate_argnames="cache")
+@functools.partial(
+    jax.jit, static_argnames=("config", "sampling", "attention"), donate_argnames="cache"
+)
 def extend(
     params: Params,
     cache: list[KeyValueCache],
@@ -74,11 +79,13 @@ def extend(
     *,
     config: ModelConfig,
     sampling: SamplingConfig,
+    attention: AttentionInForce,
 ) -> tuple[Int[Array, "B N"], list[KeyValueCache]]:
     """Up to `steps` new tokens of each row, then -1, and the cache; past the context that is empty.
 
-    The newest token of a row is not yet in the cache.
+    The newest token of a row is not yet in the cache. `attention` is as for `prefill`.
     """
+    del attention
 
     def unfinished(state: tuple) -> Bool[Array, ""]:
         step, rows, _, _ = state

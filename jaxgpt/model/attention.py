@@ -10,11 +10,14 @@ Vaswani et al. 2017, "Attention Is All You Need".
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxgpt.errors import ConfigError
+from jaxgpt.model.agreement import check_rank
 from jaxgpt.model.attention_kernels import KERNELS, Attention, choose_attention
 from jaxgpt.model.layers import Params, dropout, init_linear, linear
 
@@ -101,51 +104,58 @@ def multi_head_attention_by_heads(
 
 
 def multi_head_attention(
-    x: Float[Array, "B T D"],
+    x: Float[Array, "*B T D"],
     *,
     qkv: Params,
     out: Params,
     num_heads: int,
     attention: Attention = "auto",
-    segments: Int[Array, "B T"] | None = None,
+    segments: Int[Array, "*B T"] | None = None,
     dropout_rate: float = 0.0,
     rng: PRNGKeyArray | None = None,
-) -> Float[Array, "B T E"]:
+) -> Float[Array, "*B T E"]:
     """Variant 4b: all heads at once, with their queries, keys and values from one product.
 
     The columns of `qkv` are queries, keys, values, each with the heads in order, as in GPT-2. E is
     the width of `out`, in a block that of `x`. Where several texts lie in one row, `segments` tells
-    them apart, and none sees another. Raises as `choose_attention` does.
+    them apart, and none sees another. Raises as `choose_attention` does, and ConfigError for heads
+    that do not divide the width.
     """
     queries, keys, values = _split_heads(linear(x, **qkv), num_heads)
     rate = 0.0 if rng is None else dropout_rate
+    if attention == "auto" and attention_in_force() != _OWN:
+        attention = "chunked"  # a kernel would not compute what has been put in its place
     kernel = choose_attention(
         attention, queries.shape, queries.dtype, dropout_rate=rate, packed=segments is not None
     )
     if kernel == "chunked":
-        contexts = attend_causally(
-            queries, keys, values, segments=segments, dropout_rate=rate, rng=rng
-        )
+        rows = None if segments is None else segments.reshape(-1, segments.shape[-1])
+        contexts = attend_causally(queries, keys, values, segments=rows, dropout_rate=rate, rng=rng)
     else:
         contexts = KERNELS[kernel](queries, keys, values)
-    return linear(_join_heads(contexts), **out)
+    return linear(_join_heads(contexts).reshape(*x.shape[:-1], -1), **out)
 
 
 def attend_causally(
     queries: Float[Array, "B H T K"],
-    keys: Float[Array, "B H T K"],
-    values: Float[Array, "B H T K"],
+    keys: Float[Array, "B H S K"],
+    values: Float[Array, "B H S K"],
     *,
+    start: Int[Array, " B"] | None = None,
     segments: Int[Array, "B T"] | None = None,
     dropout_rate: float = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "B H T K"]:
-    """Causal attention for all heads, one run of queries after another.
+    """Causal attention for all heads, one run of queries after another; S is T.
 
     Each run meets only the keys up to its own end, so that most of the masked half is never
     computed and the weights stay in the processor's cache, forward and backward. With `segments`,
-    a query meets only the keys of its own.
+    a query meets only the keys of its own. With `start`, as in decoding, row b's queries stand at
+    position `start[b]` and after among S keys, and there is no dropout. What replaces this function
+    in its module computes training, decoding and `walk` alike.
     """
+    if start is not None:
+        return _attend_from(start, queries, keys, values)
     length = queries.shape[2]
     run = max(_RUN, math.ceil(length / _MOST_RUNS))
     starts = range(0, length, run)
@@ -163,6 +173,35 @@ def attend_causally(
     return jnp.concatenate(contexts, axis=2)
 
 
+def _attend_from(
+    start: Int[Array, " B"],
+    queries: Float[Array, "B H T K"],
+    keys: Float[Array, "B H S K"],
+    values: Float[Array, "B H S K"],
+) -> Float[Array, "B H T K"]:
+    num_heads, length = queries.shape[1:3]
+    asking = start[:, None] + jnp.arange(length)
+    mask = jnp.repeat(jnp.arange(keys.shape[2]) <= asking[..., None], num_heads, axis=0)
+    # Rows and heads on one axis: on two, XLA:CPU copies all keys for each token where B is 1.
+    flat = [array.reshape(-1, *array.shape[2:]) for array in (queries, keys, values)]
+    weights = attention_weights(flat[0], flat[1], scale=_scale(queries), mask=mask)
+    return (weights @ flat[2]).reshape(queries.shape)
+
+
+AttentionInForce = tuple[Callable[..., Array], Callable[..., Array]]
+
+
+def attention_in_force() -> AttentionInForce:
+    """The two functions that compute attention in this module, which others may have replaced.
+
+    Whoever keeps a compiled program keeps it by these.
+    """
+    return attend_causally, attention_weights
+
+
+_OWN = attention_in_force()
+
+
 def cached_attention(
     x: Float[Array, "B T D"],
     cache: KeyValueCache,
@@ -178,17 +217,14 @@ def cached_attention(
     every slot up to its own. Slots after that may hold anything, so padding on the right of a
     prompt needs no mask. `start + T` must not exceed the S slots.
     """
+    check_rank("x", x, "B T D")
     queries, new_keys, new_values = _split_heads(linear(x, **qkv), num_heads)
     asking = start[:, None] + jnp.arange(x.shape[1])
     # Indexed by head too: as a slice of all heads, XLA:CPU copies the cache where B is 1.
     rows, heads = jnp.arange(x.shape[0])[:, None, None], jnp.arange(num_heads)[:, None]
     keys = cache[0].at[rows, heads, asking[:, None]].set(new_keys)
     values = cache[1].at[rows, heads, asking[:, None]].set(new_values)
-    mask = jnp.repeat(jnp.arange(keys.shape[2]) <= asking[..., None], num_heads, axis=0)
-    # Rows and heads on one axis: on two, XLA:CPU copies all keys for each token where B is 1.
-    flat = [array.reshape(-1, *array.shape[2:]) for array in (queries, keys, values)]
-    weights = attention_weights(flat[0], flat[1], scale=_scale(queries), mask=mask)
-    contexts = (weights @ flat[2]).reshape(queries.shape)
+    contexts = attend_causally(queries, keys, values, start=start)
     return linear(_join_heads(contexts), **out), (keys, values)
 
 
@@ -205,8 +241,14 @@ def _scale(queries: Array) -> float:
     return 1 / math.sqrt(queries.shape[-1])
 
 
-def _split_heads(qkv: Float[Array, "B T E"], num_heads: int) -> list[Float[Array, "B H T K"]]:
-    heads = qkv.reshape(*qkv.shape[:2], 3 * num_heads, qkv.shape[2] // (3 * num_heads))
+def _split_heads(qkv: Float[Array, "*B T E"], num_heads: int) -> list[Float[Array, "R H T K"]]:
+    if qkv.ndim < 2 or qkv.shape[-1] % (3 * num_heads):
+        raise ConfigError(
+            f"queries, keys and values have shape {qkv.shape}; it must be (T, 3 D) or (B, T, 3 D), "
+            f"where {num_heads} heads divide D"
+        )
+    rows = qkv.reshape(-1, *qkv.shape[-2:])
+    heads = rows.reshape(*rows.shape[:2], 3 * num_heads, rows.shape[2] // (3 * num_heads))
     # Cut, then transposed: where a kernel wants tokens before heads, XLA then moves nothing.
     return [part.swapaxes(1, 2) for part in jnp.split(heads, 3, axis=2)]
 

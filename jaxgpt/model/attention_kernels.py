@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from jaxgpt.errors import ConfigError
+from jaxgpt.fields import typed
 
 Attention = Literal["auto", "chunked", "cudnn", "splash"]
 """How to compute attention: `chunked` is `attend_causally`, `auto` the fastest that is possible."""
@@ -58,7 +59,7 @@ def choose_attention(
 
     Raises ConfigError if a kernel is asked for that cannot.
     """
-    if asked == "chunked":
+    if typed("attention", asked, Attention) == "chunked":
         return asked
     device = device or this_device()
     needs = {name: _need(name, shape, str(dtype), dropout_rate, packed, device) for name in KERNELS}

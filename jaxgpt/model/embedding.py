@@ -5,31 +5,40 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxgpt.errors import ConfigError
+from jaxgpt.model.agreement import check_ids
 from jaxgpt.model.layers import Params, linear
 
 
 def embed(
-    tokens: Int[Array, "B T"],
+    tokens: Int[Array, "*B T"],
     *,
     tokens_table: Float[Array, "V D"],
     positions_table: Float[Array, "S D"],
-    places: Int[Array, "B T"] | None = None,
-) -> Float[Array, "B T D"]:
+    places: Int[Array, "*B T"] | None = None,
+) -> Float[Array, "*B T D"]:
     """The token's row plus the position's row, for each token.
 
-    Positions count from 0 unless `places` are given. Ids must be below V and positions below S: a
-    lookup under `jit` cannot raise, so they are checked where data is read.
+    Positions count from 0 unless `places` are given. Raises ConfigError if T exceeds S, and
+    DataError for an id outside [0, V) or a position outside [0, S); a lookup under `jit` cannot
+    raise, so there they are checked where data is read.
     """
+    check_ids("token id", tokens, len(tokens_table), "; encode with the model's own tokenizer")
+    if places is not None:
+        check_ids("position", places, len(positions_table), "; take a longer context")
+    length, longest = tokens.shape[-1], len(positions_table)
+    if length > longest:
+        raise ConfigError(f"{length} tokens are longer than context_length {longest}")
     if places is None:
-        return tokens_table[tokens] + positions_table[: tokens.shape[1]]
+        return tokens_table[tokens] + positions_table[:length]
     return tokens_table[tokens] + positions_table[places]
 
 
-def places_within(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+def places_within(segments: Int[Array, "*B T"]) -> Int[Array, "*B T"]:
     """The position of each token in its text, where several lie in a row, each with its number."""
-    places = jnp.arange(segments.shape[1])
-    begins = jnp.diff(segments, axis=1, prepend=segments[:, :1]) != 0
-    return places - jax.lax.cummax(jnp.where(begins, places, 0), axis=1)
+    places = jnp.arange(segments.shape[-1])
+    begins = jnp.diff(segments, axis=-1, prepend=segments[..., :1]) != 0
+    return places - jax.lax.cummax(jnp.where(begins, places, 0), axis=segments.ndim - 1)
 
 
 def init_embedding(key: PRNGKeyArray, rows: int, width: int, std: float = 0.02) -> Array:

@@ -1,15 +1,13 @@
 """The feed-forward network of a block: each token by itself, through a wider layer."""
 
-from typing import Literal
-
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgpt.model.layers import Params, gelu, init_linear, linear
+from jaxgpt.model.layers import Gelu, Params, gelu, init_linear, linear
 
 
 def feed_forward(
-    x: Float[Array, "*B D"], *, up: Params, down: Params, form: Literal["tanh", "erf"] = "tanh"
+    x: Float[Array, "*B D"], *, up: Params, down: Params, form: Gelu = "tanh"
 ) -> Float[Array, "*B D"]:
     """`down(gelu(up(x)))`: D -> F -> D (Vaswani et al. 2017, with GPT's GELU)."""
     return linear(gelu(linear(x, **up), form), **down)

@@ -1,6 +1,8 @@
 """Tokens -> logits: the whole architecture, as a Flax module over plain functions."""
 
 import math
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
+from jaxgpt.model.agreement import Shapes, check_params, check_rank, leaf_shapes
 from jaxgpt.model.attention import KeyValueCache
 from jaxgpt.model.embedding import (
     embed,
@@ -27,40 +30,38 @@ class GPT(nnx.Module):
 
     Building one is free, so it is built where it is used: `GPT(config, params)(tokens)` inside a
     jitted loss. `params` is the nested dict that `init_params` makes; a gradient with respect to
-    it is a dict of the same form.
+    it is a dict of the same form. Raises ConfigError for parameters that the config does not have.
     """
 
     def __init__(self, config: ModelConfig, params: Params):
+        check_params(config, params, _due_shapes(replace(config, dropout=0.0)))
         self.config = config
         self.params = nnx.Param(params)
 
     def __call__(
-        self, tokens: Int[Array, "B T"], *, rng: PRNGKeyArray | None = None
-    ) -> Float[Array, "B T V"]:
+        self, tokens: Int[Array, "*B T"], *, rng: PRNGKeyArray | None = None
+    ) -> Float[Array, "*B T V"]:
         """The logits of the token that follows each token; with `rng`, in training, with dropout.
 
-        Raises ConfigError if T exceeds the context length.
+        Raises ConfigError if T exceeds the context length, and DataError for an id outside the
+        vocabulary, unless it is traced.
         """
         return self._logits(self.hidden(tokens, rng=rng))
 
     def hidden(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array, "*B T"],
         *,
-        segments: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "*B T"] | None = None,
         rng: PRNGKeyArray | None = None,
         **options: Any,
-    ) -> Float[Array, "B T D"]:
+    ) -> Float[Array, "*B T D"]:
         """The vectors that the head turns into logits; `options` go to `stack`.
 
         Where several texts lie in one row, `segments` numbers them; each is computed as if it had a
         row of its own. Raises as a call does.
         """
         config, params = self.config, self.params.get_value()
-        if tokens.shape[1] > config.context_length:
-            raise ConfigError(
-                f"{tokens.shape[1]} tokens are longer than context_length {config.context_length}"
-            )
         embed_rng, stack_rng = (None, None) if rng is None else jax.random.split(rng)
         with jax.named_scope("embedding"):
             places = None if segments is None else places_within(segments)
@@ -82,6 +83,7 @@ class GPT(nnx.Module):
         Row b's new tokens begin at position `start[b]`. `params["blocks"]` must be the list that
         `decoding_params` makes.
         """
+        check_rank("tokens", tokens, "B T")
         config, params = self.config, self.params.get_value()
         places = start[:, None] + jnp.arange(tokens.shape[1])
         x, new_cache = embed(tokens, **self._tables(), places=places), []
@@ -108,7 +110,7 @@ class GPT(nnx.Module):
             return unembed(x, tokens_table=params["embed"]["tokens"], head=head)
 
 
-def _share_rows(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+def _share_rows(x: Float[Array, "*B T D"]) -> Float[Array, "*B T D"]:
     """Keep the rows with their devices, where there is a mesh (`training.mesh.on_mesh`).
 
     XLA would else follow a table that is cut along D, and give every device all rows.
@@ -143,6 +145,11 @@ def init_params(config: ModelConfig, key: PRNGKeyArray) -> Params:
 def parameter_shapes(config: ModelConfig) -> Params:
     """The parameters' shapes and dtypes, with no memory spent on them."""
     return jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+
+
+@lru_cache(maxsize=64)
+def _due_shapes(config: ModelConfig) -> Shapes:
+    return leaf_shapes(parameter_shapes(config))
 
 
 def count_parameters(config: ModelConfig) -> int:

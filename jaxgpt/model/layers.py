@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxgpt.fields import typed
+
 Params = dict[str, Any]
 """Nested dicts of arrays: the parameters of a function, named as its keyword arguments."""
 
@@ -74,9 +76,13 @@ def dropout(
     return jnp.where(kept, x / (1 - rate), 0)
 
 
-def gelu(x: Float[Array, "*B"], form: Literal["tanh", "erf"] = "tanh") -> Float[Array, "*B"]:
+Gelu = Literal["tanh", "erf"]
+"""The forms of the Gaussian error linear unit."""
+
+
+def gelu(x: Float[Array, "*B"], form: Gelu = "tanh") -> Float[Array, "*B"]:
     """The Gaussian error linear unit, by GPT-2's tanh or exactly by erf (Hendrycks & Gimpel 2016).
 
     The tanh form differs from the exact one by up to 5e-4.
     """
-    return jax.nn.gelu(x, approximate=form == "tanh")
+    return jax.nn.gelu(x, approximate=typed("gelu", form, Gelu) == "tanh")

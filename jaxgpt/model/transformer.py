@@ -1,7 +1,7 @@
 """The pre-norm block, and L of them in a row."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -15,24 +15,24 @@ from jaxgpt.model.attention import (
 )
 from jaxgpt.model.attention_kernels import Attention, keep_products_and_kernels
 from jaxgpt.model.feedforward import feed_forward, init_feed_forward
-from jaxgpt.model.layers import Params, dropout, init_layer_norm, layer_norm
+from jaxgpt.model.layers import Gelu, Params, dropout, init_layer_norm, layer_norm
 
 
 def block(
-    x: Float[Array, "B T D"],
+    x: Float[Array, "*B T D"],
     *,
     norm1: Params,
     attn: Params,
     norm2: Params,
     mlp: Params,
     num_heads: int,
-    gelu: Literal["tanh", "erf"] = "tanh",
+    gelu: Gelu = "tanh",
     epsilon: float = 1e-5,
     attention: Attention = "auto",
-    segments: Int[Array, "B T"] | None = None,
+    segments: Int[Array, "*B T"] | None = None,
     dropout_rate: float = 0.0,
     rng: PRNGKeyArray | None = None,
-) -> Float[Array, "B T D"]:
+) -> Float[Array, "*B T D"]:
     """Attention, then the feed-forward network, each on a normed copy and added to `x`.
 
     The sum is the shortcut connection; the norm stands before, not after, as in GPT-2.
@@ -65,7 +65,7 @@ def cached_block(
     norm2: Params,
     mlp: Params,
     num_heads: int,
-    gelu: Literal["tanh", "erf"] = "tanh",
+    gelu: Gelu = "tanh",
     epsilon: float = 1e-5,
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
     """`block` without dropout on T new tokens that follow those in the cache."""
@@ -76,16 +76,16 @@ def cached_block(
 
 
 def stack(
-    x: Float[Array, "B T D"],
+    x: Float[Array, "*B T D"],
     blocks: Params | tuple[Params, ...],
     config: ModelConfig,
     *,
     rng: PRNGKeyArray | None = None,
     attention: Attention = "auto",
-    segments: Int[Array, "B T"] | None = None,
+    segments: Int[Array, "*B T"] | None = None,
     remat: bool = False,
     unroll: int = 1,
-) -> Float[Array, "B T D"]:
+) -> Float[Array, "*B T D"]:
     """All L blocks, whose parameters are stacked on a leading axis, by `jax.lax.scan`.
 
     Compile time then does not grow with L. The backward pass keeps what linear layers and attention

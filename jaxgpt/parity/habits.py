@@ -51,5 +51,11 @@ class Habits:
     layers: Mapping[int, tuple[ModelConfig, "Habits"]] = field(default_factory=dict)
     """Config and habits of the layers that have their own."""
 
+    @property
+    def attends_as_jaxgpt(self) -> bool:
+        """Whether queries, keys and values become contexts as in the model itself."""
+        names = ("operand", "dropout", "looks_ahead", "scale")
+        return all(getattr(self, name) == getattr(Habits, name) for name in names)
+
 
 AS_JAXGPT = Habits()

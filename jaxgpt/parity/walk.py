@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.errors import ConfigError, DataError
-from jaxgpt.model.attention import attention_weights
+from jaxgpt.errors import ConfigError
+from jaxgpt.model import attention
+from jaxgpt.model.agreement import check_ids, check_rank
 from jaxgpt.model.embedding import embed, sinusoidal_positions, unembed
 from jaxgpt.model.layers import Params, gelu, layer_norm, linear
 from jaxgpt.parity.habits import AS_JAXGPT, Habits
@@ -69,21 +69,15 @@ def check_tokens(
     Raises ConfigError if there are fewer than `least` or more than the context holds, DataError if
     an id is outside the vocabulary.
     """
+    check_rank("tokens", tokens, "B T")
     length, vocab_size = tokens.shape[1], config.vocab_size
     if not least <= length <= config.context_length:
         raise ConfigError(
             f"{name} takes {least} to {config.context_length} tokens, not {length}; give a "
             f"{'longer' if length < least else 'shorter'} text"
         )
-    if isinstance(tokens, Tracer):
-        return
-    ids = np.asarray(tokens)
-    bad = ids[(ids < 0) | (ids >= vocab_size)]
-    if bad.size:
-        raise DataError(
-            f"token id {bad[0]} is outside [0, {vocab_size}), the vocabulary of {name}; encode "
-            "with the model's own tokenizer"
-        )
+    vocabulary = f", the vocabulary of {name}; encode with the model's own tokenizer"
+    check_ids("token id", tokens, vocab_size, vocabulary)
 
 
 def steps(
@@ -179,10 +173,15 @@ def _dense(x: Array, params: Params, habits: Habits) -> Array:
 def _attend(qkv: Float[Array, "B T E"], num_heads: int, habits: Habits) -> Float[Array, "B T D"]:
     rows, length, width = qkv.shape
     heads = qkv.reshape(rows, length, 3, num_heads, -1).transpose(2, 0, 3, 1, 4)
+    if habits.attends_as_jaxgpt:
+        contexts = attention.attend_causally(*heads)
+        return contexts.transpose(0, 2, 1, 3).reshape(rows, length, width // 3)
     queries, keys, values = map(habits.operand, heads)
     ahead = jnp.arange(length) - jnp.arange(length)[:, None]
     mask = None if habits.looks_ahead is None else ahead <= habits.looks_ahead
-    weights = attention_weights(queries, keys, scale=habits.scale(queries.shape[-1]), mask=mask)
+    weights = attention.attention_weights(
+        queries, keys, scale=habits.scale(queries.shape[-1]), mask=mask
+    )
     contexts = habits.operand(habits.dropout(weights)) @ values
     return contexts.transpose(0, 2, 1, 3).reshape(rows, length, width // 3)
 

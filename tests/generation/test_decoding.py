@@ -16,6 +16,7 @@ from jaxgpt.generation import decoding, dispatch
 from jaxgpt.generation.decoding import generate, prepare_params, stream
 from jaxgpt.generation.dispatch import CACHED_STEPS
 from jaxgpt.generation.sampling import SamplingConfig, sample
+from jaxgpt.model.attention import attention_in_force
 from jaxgpt.model.gpt import GPT
 
 CONFIG = ModelConfig(vocab_size=61, context_length=24, num_layers=2, num_heads=2, embed_dim=16)
@@ -189,7 +190,7 @@ def test_cache_is_updated_in_place(params, batch):
         window, jnp.full(batch, 3), jnp.zeros((batch, 61), bool), jnp.zeros(batch, bool)
     )
     keys = jax.random.split(jax.random.key(0), batch)
-    settings = {"config": CONFIG, "sampling": GREEDY}
+    settings = {"config": CONFIG, "sampling": GREEDY, "attention": attention_in_force()}
     ends = np.array([-1], "int32")
     _, cache = dispatch.prefill(ready, rows, keys, ends, **settings, slots=24, same=False)
     call = functools.partial(dispatch.extend, ready, cache, rows, keys, 0, 5, ends, **settings)

@@ -1,8 +1,14 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import ConfigError
+from jaxgpt.generation.decoding import generate
+from jaxgpt.model import attention
 from jaxgpt.model.attention import (
     attend_causally,
     attention_weights,
@@ -15,6 +21,8 @@ from jaxgpt.model.attention import (
     self_attention,
     simplified_attention,
 )
+from jaxgpt.model.gpt import GPT, decoding_params, init_cache, parameter_shapes
+from jaxgpt.parity.walk import walk
 
 B, T, D, H = 2, 6, 8, 2
 K = D // H
@@ -248,3 +256,82 @@ def test_a_missing_or_misspelt_weight_is_a_type_error():
         multi_head_attention(X, qkv=ALL["qkv"], num_heads=H)
     with pytest.raises(TypeError, match="ouput"):
         multi_head_attention(X, **ALL, ouput=ALL["out"], num_heads=H)
+
+
+def test_a_text_alone_is_attended_to_as_in_a_batch(whole):
+    alone = multi_head_attention(X[0], **ALL, num_heads=H)
+    np.testing.assert_allclose(alone, whole(X)[0], rtol=1e-5, atol=1e-5)
+    segments = jnp.array([0, 0, 1, 1, 1, 2])
+    alone = multi_head_attention(X[0], **ALL, num_heads=H, segments=segments)
+    batch = multi_head_attention(X[:1], **ALL, num_heads=H, segments=segments[None])
+    np.testing.assert_allclose(alone, batch[0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_shape_that_is_wanted_is_said():
+    with pytest.raises(ConfigError, match=r"it must be \(T, 3 D\) or \(B, T, 3 D\), where 3 heads"):
+        multi_head_attention(X, **ALL, num_heads=3)
+
+
+MODEL = ModelConfig(vocab_size=17, context_length=8, num_layers=1, num_heads=2, embed_dim=8)
+
+
+@pytest.fixture
+def replace(monkeypatch):
+    """`replace(name)` puts a function that does the same in place, and lists its calls."""
+
+    def put(name):
+        seen, own = [], getattr(attention, name)
+
+        def other(*arguments, **options):
+            seen.append(name)
+            return own(*arguments, **options)
+
+        monkeypatch.setattr(attention, name, other)
+        return seen
+
+    return put
+
+
+def _decode(params, tokens):
+    rows, model = len(tokens), GPT(MODEL, decoding_params(params))
+    return model.decode(tokens, init_cache(MODEL, rows, 8), *jnp.zeros((2, rows), int))
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [lambda params, tokens: GPT(MODEL, params)(tokens), _decode, partial(walk, MODEL)],
+    ids=["forward", "decoding", "walk"],
+)
+@pytest.mark.parametrize("name", ["attend_causally", "attention_weights"])
+def test_attention_that_is_replaced_is_replaced_everywhere(replace, compute, name):
+    calls, tokens = replace(name), jax.ShapeDtypeStruct((2, 5), int)
+    jax.eval_shape(lambda *given: compute(*given), parameter_shapes(MODEL), tokens)
+    assert calls
+
+
+def test_a_program_compiled_before_is_not_decoded_with(random_params, replace):
+    params = random_params(MODEL)
+    generate(MODEL, params, [[1]], max_new_tokens=1)
+    calls = replace("attention_weights")
+    generate(MODEL, params, [[1]], max_new_tokens=1)
+    assert calls
+
+
+def test_attention_for_training_alone_is_not_decoded_with(random_params, monkeypatch):
+    def training_only(queries, keys, values, *, segments=None, dropout_rate=0.0, rng=None):
+        return values
+
+    monkeypatch.setattr(attention, "attend_causally", training_only)
+    with pytest.raises(TypeError, match="start"):
+        generate(MODEL, random_params(MODEL), [[1]], max_new_tokens=1)
+
+
+def test_no_kernel_stands_in_for_attention_that_is_replaced(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        attention, "choose_attention", lambda *a, **k: asked.append(a[0]) or "chunked"
+    )
+    multi_head_attention(X, **ALL, num_heads=H)
+    monkeypatch.setattr(attention, "attention_weights", lambda *a, **k: attention_weights(*a, **k))
+    multi_head_attention(X, **ALL, num_heads=H)
+    assert asked == ["auto", "chunked"]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import PRESETS, ModelConfig
-from jaxgpt.errors import ConfigError
+from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.model.agreement import check_params
 from jaxgpt.model.gpt import (
     GPT,
     count_parameters,
@@ -62,17 +63,70 @@ def test_more_tokens_than_the_context_are_refused(config, params):
 
 
 @pytest.mark.parametrize("leaf", ["scale", "bias"])
-def test_a_missing_weight_is_a_type_error(config, params, leaf):
+def test_a_missing_weight_is_named(config, params, leaf):
     norm = {name: value for name, value in params["norm"].items() if name != leaf}
-    with pytest.raises(TypeError, match=leaf):
-        GPT(config, params | {"norm": norm})(TOKENS)
+    with pytest.raises(ConfigError, match=f"do not fit the config: norm.{leaf} is missing"):
+        GPT(config, params | {"norm": norm})
 
 
-def test_a_misspelt_weight_is_a_type_error(config, params):
+def test_a_misspelt_weight_is_named(config, params):
     blocks = dict(params["blocks"])
     blocks["nrom1"] = blocks.pop("norm1")
-    with pytest.raises(TypeError, match="norm1"):
-        GPT(config, params | {"blocks": blocks})(TOKENS)
+    with pytest.raises(ConfigError, match=r"norm1.bias is missing.*nrom1.bias has no place"):
+        GPT(config, params | {"blocks": blocks})
+
+
+@pytest.mark.parametrize("form", ["stacked", "in parts", "for decoding"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_layers": 5}, "num_layers is 5, but the parameters have 2 blocks"),
+        ({"vocab_size": 12}, "vocab_size is 12, but the parameters have 11 rows"),
+        ({"context_length": 16}, "context_length is 16, but the parameters have 8 rows"),
+        ({"embed_dim": 16}, "embed_dim is 16, but the parameters have 8 columns"),
+        ({"positions": "sinusoidal"}, "positions is sinusoidal, .* it must be learned"),
+        ({"qkv_bias": False}, "qkv_bias is False, but the parameters have .* it must be True"),
+        ({"tie_head": False}, "tie_head is False, but the parameters have no .* it must be True"),
+    ],
+)
+def test_a_config_that_the_parameters_were_not_made_with_is_refused(
+    random_params, change, message, form
+):
+    params = random_params(CONFIG)
+    if form == "in parts":
+        first, last = (jax.tree.map(lambda x, i=i: x[i:][:1], params["blocks"]) for i in (0, 1))
+        params |= {"blocks": (first, last)}
+    elif form == "for decoding":
+        params = decoding_params(params)
+    GPT(CONFIG, params)
+    other = dataclasses.replace(CONFIG, **change)
+    for build in (lambda: GPT(other, params), lambda: jax.eval_shape(lambda: GPT(other, params))):
+        with pytest.raises(ConfigError, match=message):
+            build()
+
+
+def test_a_weight_of_another_shape_is_refused(random_params):
+    params = random_params(CONFIG)
+    params["blocks"]["mlp"]["up"]["weight"] = jnp.zeros((2, 8, 31))
+    with pytest.raises(ConfigError, match=r"mlp.up.weight is \(2, 8, 31\), not \(2, 8, 32\)"):
+        GPT(CONFIG, params)
+    for other in ({}, {"blocks": 3}, [params]):
+        with pytest.raises(ConfigError, match=r"init_params"):
+            check_params(CONFIG, other, {"embed.tokens": (11, 8)})
+
+
+@pytest.mark.parametrize("id_", [V, -1])
+def test_an_id_outside_the_vocabulary_is_refused_where_it_can_be_seen(config, params, id_):
+    model = GPT(config, params)
+    with pytest.raises(DataError, match=rf"token id {id_} is outside \[0, 11\)"):
+        model(TOKENS.at[0, 3].set(id_))
+    with pytest.raises(DataError, match=f"token id {id_} is outside"):
+        jax.grad(lambda params: GPT(config, params)(TOKENS.at[0, 3].set(id_)).sum())(params)
+
+
+def test_one_text_needs_no_axis_of_rows(config, params, logits):
+    single = GPT(config, params)(TOKENS[1])
+    np.testing.assert_allclose(single, logits[1], rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_key_dropout_leaves_no_trace(random_params):
