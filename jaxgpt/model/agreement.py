@@ -96,7 +96,7 @@ def _disagreements(config: ModelConfig, found: Shapes) -> Iterator[str]:
             yield f"{name} is {asked}, but the parameters have {shape[axis]} {what}"
 
 
-def check_rank(name: str, x: Array, dims: str) -> None:
+def check_rank(name: str, x: Array | np.ndarray, dims: str) -> None:
     """Raise ConfigError, with the shape that is wanted, unless `x` has as many axes as `dims`."""
     if x.ndim != len(dims.split()):
         wanted = ", ".join(dims.split())
