@@ -27,6 +27,8 @@ class Arguments:
     """A file with a text on each line; - reads standard input. Blank lines are left out."""
     base: str = ""
     """Where the model that adapters were trained beside lies now, if it was moved."""
+    best: bool = False
+    """Take the checkpoint of the run's lowest validation loss instead of the newest."""
     batch_size: int = 32
     """Texts at a time."""
     all_classes: bool = False
@@ -51,8 +53,9 @@ def main(argv: list[str]) -> None:
     from jaxgpt.parity.pretrained import load_base
     from jaxgpt.training.evaluation import finite
 
-    check_base(arguments.checkpoint, arguments.base)
-    model = load_classifier(arguments.checkpoint, load_base, arguments.base)
+    path = cli.checkpoint_of(arguments.checkpoint, best=arguments.best)
+    check_base(path, arguments.base)
+    model = load_classifier(path, load_base, arguments.base)
     classes = [one_line(name) for name in model.task["classes"]]
     found = classify_texts(model, texts, batch_size=arguments.batch_size)
     finite(float(found.sum()))

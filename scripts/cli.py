@@ -10,7 +10,7 @@ import stat
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from jaxgpt.data.paths import is_dataset
 from jaxgpt.errors import ConfigError, JaxgptError
 from jaxgpt.shell import install, python, this_command
 from jaxgpt.terminal import escape, note, one_line, say
+from jaxgpt.training.kept import find_best
 
 Arguments = TypeVar("Arguments")
 Positional = tyro.conf.Positional  # Positional[str] is given by its place, without a flag
@@ -146,6 +147,8 @@ class ModelSource:
     """Instead of checkpoint: also the folder of a GPT-2 of Hugging Face."""
     tokenizer: str = ""
     """With init_from: the tokenizer, where the folder has none; gpt2, bytes, or a folder."""
+    best: bool = False
+    """Take the checkpoint of the run's lowest validation loss instead of the newest."""
 
     def __post_init__(self):
         """Refuse none and both."""
@@ -161,11 +164,19 @@ class ModelSource:
         from jaxgpt.parity.pretrained import load_pretrained
         from jaxgpt.training.checkpoint import load_model
 
-        check_base(self.checkpoint or self.init_from, self.base)
-        if self.checkpoint and not find_adapters(self.checkpoint):
-            return load_model(self.checkpoint)
-        path = self.checkpoint or self.init_from
+        path = checkpoint_of(self.checkpoint or self.init_from, best=self.best)
+        check_base(path, self.base)
+        if self.checkpoint and not find_adapters(path):
+            return load_model(path)
         return load_pretrained(path, self.tokenizer or None, base=self.base)
+
+
+def checkpoint_of(path: str, *, best: bool) -> str:
+    """The path of a model, or of the best checkpoint of the run in it.
+
+    Raises CheckpointError if that is wanted and there is none.
+    """
+    return str(find_best(path)) if best else path
 
 
 def _one_line(complaint: str) -> str:
@@ -326,3 +337,11 @@ def leave_if_stopped(signal_number: int | None, run: Path, step: int, steps: int
     if signal_number is not None and step < steps:
         note(f"saved {run} at step {step}; resume with: {resume_command()}")
         raise SystemExit(128 + signal_number)
+
+
+def say_best(records: Sequence[Mapping[str, Any]]) -> None:
+    """Print where the validation loss of a run was lower than at its end, if it was."""
+    from jaxgpt.training.overfitting import best_line  # imports numpy
+
+    if line := best_line(records):
+        say(f"the validation loss was lower before, {line}; --best takes that checkpoint")

@@ -35,6 +35,9 @@ class Arguments:
     """The tokenizer, where the folder has none; gpt2, bytes, or a folder."""
     base: str = ""
     """Where the model that adapters were trained beside lies now, if it was moved."""
+    best: bool = False
+    """With --from jaxgpt: take the checkpoint of the run's lowest validation loss instead of the
+    newest."""
     overwrite: bool = False
     """Replace what jaxgpt wrote at `out`; a folder that holds anything else is refused."""
 
@@ -86,7 +89,7 @@ def find_model(arguments: Arguments) -> str:
     from jaxgpt.parity.pretrained import is_own
     from jaxgpt.training.checkpoint import find_checkpoint
 
-    name = arguments.model
+    name = cli.checkpoint_of(arguments.model, best=arguments.best)
     if arguments.source == "jaxgpt":
         return name if find_adapters(name) else str(find_checkpoint(name))
     if is_own(name):

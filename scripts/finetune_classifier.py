@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
         f"test: {summary['texts']:,} texts, accuracy {summary['accuracy']:.1%}, balanced accuracy "
         f"{summary['balanced_accuracy']:.1%}, calibration error {summary['calibration_error']:.3f}"
     )
+    cli.say_best(result.records)
     say(f"the run is in {out}: test.json, loss.png, confusion.png, calibration.png, README.md")
     say(f"classify with it: {script('classify.py', '--checkpoint', out, '--text', 'A text')}")
 

@@ -1,7 +1,7 @@
 """What the command lines of fine-tuning share: options, and a run from the base to its end."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,9 @@ class RunArguments:
     """The run's folder: README.md, loss.png, metrics.jsonl, checkpoints/; runs/KIND by default."""
     base: str = ""
     """With adapters to begin with: where the model that they were trained beside lies now."""
+    best: bool = False
+    """Begin with the checkpoint of the lowest validation loss of the run in init_from instead of
+    the newest."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to run; auto takes the best there is."""
 
@@ -43,6 +46,7 @@ def tune(arguments: RunArguments, kind: str, function: Callable[..., Any]) -> tu
 
     select_platform(arguments.platform)
     config = arguments.config
+    config = replace(config, init_from=cli.checkpoint_of(config.init_from, best=arguments.best))
     check_base(config.init_from, arguments.base)
     with cli.standard_folder(arguments.out, Path("runs") / kind) as out:
         found = function(
@@ -69,3 +73,4 @@ def say_measured(records: Sequence[Mapping[str, Any]]) -> None:
     for name in measured[-1] if measured else ():
         label = name.replace("_", " ")
         say(f"{label:<28}{measured[0][name]:.6f} -> {measured[-1][name]:.6f}")
+    cli.say_best(records)

@@ -19,6 +19,7 @@ from progress import Progress
 
 from jaxgpt.config import RunOptions, TrainConfig, get_preset
 from jaxgpt.config_file import load_config
+from jaxgpt.errors import ConfigError
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, SamplingConfig, check_range
 from jaxgpt.shell import script, this_command
 from jaxgpt.terminal import escape, say
@@ -38,6 +39,9 @@ class Arguments:
     options: RunOptions = field(default_factory=RunOptions)
     out: str = ""
     """The run's folder: checkpoints, metrics.jsonl, loss.png, README.md. runs/PRESET by default."""
+    best: bool = False
+    """Begin with the checkpoint of the lowest validation loss of the run in init_from instead of
+    the newest."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to run; auto takes the best there is."""
 
@@ -59,7 +63,11 @@ def main(argv: list[str]) -> None:
     )
     cli.refuse_idle(argv, arguments.config.data)
     out = Path(arguments.out or standard_out)
-    if arguments.config.init_from and begun(out, arguments.config.init_from) is None:
+    if arguments.best and not arguments.config.init_from:
+        raise ConfigError("--best goes with --init-from, the run to begin with")
+    path = source(arguments.config.init_from, out, best=arguments.best)
+    arguments = replace(arguments, config=replace(arguments.config, init_from=path))
+    if path and begun(out, path) is None:
         from jaxgpt.parity.pretrained import check_fits
 
         check_fits(arguments.config)
@@ -73,26 +81,45 @@ def begin_from(default: TrainConfig, argv: list[str], standard_out: Path) -> Tra
     parser.add_argument("--init-from", "--init_from", nargs="?")
     parser.add_argument("--tokenizer", nargs="?")
     parser.add_argument("--out", nargs="?")
+    parser.add_argument("--best", action="store_true")
     flags, _ = parser.parse_known_args(argv)
     if not flags.init_from:
         return default
-    if run := begun(Path(flags.out or standard_out), flags.init_from):
+    out = Path(flags.out or standard_out)
+    path = source(flags.init_from, out, best=flags.best)
+    if run := begun(out, path):
         data = replace(default.data, tokenizer=run.data.tokenizer)
         return replace(default, init_from=run.init_from, model=run.model, data=data)
     from jaxgpt.parity import pretrained  # imports jax, which --help must not
 
-    return pretrained.begin_from(default, flags.init_from, flags.tokenizer)
+    return pretrained.begin_from(default, path, flags.tokenizer)
+
+
+def source(init_from: str, out: Path, *, best: bool) -> str:
+    """What to begin with: `init_from`, or the best checkpoint of the run in it.
+
+    A run in `out` that has begun goes on with what was the best then.
+    """
+    config = recorded(out) if best else None
+    if config is not None and Path(config.init_from).parents[1:2] == (Path(init_from),):
+        return config.init_from
+    return cli.checkpoint_of(init_from, best=best)
 
 
 def begun(out: Path, init_from: str) -> TrainConfig | None:
     """The config of a run in `out` that began with that folder, and needs it no more."""
-    from jaxgpt.training.checkpoint import checkpoints  # these import jax
+    config = recorded(out)
+    return config if config is not None and config.init_from == init_from else None
+
+
+def recorded(out: Path) -> TrainConfig | None:
+    """The config of the run in `out` that goes on, if it has a checkpoint."""
+    from jaxgpt.training.kept import checkpoints  # these import jax
     from jaxgpt.training.run_contents import recorded_settings
 
     if "--overwrite" in sys.argv or not os.path.isdir(out) or not checkpoints(out):
         return None
-    config = recorded_settings(out, TrainConfig())
-    return config if config is not None and config.init_from == init_from else None
+    return recorded_settings(out, TrainConfig())
 
 
 def train(arguments: Arguments, out: Path) -> None:
@@ -114,6 +141,7 @@ def train(arguments: Arguments, out: Path) -> None:
         )
     cli.leave_if_stopped(result.signal, out, int(result.state.step), result.config.steps)
     say(summary(result.records))
+    cli.say_best(result.records)
     say(f"the run is in {out}: README.md, loss.png, metrics.jsonl, checkpoints/")
     prompt = arguments.config.sample_prompt
     say(f"write with it: {script('generate.py', '--checkpoint', out, '--prompt', prompt)}")

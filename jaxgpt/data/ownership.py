@@ -28,7 +28,7 @@ _ORBAX = (
     r"(?:ocdbt\.process_\d+/)?(?:manifest\.ocdbt|d/[0-9a-f]{32})(?:\.__lock)?)"
 )
 CHECKPOINT = (
-    rf"(?:(?:config|manifest|task)\.json|tokenizer/{_TOKENIZER}|"
+    rf"(?:(?:config|manifest|task|validation)\.json|tokenizer/{_TOKENIZER}|adapters/{ADAPTERS}|"
     rf"(?:params|optimizer)(?:\.orbax-checkpoint-tmp[^/]*)?/{_ORBAX})"
 )
 _EXPORT = (

@@ -31,6 +31,7 @@ from jaxgpt.training.loop import Hooks, Step, fit
 from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.mesh import batch_sharding, make_mesh, state_shardings
+from jaxgpt.training.overfitting import passes_line, validation_loss
 from jaxgpt.training.plan import one_device
 from jaxgpt.training.plots import Panel
 from jaxgpt.training.report import Reporter
@@ -202,10 +203,10 @@ def tune(
             left = max(0, config.epochs * job.num_rows - start.rows)
             train = replace(train, steps=start.step + math.ceil(left / config.batch_size))
 
-        def keep_adapters(state: TrainState) -> None:
+        def keep_adapters(state: TrainState, folder: Path) -> None:
             if parts.adapters:
                 save_adapters(
-                    run / ADAPTERS_FOLDER,
+                    folder / ADAPTERS_FOLDER,
                     state.params,
                     config.lora,
                     origin,
@@ -216,11 +217,19 @@ def tune(
                     overwrite=True,
                 )
 
-        def keep(state: TrainState) -> None:
-            keep_adapters(state)  # first: a run whose checkpoint is there is not run again
-            stored = replace(state, params=parts.stored(state.params, frozen))
-            rows = rows_at(int(state.step))
-            save(run, stored, train, base.tokenizer, data, kept, rows=rows)
+        def keep(state: TrainState, reporter: Reporter) -> None:
+            keep_adapters(state, run)  # first: a run whose checkpoint is there is not run again
+            save(
+                run,
+                replace(state, params=parts.stored(state.params, frozen)),
+                train,
+                base.tokenizer,
+                data,
+                kept,
+                rows=rows_at(int(state.step)),
+                validation_loss=validation_loss(reporter.records, int(state.step)),
+                write_more=partial(keep_adapters, state),
+            )
 
         sample = job.sample
         write = sample and (lambda state: sample(join(state.params, frozen)))
@@ -228,20 +237,22 @@ def tune(
         def hooks(reporter: Reporter) -> Hooks:
             return Hooks(
                 evaluate=lambda state: job.measure(join(state.params, frozen)),
-                save=keep,
+                save=partial(keep, reporter=reporter),
                 publish=lambda: card.publish(reporter.records, reporter.say),
                 sample=write,
             )
 
         if start.step >= train.steps:
             if not are_whole(run / ADAPTERS_FOLDER):
-                keep_adapters(state)
+                keep_adapters(state, run)
             pages, samples = (CURVES, CARD), sample is not None
             records = complete(run, state, train, hooks, pages, samples=samples, unit=job.unit)
             signal = None
         else:
             reporter = Reporter(run, train.steps, int(state.step), unit=job.unit)
             reporter.say(_headline(parts, job))
+            passes = rows_at(train.steps) / job.num_rows
+            reporter.say(passes_line(train.steps, passes, "records to train on"))
             step_fn = compile_step(train, mesh, template, partial(parts.loss, job.loss_fn))
             state, signal = _fit(
                 start,

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxgpt.errors import ResourceError
 from jaxgpt.finetuning.settings import TuningConfig
+from jaxgpt.training.overfitting import best_line
 from jaxgpt.training.plots import Panel, plot_curves
 from jaxgpt.training.run_card import last_value, write_card
 
@@ -47,6 +48,7 @@ class TuningCard:
             **{
                 name.replace("_", " "): f"{last_value(records, name):.4f}" for name in sorted(names)
             },
+            "lowest validation loss": best_line(records),
             **(rows or {}),
         }
         title = (

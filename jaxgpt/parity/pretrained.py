@@ -17,13 +17,13 @@ from jaxgpt.model.layers import Params
 from jaxgpt.parity.hf_config import read_gpt2_config
 from jaxgpt.parity.hf_weights import Dtype, load_gpt2
 from jaxgpt.training.checkpoint import (
-    FOLDER,
     MANIFEST,
     LoadedModel,
     find_checkpoint,
     load_model,
     read_config,
 )
+from jaxgpt.training.kept import FOLDER
 
 _VOCABULARIES = ("merges.txt", "vocab.json", "tokenizer.json")
 

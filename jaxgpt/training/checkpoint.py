@@ -5,7 +5,6 @@ What is broken is renamed, never deleted.
 
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +18,6 @@ import jax.numpy as jnp
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.config_file import from_dict, read_mapping, to_dict
 from jaxgpt.data.atomic import new_folder
-from jaxgpt.data.ownership import unfinished_foreign
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.model.gpt import parameter_shapes
@@ -27,13 +25,12 @@ from jaxgpt.model.layers import Params
 from jaxgpt.shell import script
 from jaxgpt.terminal import note, one_line
 from jaxgpt.training.arrays import read_arrays, why, write_arrays
+from jaxgpt.training.kept import FOLDER, named_checkpoints, prune, write_validation
 from jaxgpt.training.manifest import MANIFEST, DamagedError, verify, write_manifest
 from jaxgpt.training.step import TrainState
 from jaxgpt.training.task import check_task
 
-FOLDER = "checkpoints"
 TASK = "task.json"
-_DRAFT = re.compile(r"\.\d{8}\.\d+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -58,12 +55,15 @@ def save(
     task: Mapping[str, Any] | None = None,
     *,
     rows: int | None = None,
+    validation_loss: float | None = None,
+    write_more: Callable[[Path], object] = lambda draft: None,
 ) -> Path:
     """Write the state as `run/checkpoints/<step>` and return that folder.
 
     `data` is the fingerprint of what the run was trained on, `task` what `LoadedModel.task` will
-    be, `rows` how many rows of data it has had, if not the batches of `config`. The folder appears
-    whole or not at all; older ones beyond `config.keep_checkpoints` are removed after it. A whole
+    be, `rows` how many rows of data it has had, if not the batches of `config`, `validation_loss`
+    the state's where it was measured, and `write_more` adds to the folder. That appears whole or
+    not at all; then older ones are removed, but for `config.keep_checkpoints` and the best. A whole
     one of that step is kept. Raises ResourceError if it cannot be written.
     """
     step = int(state.step)
@@ -76,6 +76,10 @@ def save(
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         write_arrays(draft / "optimizer", {"opt_state": state.opt_state, "step": state.step})
+        write_more(draft)
+        if validation_loss is not None:
+            measured_on = f"{data} {config.evaluation_stride} {config.evaluation_batches}"
+            write_validation(draft, validation_loss, measured_on)
         model = LoadedModel(config.model, state.params, tokenizer, step, config, task or {})
         _write_model(draft, model, data, rows)
         draft.rename(folder)
@@ -84,7 +88,7 @@ def save(
         if isinstance(error, OSError | ResourceError):
             raise ResourceError(f"checkpoint {folder} could not be written: {why(error)}") from None
         raise
-    _prune(run, config.keep_checkpoints)
+    prune(run, config.keep_checkpoints)
     return folder
 
 
@@ -110,24 +114,6 @@ def _write_model(draft: Path, model: LoadedModel, data: str, rows: int) -> None:
     write_manifest(draft, step=model.step, rows=rows, data=data, dtype=dtype)
 
 
-def _prune(run: Path, keep: int) -> None:
-    """Remove old checkpoints and drafts, but for those that somebody else has written into."""
-    drafts = [path for path in (run / FOLDER).glob(".*.tmp") if _DRAFT.fullmatch(path.name)]
-    for folder in (*checkpoints(run)[:-keep], *drafts):
-        if not folder.is_symlink() and not unfinished_foreign(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """The committed checkpoints of a run, oldest first."""
-    return [path for path in _named(run) if path.is_dir()]
-
-
-def _named(run: Path) -> list[Path]:
-    """All that has a checkpoint's name, oldest first."""
-    return sorted((run / FOLDER).glob("[0-9]" * 8))
-
-
 class Restored(NamedTuple):
     """A run as its newest whole checkpoint has it: the state, the rows it had, and its settings."""
 
@@ -148,7 +134,7 @@ def restore_latest(
     the one before it is tried. Raises CheckpointError if none is whole, for a run is never started
     anew over checkpoints that it cannot read, or if a whole one does not fit the template.
     """
-    found = _named(run)
+    found = named_checkpoints(run)
     for folder in reversed(found):
         manifest = _whole(folder)
         if manifest is None:
@@ -258,7 +244,7 @@ def _newest_whole(path: Path) -> tuple[Path, dict[str, Any]]:
     """A checkpoint's folder and its manifest; see `find_checkpoint`."""
     if os.path.isfile(path / MANIFEST):  # pathlib's would raise on a name that is too long
         return path, verify(path)
-    found = _named(path) if os.path.isdir(path) else []
+    found = named_checkpoints(path) if os.path.isdir(path) else []
     damaged = []
     for folder in reversed(found):
         try:

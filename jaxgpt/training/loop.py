@@ -12,6 +12,7 @@ import numpy as np
 from jaxgpt.config import TrainConfig
 from jaxgpt.errors import JaxgptError, NonFiniteError, ResourceError
 from jaxgpt.terminal import one_line
+from jaxgpt.training.overfitting import improved, newly_overfit
 from jaxgpt.training.report import Reporter
 from jaxgpt.training.spikes import SpikeWatch
 from jaxgpt.training.step import TrainState, all_finite
@@ -94,11 +95,12 @@ def visit(
 ) -> None:
     """Do of measuring, sampling and saving what is due between two steps.
 
-    Saving comes last: a run that goes on from a checkpoint does not do again what is before it.
+    The best validation loss so far is saved in any case. Saving comes last: a run that goes on
+    from a checkpoint does not do again what is before it.
     """
     evaluate, sample, save = due
     if evaluate:
-        _evaluate(state, config, hooks, reporter)
+        save |= _evaluate(state, config, hooks, reporter)
     if sample and hooks.sample is not None:
         _sample(hooks.sample, state, reporter)
     if save:
@@ -106,7 +108,8 @@ def visit(
         hooks.save(state)
 
 
-def _evaluate(state: TrainState, config: TrainConfig, hooks: Hooks, reporter: Reporter) -> None:
+def _evaluate(state: TrainState, config: TrainConfig, hooks: Hooks, reporter: Reporter) -> bool:
+    """Measure a state that is finite; whether it is the best so far."""
     step, measured = int(state.step), hooks.evaluate(state)
     odd = next((name for name, value in measured.items() if not math.isfinite(value)), None)
     if odd is not None:
@@ -117,6 +120,9 @@ def _evaluate(state: TrainState, config: TrainConfig, hooks: Hooks, reporter: Re
     reporter.record({"step": step, **measured})
     figures = "  ".join(f"{name.replace('_', ' ')} {x:.4f}" for name, x in measured.items())
     reporter.say(f"step {step:>{len(str(config.steps))}}/{config.steps}  {figures}")
+    if found := newly_overfit(reporter.records):
+        reporter.say(f"warning: {found}")
+    return improved(reporter.records)
 
 
 class _Saves:

@@ -25,11 +25,13 @@ from jaxgpt.training.completion import complete
 from jaxgpt.training.device_tokens import batch_source
 from jaxgpt.training.evaluation import total_loss
 from jaxgpt.training.fits import check_step
+from jaxgpt.training.headline import headline
 from jaxgpt.training.loop import Hooks, fit
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh
 from jaxgpt.training.optimizer import make_optimizer
+from jaxgpt.training.overfitting import validation_loss
 from jaxgpt.training.plots import plot_losses
 from jaxgpt.training.profile import profiling
 from jaxgpt.training.report import Reporter
@@ -118,16 +120,18 @@ def pretrain(
             )
         start = _begin_or_resume(config, run, options, dataset, mesh, initial_params)
         state, rows_at = start.state, partial(start.rows_at, batch_size=config.batch_size)
-        fingerprint = dataset.fingerprint
         write = sampler and (lambda state: sampler(config, state.params, tokenizer))
 
-        def keep(state: TrainState) -> None:
-            save(run, state, config, tokenizer, fingerprint, rows=rows_at(int(state.step)))
+        def keep(state: TrainState, reporter: Reporter) -> None:
+            step = int(state.step)
+            loss = validation_loss(reporter.records, step)
+            data = dataset.fingerprint
+            save(run, state, config, tokenizer, data, rows=rows_at(step), validation_loss=loss)
 
         def hooks(reporter: Reporter) -> Hooks:
             return Hooks(
                 evaluate=_evaluation(config, dataset, held_out, mesh),
-                save=keep,
+                save=partial(keep, reporter=reporter),
                 publish=lambda: _publish(config, run, dataset, reporter, command, rows_at),
                 sample=write,
             )
@@ -136,7 +140,8 @@ def pretrain(
             records = complete(run, state, config, hooks, (PICTURE, CARD), samples=bool(sampler))
             return RunResult(state, config, records)
         reporter = Reporter(run, config.steps, int(state.step))
-        reporter.say(_headline(config, dataset))
+        for line in headline(config, dataset, tokenizer, rows_at(config.steps)):
+            reporter.say(line)
         step_fn = make_step(config, mesh)
         batches = batch_source(windows, config.batch_size, config.seed, mesh)
         with (
@@ -172,18 +177,6 @@ def _about(subject: str) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"{subject}: {error}") from None
-
-
-def _headline(config: TrainConfig, dataset: TokenDataset) -> str:
-    train, validation = dataset.split("train"), dataset.split("validation")
-    line = (
-        f"{count_parameters(config.model):,} parameters, {train.num_tokens:,} training tokens, "
-        f"{validation.num_tokens:,} validation tokens, "
-        f"{config.batch_size * config.model.context_length:,} tokens a step, "
-        f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    )
-    floor = entropy_per_byte(dataset)
-    return line + ("" if floor is None else f"; entropy of the text {floor:.4f} bits per byte")
 
 
 def _initial_params(config: TrainConfig) -> Params:

@@ -11,7 +11,7 @@ from pathlib import Path
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import DataError
 from jaxgpt.terminal import note
-from jaxgpt.training.checkpoint import FOLDER, checkpoints
+from jaxgpt.training.kept import FOLDER, checkpoints
 from jaxgpt.training.run_contents import (
     ASIDE,
     CONFIG,

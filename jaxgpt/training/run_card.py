@@ -13,6 +13,7 @@ from jaxgpt.config_file import to_dict
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.files import write_file
 from jaxgpt.model.gpt import count_parameters
+from jaxgpt.training.overfitting import best_line
 
 CARD = "README.md"
 _SETTINGS = "The settings:\n\n```json\n"  # by which a card is known, too
@@ -33,7 +34,7 @@ def write_run_card(
     """
     train, validation = dataset.split("train"), dataset.split("validation")
     tokenizer = dataset.manifest["tokenizer"]
-    device = jax.devices()[0]
+    device, seen = jax.devices()[0], rows * config.model.context_length
     facts = {
         "parameters": f"{count_parameters(config.model):,}",
         "data": ", ".join(config.data.data),
@@ -41,9 +42,10 @@ def write_run_card(
         "training tokens": f"{train.num_tokens:,} ({train.num_bytes:,} bytes)",
         "validation tokens": f"{validation.num_tokens:,} ({validation.num_bytes:,} bytes)",
         "steps": f"{last_value(records, 'step', 0):,} of {config.steps:,}",
-        "tokens seen": f"{rows * config.model.context_length:,}",
+        "tokens seen": f"{seen:,}, {seen / train.num_tokens:,.1f} passes over the training tokens",
         "training loss": _number(last_value(records, "loss"), "nats per token"),
         "validation loss": _number(last_value(records, "validation_loss"), "nats per token"),
+        "lowest validation loss": best_line(records, "nats per token"),
         "validation bits per byte": _number(last_value(records, "validation_bits_per_byte")),
         "entropy of the text": _number(entropy_per_byte(dataset), "bits per byte"),
         "speed": f"{last_value(records, 'tokens_per_second', 0):,.0f} tokens/s",

@@ -11,7 +11,8 @@ from jaxgpt.config import OptimizerConfig, TrainConfig
 from jaxgpt.config_file import differences, from_dict, read_mapping
 from jaxgpt.data import ownership
 from jaxgpt.errors import ConfigError
-from jaxgpt.training.checkpoint import TASK, checkpoints
+from jaxgpt.training.checkpoint import TASK
+from jaxgpt.training.kept import checkpoints
 from jaxgpt.training.manifest import MANIFEST
 
 CONFIG = "config.json"

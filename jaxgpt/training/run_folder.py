@@ -19,7 +19,7 @@ from jaxgpt.data.ownership import refuse_foreign
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.files import write_file
 from jaxgpt.terminal import note
-from jaxgpt.training.checkpoint import FOLDER, checkpoints
+from jaxgpt.training.kept import FOLDER, checkpoints
 from jaxgpt.training.replaced import (
     put_back,
     put_tokens_back,

@@ -15,13 +15,13 @@ from jaxgpt.errors import CheckpointError
 from jaxgpt.files import seal
 from jaxgpt.training import checkpoint
 from jaxgpt.training.checkpoint import (
-    checkpoints,
     find_checkpoint,
     load_model,
     restore_latest,
     save,
     save_model,
 )
+from jaxgpt.training.kept import checkpoints
 from jaxgpt.training.manifest import DamagedError, verify
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.step import init_state

@@ -19,7 +19,8 @@ from jaxgpt.config import RunOptions
 from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import CheckpointError, ConfigError, NonFiniteError
-from jaxgpt.training.checkpoint import Restored, checkpoints, load_model
+from jaxgpt.training.checkpoint import Restored, load_model
+from jaxgpt.training.kept import checkpoints
 from jaxgpt.training.manifest import verify
 from jaxgpt.training.pretrain import pretrain
 from jaxgpt.training.run_state import changes

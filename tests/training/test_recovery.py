@@ -16,7 +16,7 @@ from jaxgpt.data import prepare as prepare_module
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
 from jaxgpt.training import pretrain as pretrain_module
 from jaxgpt.training import run_folder
-from jaxgpt.training.checkpoint import checkpoints
+from jaxgpt.training.kept import checkpoints
 from jaxgpt.training.pretrain import pretrain
 from jaxgpt.training.run_contents import foreign_files
 

@@ -1,0 +1,99 @@
+"""What is said of a run that learns its text by heart, and that its best state is kept."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jaxgpt.config import OptimizerConfig, TrainConfig
+from jaxgpt.training.loop import Hooks, fit
+from jaxgpt.training.overfitting import best, improved, newly_overfit, passes_line, validation_loss
+from jaxgpt.training.report import Reporter
+from jaxgpt.training.step import TrainState
+
+
+def measured(*losses):
+    return [{"step": 10 * i, "validation_loss": loss} for i, loss in enumerate(losses)]
+
+
+def overfit(records):
+    """The places at which it is said."""
+    return [i for i in range(len(records)) if newly_overfit(records[: i + 1])]
+
+
+@pytest.mark.parametrize(
+    ("losses", "places"),
+    [
+        ([7.0, 5.0, 4.0, 3.9, 3.9], []),
+        ([7.0, 5.0, 4.0, 4.5, 3.9, 4.5, 3.9], []),
+        ([7.0, 5.0, 4.0, 4.03, 4.03, 4.03], []),
+        ([7.0, 5.0, 4.0, 4.05, 4.06, 5.0, 6.0], [4]),
+        ([7.0, 5.0, 4.0, 4.5, 3.9, 4.5, 4.4], [6]),
+        ([0.5, 0.6, 0.7], [2]),
+        ([0.02, 0.021, 0.022, 0.025, 0.025], []),
+        ([0.02, 0.01, 0.05, 0.06], [3]),
+        ([0.0, 0.0, 0.0], []),
+        ([3.0, 9.0], []),
+        ([9.0], []),
+    ],
+)
+def test_a_rise_is_said_once_when_it_is_clear_twice_in_a_row(losses, places):
+    assert overfit(measured(*losses)) == places
+
+
+def test_the_message_names_the_lowest_and_what_to_do():
+    said = newly_overfit(measured(7.0, 5.0, 4.0, 4.5, 4.6))
+    assert "above its lowest, 4.0000 at step 20, once more" in said
+    for remedy in ("--best", "fewer steps", "--dropout", "smaller model", "more text"):
+        assert remedy in said
+
+
+def test_a_single_measurement_far_above_the_training_loss_is_said_too():
+    trained = [{"step": step, "loss": 1.0 + 0.1 * (step % 2)} for step in range(1, 60)]
+    assert overfit([*measured(7.6), *trained, {"step": 60, "validation_loss": 2.0}]) == []
+    said = newly_overfit([*measured(7.6), *trained, {"step": 60, "validation_loss": 6.33}])
+    assert "validation loss 6.3300 is far above the training loss 1.06" in said
+
+
+def test_the_best_is_the_newest_of_the_lowest_and_not_before_the_first_step():
+    assert best(measured(1.0, 3.0, 2.0, 2.0, 2.5)) == (30, 2.0)
+    assert best(measured(1.0)) is None
+    places = [improved(measured(1.0, 3.0, 2.0, 2.0, 2.5)[: i + 1]) for i in range(5)]
+    assert places == [False, True, True, True, False]
+    assert not improved([])
+    assert validation_loss(measured(1.0, 3.0), 10) == 3.0
+    assert validation_loss(measured(1.0, 3.0), 11) is None
+
+
+def test_the_best_is_saved_where_no_checkpoint_is_due(tmp_path):
+    losses = {0: 9.0, 2: 3.0, 4: 2.0, 6: 2.5, 8: 2.6, 10: 1.9}
+    saved, stream = [], io.StringIO()
+    config = TrainConfig(
+        steps=10, evaluate_every=2, checkpoint_every=6, optimizer=OptimizerConfig(warmup_steps=0)
+    )
+
+    def step(state, batch, number):
+        metrics = {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.1, "targets": 5}
+        return replace(state, step=state.step + 1), metrics
+
+    fit(
+        TrainState(np.int32(0), {}, None),
+        config,
+        step_fn=step,
+        batch_at=lambda number: None,
+        hooks=Hooks(
+            evaluate=lambda state: {"validation_loss": losses[int(state.step)]},
+            save=lambda state: saved.append(int(state.step)),
+        ),
+        reporter=Reporter(tmp_path, 10, 0, stream),
+    )
+    assert saved == [2, 4, 6, 10]
+    assert stream.getvalue().count("above its lowest, 2.0000 at step 4, once more") == 1
+
+
+@pytest.mark.parametrize(
+    ("passes", "shown"), [(0.00012, "0.0001"), (1.02, "1.0"), (24.4, "24"), (12345.6, "12,346")]
+)
+def test_passes_are_told_in_a_line(passes, shown):
+    assert passes_line(60, passes, "texts") == f"60 steps make {shown} passes over the texts"
