@@ -59,7 +59,7 @@ def _overfit(records: Records) -> str | None:
     last, gap = measured[-1][0], measured[-1][0] - np.mean(trained or measured[-1][0])
     lowest, step = min(measured[:-2], default=(math.inf, 0))
     if min(measured[-2:])[0] > lowest + _RISE * max(1, abs(lowest)):
-        found = f"the validation loss is above its lowest, {lowest:.4f} at step {step}, once more;"
+        found = f"the validation loss is above that of step {step}, {lowest:.4f}, twice in a row;"
     elif gap > _GAP:
         found = (
             f"the validation loss {last:.4f} is far above the training loss {last - gap:.4f}; "

@@ -44,7 +44,7 @@ def test_a_rise_is_said_once_when_it_is_clear_twice_in_a_row(losses, places):
 
 def test_the_message_names_the_lowest_and_what_to_do():
     said = newly_overfit(measured(7.0, 5.0, 4.0, 4.5, 4.6))
-    assert "above its lowest, 4.0000 at step 20, once more" in said
+    assert "above that of step 20, 4.0000, twice in a row" in said
     for remedy in ("--best", "fewer steps", "--dropout", "smaller model", "more text"):
         assert remedy in said
 
@@ -89,7 +89,7 @@ def test_the_best_is_saved_where_no_checkpoint_is_due(tmp_path):
         reporter=Reporter(tmp_path, 10, 0, stream),
     )
     assert saved == [2, 4, 6, 10]
-    assert stream.getvalue().count("above its lowest, 2.0000 at step 4, once more") == 1
+    assert stream.getvalue().count("above that of step 4, 2.0000, twice in a row") == 1
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_another_batch_size_goes_on_at_the_row_where_it_stopped(
     assert drawn == indices(windows, 0, rows, seed=config.seed).tolist()
     assert "batch_size 8 -> 16: the data goes on behind the 24 rows that were trained on" in said
     assert "batch_size 16 -> 8: the data goes on behind the 56 rows that were trained on" in said
-    assert f"| tokens seen | {rows * 16:,} |" in (run / "README.md").read_text()
+    assert f"| tokens seen | {rows * 16:,}, " in (run / "README.md").read_text()
     assert verify(checkpoints(run)[-1])["rows"] == rows
 
 
