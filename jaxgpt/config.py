@@ -10,10 +10,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxgpt.errors import ConfigError, brief
-from jaxgpt.fields import check, check_at_least, check_fields, check_share
+from jaxgpt.fields import check, check_at_least, check_fields, check_share, traced
 from jaxgpt.ranges import check_float
 
 _LEAST_RATE = 1e-9
+
+
+def check_warmup(warmup: int, steps: int) -> None:
+    """Raise ConfigError if the learning rate of a run of `steps` would only ascend."""
+    check(
+        warmup < steps,
+        f"warmup_steps is {warmup}, but the run has only {steps} steps; "
+        f"set --warmup-steps to less than --steps (0 for none)",
+    )
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,8 @@ class ModelConfig:
     def __post_init__(self):
         """Refuse shapes that no model can have."""
         check_fields(self)
+        if traced(self):
+            return
         check_at_least(self, 1, "context_length", "num_layers", "num_heads", "embed_dim")
         check_at_least(self, 0, "vocab_size")
         if self.embed_dim % self.num_heads:
@@ -157,6 +168,8 @@ class OptimizerConfig:
     def __post_init__(self):
         """Refuse rates and decays outside their ranges."""
         check_fields(self)
+        if traced(self):
+            return
         check(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be above 0")
         if self.learning_rate > 1:
             warnings.warn(
@@ -252,6 +265,8 @@ class TrainConfig:
     def __post_init__(self):
         """Refuse runs that cannot be stepped."""
         check_fields(self, seed=2**32 - 1, steps=10**8 - 1)
+        if traced(self):
+            return
         check_at_least(
             self, 1, "steps", "batch_size", "gradient_accumulation", "fsdp", "sample_tokens"
         )
@@ -263,12 +278,8 @@ class TrainConfig:
             self, 0, "data_parallel", "evaluation_batches", "evaluation_stride", "unroll"
         )
         check_at_least(self, 0, "seed")
-        warmup = self.optimizer.warmup_steps
-        check(
-            warmup < self.steps,
-            f"warmup_steps is {warmup}, but the run has only {self.steps} steps; "
-            f"set --warmup-steps to less than --steps (0 for none)",
-        )
+        if not traced(self.optimizer):
+            check_warmup(self.optimizer.warmup_steps, self.steps)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """A config's fields, held against their annotations and ranges. Standard library only."""
 
+import copy
 import dataclasses
 import os
+import sys
 import types
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -115,3 +117,22 @@ def check_share(config: Any, name: str) -> None:
         value >= 0 and as_float32(value) < 1,
         f"{name} is {value}; it must be in [0, 1), at most 0.99999994 (in float32)",
     )
+
+
+def traced(config: Any) -> bool:
+    """Whether JAX traces a number of a config, whose value then cannot be checked."""
+    jax = sys.modules.get("jax")  # imported by whoever traces
+    return jax is not None and any(
+        isinstance(value, jax.core.Tracer) for value in vars(config).values()
+    )
+
+
+def unchecked(config: Any, **changes: Any) -> Any:
+    """Copy of a config with traced numbers, which are neither checked nor of their fields' types.
+
+    Where nothing enforces annotations, `dataclasses.replace` does it too.
+    """
+    changed = copy.copy(config)
+    for name, value in changes.items():
+        object.__setattr__(changed, name, value)
+    return changed

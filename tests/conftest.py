@@ -70,6 +70,24 @@ def base(random_params):
 
 
 @pytest.fixture
+def compiled_anew():
+    """A list that grows by one whenever a program is compiled that no cache had."""
+    found, counting = [], True
+
+    def listen(event, **details):
+        if counting and event == "/jax/compilation_cache/cache_misses":
+            found.append(event)
+
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    jax.monitoring.register_event_listener(listen)
+    yield found
+    counting = False
+    jax.config.update(name, before)
+
+
+@pytest.fixture
 def base_folder(base, tmp_path):
     """The same as a checkpoint's folder."""
     from jaxgpt.training.checkpoint import save_model

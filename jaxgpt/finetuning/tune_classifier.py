@@ -138,7 +138,7 @@ def tune_classifier(
         }
 
     job = Job(
-        loss_fn=class_loss(train, config.pooling),
+        make_loss=partial(class_loss, pooling=config.pooling),
         batch=lambda row: rows.batch(row, config.batch_size, seed=config.seed),
         num_rows=len(rows),
         measure=watch,

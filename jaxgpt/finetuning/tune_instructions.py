@@ -87,13 +87,12 @@ def tune_instructions(
         )
     train = train_config(config, base, len(rows))
     mesh = make_mesh(train)
-    loss_fn = next_token_loss(train)
     batch_size = config.batch_size // config.gradient_accumulation
     job = Job(
-        loss_fn=loss_fn,
+        make_loss=next_token_loss,
         batch=lambda row: rows.batch(row, config.batch_size, seed=config.seed),
         num_rows=len(rows),
-        measure=_held_out_loss(loss_fn, watched, batch_size, mesh),
+        measure=_held_out_loss(next_token_loss(train), watched, batch_size, mesh),
         task={"kind": "instructions", "template": config.template},
         data=data_fingerprint(*([item.turns for item in part] for part in (training, held_out))),
         panels=[Panel("loss (nats per token)", LOSSES, "log")],

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from jaxgpt.config import FolderOptions
+from jaxgpt.config import FolderOptions, TrainConfig
 from jaxgpt.finetuning.lora import fingerprint
 from jaxgpt.finetuning.pairs import preference_rows, read_preferences, with_reference
 from jaxgpt.finetuning.preferences import (
@@ -18,7 +18,7 @@ from jaxgpt.finetuning.preferences import (
     preference_loss,
     preference_sums,
 )
-from jaxgpt.finetuning.settings import PreferenceTuningConfig
+from jaxgpt.finetuning.settings import PreferenceConfig, PreferenceTuningConfig
 from jaxgpt.finetuning.templates import TEMPLATES, tuned_template
 from jaxgpt.finetuning.tune_instructions import (
     answer_of,
@@ -35,6 +35,7 @@ from jaxgpt.finetuning.tuning import (
 )
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import LoadedModel
+from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh, state_shardings
 from jaxgpt.training.plots import LOSSES, Panel
 
@@ -89,7 +90,6 @@ def tune_preferences(
             return pairs
         return pairs._replace(reference=reference(pairs))
 
-    loss_fn = preference_loss(train, config.preference)
     sums = preference_sums(train, config.preference)
     measure = _compiled(lambda params, batch: sums(params, Pairs(*batch)), mesh)
 
@@ -99,7 +99,7 @@ def tune_preferences(
         return {f"validation_{name}": found[name] for name in names}
 
     job = Job(
-        loss_fn=lambda params, batch, rng: loss_fn(params, Pairs(*batch), rng),
+        make_loss=partial(_pairs_loss, preference=config.preference),
         batch=lambda row: measured(rows.batch(row, config.batch_size, seed=config.seed)),
         num_rows=len(rows),
         measure=watch,
@@ -120,6 +120,11 @@ def tune_preferences(
         },
     )
     return tune(run, config, options, base, train, job, fingerprint(base.params), command=command)
+
+
+def _pairs_loss(train: TrainConfig, preference: PreferenceConfig) -> LossFunction:
+    loss_fn = preference_loss(train, preference)
+    return lambda params, batch, rng: loss_fn(params, Pairs(*batch), rng)
 
 
 def _compiled(function: Callable, mesh: Mesh) -> Callable:

@@ -25,6 +25,7 @@ from jaxgpt.finetuning.trainable import Trainable, restore, trainable
 from jaxgpt.finetuning.tuning_card import CURVES, TuningCard
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import LoadedModel, save
+from jaxgpt.training.compiled_step import compile_step
 from jaxgpt.training.completion import complete
 from jaxgpt.training.fits import check_tuning_step
 from jaxgpt.training.loop import Hooks, Step, fit
@@ -42,7 +43,6 @@ from jaxgpt.training.run_state import (
     Start,
     begin,
     check_attention,
-    compile_step,
     resume,
     state_template,
     with_shardings,
@@ -55,8 +55,8 @@ from jaxgpt.training.stop import StopSignal
 class Job:
     """What one kind of fine-tuning brings to the loop."""
 
-    loss_fn: LossFunction
-    """Of the whole model's parameters."""
+    make_loss: Callable[[TrainConfig], LossFunction]
+    """The loss of the whole model's parameters, by a config whose dropout rate may be traced."""
     batch: Callable[[int], Any]
     """The batch that begins at a row of the order."""
     num_rows: int
@@ -253,7 +253,7 @@ def tune(
             reporter.say(_headline(parts, job))
             passes = rows_at(train.steps) / job.num_rows
             reporter.say(passes_line(train.steps, passes, "records to train on"))
-            step_fn = compile_step(train, mesh, template, partial(parts.loss, job.loss_fn))
+            step_fn = compile_step(train, mesh, template, _loss_of(parts, job))
             state, signal = _fit(
                 start,
                 train,
@@ -269,11 +269,15 @@ def tune(
     return TuningResult(model, records, mesh, card, signal)
 
 
+def _loss_of(parts: Trainable, job: Job) -> Callable[..., LossFunction]:
+    return lambda train, frozen: parts.loss(job.make_loss(train), frozen)
+
+
 def _check_step(train: TrainConfig, devices: int, parts: Trainable, job: Job) -> None:
     local, mesh = replace(train, batch_size=train.batch_size // devices, fsdp=1), one_device()
     trained, frozen = jax.eval_shape(lambda: (parts.trained, parts.frozen))
     template = state_template(trained, local, mesh)
-    step_fn = compile_step(local, mesh, template, partial(parts.loss, job.loss_fn))
+    step_fn = compile_step(local, mesh, template, _loss_of(parts, job))
     check_tuning_step(train, devices, step_fn, template, lambda: job.batch(0), frozen)
 
 

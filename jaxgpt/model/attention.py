@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.agreement import check_rank
 from jaxgpt.model.attention_kernels import KERNELS, Attention, choose_attention
-from jaxgpt.model.layers import Params, dropout, init_linear, linear
+from jaxgpt.model.layers import Params, Rate, dropout, init_linear, linear
 
 _RUN = 64  # queries; the fastest on CPU of 32, 64, 128 and 256
 _MOST_RUNS = 8  # more would lengthen compilation for little
@@ -72,7 +72,7 @@ def causal_attention(
     query: Params,
     key: Params,
     value: Params,
-    dropout_rate: float = 0.0,
+    dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "*B T K"]:
     """Variant 3: variant 2 that sees only itself and the past, with dropout on the weights."""
@@ -87,7 +87,7 @@ def multi_head_attention_by_heads(
     *,
     heads: list[Params],
     out: Params | None = None,
-    dropout_rate: float = 0.0,
+    dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "*B T E"]:
     """Variant 4a: one `causal_attention` per head, side by side, then the projection `out`.
@@ -111,7 +111,7 @@ def multi_head_attention(
     num_heads: int,
     attention: Attention = "auto",
     segments: Int[Array, "*B T"] | None = None,
-    dropout_rate: float = 0.0,
+    dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "*B T E"]:
     """Variant 4b: all heads at once, with their queries, keys and values from one product.
@@ -143,7 +143,7 @@ def attend_causally(
     *,
     start: Int[Array, " B"] | None = None,
     segments: Int[Array, "B T"] | None = None,
-    dropout_rate: float = 0.0,
+    dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "B H T K"]:
     """Causal attention for all heads, one run of queries after another; S is T.

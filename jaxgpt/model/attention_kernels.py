@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxgpt.errors import ConfigError
 from jaxgpt.fields import typed
+from jaxgpt.model.layers import Rate, never_drops
 
 Attention = Literal["auto", "chunked", "cudnn", "splash"]
 """How to compute attention: `chunked` is `attend_causally`, `auto` the fastest that is possible."""
@@ -51,7 +52,7 @@ def choose_attention(
     shape: tuple[int, ...],
     dtype: Any,
     *,
-    dropout_rate: float = 0.0,
+    dropout_rate: Rate = 0.0,
     packed: bool = False,
     device: Device | None = None,
 ) -> Literal["chunked"] | Kernel:
@@ -75,7 +76,7 @@ def _need(
     kernel: Kernel,
     shape: tuple[int, ...],
     dtype: str,
-    dropout_rate: float,
+    dropout_rate: Rate,
     packed: bool,
     device: Device,
 ) -> str | None:
@@ -103,7 +104,7 @@ def _need(
             (shared, f"a mesh of all {device.count} devices that divides the {rows} rows"),
         ],
     }[kernel]
-    needs.append((dropout_rate == 0, f"dropout 0, not {dropout_rate}"))
+    needs.append((never_drops(dropout_rate), f"dropout 0, not {dropout_rate}"))
     needs.append((not packed, "one text a row, not several packed into one"))
     return next((need for met, need in needs if not met), None)
 

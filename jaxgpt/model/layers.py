@@ -11,6 +11,9 @@ from jaxgpt.fields import typed
 Params = dict[str, Any]
 """Nested dicts of arrays: the parameters of a function, named as its keyword arguments."""
 
+Rate = float | Float[Array, ""]
+"""A dropout rate in [0, 1): a number of the program, or an argument of it."""
+
 
 def linear(
     x: Float[Array, "*B I"],
@@ -64,16 +67,21 @@ def init_layer_norm(width: int) -> Params:
 
 
 def dropout(
-    x: Float[Array, "*B"], rate: float, rng: PRNGKeyArray | None = None
+    x: Float[Array, "*B"], rate: Rate, rng: PRNGKeyArray | None = None
 ) -> Float[Array, "*B"]:
     """Zero each element with probability `rate` and divide the rest by `1 - rate`.
 
     Without `rng`, as in evaluation, `x` is returned (Srivastava et al. 2014).
     """
-    if rng is None or rate == 0:
+    if rng is None or never_drops(rate):
         return x
-    kept = jax.random.bernoulli(rng, jnp.float32(1 - rate), x.shape)
-    return jnp.where(kept, x / (1 - rate), 0)
+    share = jnp.float32(1 - rate)
+    return jnp.where(jax.random.bernoulli(rng, share, x.shape), x / share.astype(x.dtype), 0)
+
+
+def never_drops(rate: Rate) -> bool:
+    """Whether a dropout rate is 0; one that is an argument of the program counts as above it."""
+    return isinstance(rate, float | int) and rate == 0
 
 
 Gelu = Literal["tanh", "erf"]

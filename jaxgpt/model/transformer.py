@@ -15,7 +15,7 @@ from jaxgpt.model.attention import (
 )
 from jaxgpt.model.attention_kernels import Attention, keep_products_and_kernels
 from jaxgpt.model.feedforward import feed_forward, init_feed_forward
-from jaxgpt.model.layers import Gelu, Params, dropout, init_layer_norm, layer_norm
+from jaxgpt.model.layers import Gelu, Params, Rate, dropout, init_layer_norm, layer_norm
 
 
 def block(
@@ -30,7 +30,7 @@ def block(
     epsilon: float = 1e-5,
     attention: Attention = "auto",
     segments: Int[Array, "*B T"] | None = None,
-    dropout_rate: float = 0.0,
+    dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "*B T D"]:
     """Attention, then the feed-forward network, each on a normed copy and added to `x`.

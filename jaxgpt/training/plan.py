@@ -13,11 +13,11 @@ from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import ConfigError, ResourceError
 from jaxgpt.model.flops import flops_per_token
 from jaxgpt.model.gpt import count_parameters, init_cache, parameter_shapes
+from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.liveness import Size, nbytes, peak_bytes
 from jaxgpt.training.loss import head_loss, next_token_loss
 from jaxgpt.training.mesh import SHARDED_AXIS
 from jaxgpt.training.optimizer import make_optimizer
-from jaxgpt.training.run_state import make_step
 from jaxgpt.training.step import TrainState, init_state
 
 _MOST_BYTES = 10**15  # beyond which nothing is worth tracing

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxgpt.config import ModelConfig, RunOptions, TrainConfig
@@ -21,6 +22,7 @@ from jaxgpt.errors import CheckpointError, ConfigError, DataError, ResourceError
 from jaxgpt.model.gpt import count_parameters, init_params
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import save
+from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.completion import complete
 from jaxgpt.training.device_tokens import batch_source
 from jaxgpt.training.evaluation import total_loss
@@ -48,7 +50,6 @@ from jaxgpt.training.run_state import (
     Start,
     begin,
     check_attention,
-    make_step,
     resume,
     state_template,
 )
@@ -179,18 +180,19 @@ def _about(subject: str) -> Iterator[None]:
         raise DataError(f"{subject}: {error}") from None
 
 
-def _initial_params(config: TrainConfig) -> Params:
-    params_key, _ = jax.random.split(jax.random.key(config.seed))
+def _initial_params(config: TrainConfig, seed: Any) -> Params:
+    params_key, _ = jax.random.split(jax.random.key(seed))
     return init_params(config.model, params_key)
 
 
 def _template(config: TrainConfig, mesh: Mesh) -> TrainState:
-    return state_template(jax.eval_shape(partial(_initial_params, config)), config, mesh)
+    return state_template(jax.eval_shape(partial(_initial_params, config), 0), config, mesh)
 
 
-def _initial_state(config: TrainConfig) -> TrainState:
+def _initial_state(config: TrainConfig, seed: Any) -> TrainState:
+    """The state at the seed, an argument: in the program, another would compile another."""
     optimizer = make_optimizer(config.optimizer, config.steps)
-    return init_state(_initial_params(config), optimizer)
+    return init_state(_initial_params(config, seed), optimizer)
 
 
 def _begin_or_resume(
@@ -207,7 +209,8 @@ def _begin_or_resume(
     if config.init_from:
         return Start(begin(_read_params(config, template, initial_params), config, template))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-    return Start(jax.jit(partial(_initial_state, config), out_shardings=shardings)())
+    initial_state = jax.jit(partial(_initial_state, config), out_shardings=shardings)
+    return Start(initial_state(np.uint32(config.seed)))
 
 
 def _read_params(

@@ -11,12 +11,14 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxgpt.data.ownership import unlisted_names
+from jaxgpt.training.compiled_step import CompiledStep
 from jaxgpt.training.loop import Step
 from jaxgpt.training.report import Reporter
 from jaxgpt.training.run_contents import TRACE as TRACE_FILES
@@ -31,8 +33,10 @@ Stage = tuple[str, bool]
 
 
 @contextmanager
-def profiling(step_fn: Any, steps: int, folder: Path, reporter: Reporter) -> Iterator[Step]:
-    """The jitted `step_fn`, of which `steps` calls are traced into `folder`, after the first three.
+def profiling(
+    step_fn: CompiledStep, steps: int, folder: Path, reporter: Reporter
+) -> Iterator[Step]:
+    """The `step_fn`, of which `steps` calls are traced into `folder`, after the first three.
 
     A traced step is waited for, so that each stands by itself in the trace; its result is the same.
     Afterwards the reporter says where the trace is and where the time goes.
@@ -50,7 +54,7 @@ def profiling(step_fn: Any, steps: int, folder: Path, reporter: Reporter) -> Ite
 class _Profiler:
     """A step function that counts its calls, and traces some."""
 
-    def __init__(self, step_fn: Any, steps: int, folder: Path, reporter: Reporter):
+    def __init__(self, step_fn: CompiledStep, steps: int, folder: Path, reporter: Reporter):
         self._step_fn, self._folder, self._reporter = step_fn, folder, reporter
         self._program: Any = None
         self._calls, self._last = 0, _WARM_UP + steps
@@ -59,14 +63,15 @@ class _Profiler:
     def __call__(self, state: Any, batch: Any, number: Any) -> Any:
         if self._program is None:  # compiled by hand, for its text is needed
             self._program = self._step_fn.lower(state, batch, number).compile()
+            self._step_fn = replace(self._step_fn, program=self._program)
         if self._calls == _WARM_UP:
             jax.block_until_ready(state)
             self._start()
         self._calls += 1
         if not self._tracing:
-            return self._program(state, batch, number)
+            return self._step_fn(state, batch, number)
         with jax.profiler.StepTraceAnnotation("step", step_num=int(number) + 1):
-            result = jax.block_until_ready(self._program(state, batch, number))
+            result = jax.block_until_ready(self._step_fn(state, batch, number))
         if self._calls == self._last:
             self.finish()
         return result

@@ -1,7 +1,6 @@
-"""What a run steps from, and the compiled step, whatever it is that the run trains."""
+"""What a run steps from, whatever it is that the run trains."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,11 @@ from jaxgpt.config import FolderOptions, TrainConfig
 from jaxgpt.config_file import differences
 from jaxgpt.errors import CheckpointError
 from jaxgpt.model.attention_kernels import choose_attention
-from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.terminal import note
 from jaxgpt.training.checkpoint import Restored, restore_latest
-from jaxgpt.training.loss import LossFunction, next_token_loss
 from jaxgpt.training.mesh import on_mesh, state_shardings
 from jaxgpt.training.optimizer import learning_rate, make_optimizer
-from jaxgpt.training.step import TrainState, init_state, train_step
+from jaxgpt.training.step import TrainState, init_state
 
 _ROUNDING = ("attention", "fsdp", "data_parallel")
 
@@ -129,37 +126,3 @@ def changes(restored: Restored, config: TrainConfig) -> list[str]:
 
 def _rate(config: TrainConfig, step: int) -> float:
     return np.asarray(learning_rate(config.optimizer, config.steps)(step)).item()
-
-
-def make_step(config: TrainConfig, mesh: Mesh) -> Any:
-    """The jitted step of pretraining on `mesh`; see `compile_step`."""
-    template = state_template(parameter_shapes(config.model), config, mesh)
-    return compile_step(config, mesh, template, lambda: next_token_loss(config))
-
-
-def compile_step(
-    config: TrainConfig, mesh: Mesh, template: TrainState, make_loss: Callable[..., LossFunction]
-) -> Any:
-    """The jitted step on `mesh`, which gives up the state it is given: see `loop.Step`.
-
-    After the step's number it takes what `make_loss` makes the loss of, such as frozen parameters,
-    which are not to be written into the program.
-    """
-    rate = learning_rate(config.optimizer, config.steps)
-    step = partial(
-        train_step,
-        optimizer=make_optimizer(config.optimizer, config.steps),
-        micro_batches=config.gradient_accumulation,
-    )
-
-    def step_and_rate(
-        state: TrainState, batch: Any, number: Any, *frozen: Any
-    ) -> tuple[TrainState, dict]:
-        _, dropout_key = jax.random.split(jax.random.key(config.seed))
-        # Computed with the step: outside it, the host would wait for the device to report it.
-        loss_fn = make_loss(*frozen)
-        state, metrics = step(state, batch, number, key=dropout_key, loss_fn=loss_fn)
-        return state, metrics | {"learning_rate": rate(number)}
-
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-    return jax.jit(on_mesh(step_and_rate, mesh), donate_argnums=0, out_shardings=(shardings, None))

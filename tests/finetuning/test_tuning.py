@@ -132,6 +132,17 @@ def test_a_run_learns_leaves_its_base_alone_and_can_be_loaded(kind, trained, tun
     same(loaded.params, result.model.params)
 
 
+def test_a_run_by_other_numbers_compiles_nothing_anew(tune, compiled_anew):
+    # Rates so small that both runs show an answer of full length.
+    first = OptimizerConfig(learning_rate=1e-6, warmup_steps=0)
+    other = OptimizerConfig(2e-6, warmup_steps=2, beta1=0.5, weight_decay=0.0, gradient_clip=0.1)
+    tune("preferences", "first", dropout=0.1, optimizer=first)
+    assert compiled_anew
+    compiled_anew.clear()
+    tune("preferences", "other", dropout=0.3, optimizer=other, steps=5, seed=7)
+    assert compiled_anew == []
+
+
 @pytest.mark.parametrize(("kind", "trained"), [("classification", "lora"), ("instructions", 1)])
 def test_a_run_that_was_stopped_goes_on_to_the_same_parameters(
     kind, trained, tune, tmp_path, monkeypatch

@@ -1,7 +1,7 @@
 """Programs are compiled once, and a deeper model makes no longer ones."""
 
 import importlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import jax
@@ -32,7 +32,9 @@ def programs():
     counting = False
 
 
-def test_nothing_is_compiled_after_the_first_visit(small_run, programs, tmp_path, monkeypatch):
+def test_nothing_is_compiled_after_the_first_visit_nor_in_a_run_by_other_numbers(
+    small_run, programs, compiled_anew, tmp_path, monkeypatch
+):
     monkeypatch.syspath_prepend(SCRIPTS)
     write_sample = importlib.import_module("train").write_sample
     counts, write = [], pretrain.save
@@ -64,12 +66,31 @@ def test_nothing_is_compiled_after_the_first_visit(small_run, programs, tmp_path
     assert programs.count("jit(step_and_rate)") == programs.count("jit(eval_step)") == 1
     assert len(programs) < 150  # most of them slices of the stacked layers, for the first sample
 
+    # A new process would find in the cache on disk what this one does.
+    assert compiled_anew
+    compiled_anew.clear()
+    pretrain.pretrain(by_other_numbers(config), tmp_path / "other", sampler=write_sample)
+    assert compiled_anew == []
+
+
+def by_other_numbers(config):
+    """The same shapes, and another value of each number that is no shape; some of them 0."""
+    numbers = {
+        item.name: getattr(config.optimizer, item.name) * 0.9
+        for item in fields(config.optimizer)
+        if item.type in (float, "float")
+    }
+    optimizer = replace(config.optimizer, **numbers, gradient_clip=0.5, warmup_steps=0)
+    optimizer = replace(optimizer, weight_decay=0.0, final_learning_rate=1e-4)
+    model = replace(config.model, dropout=0.3)
+    return replace(config, model=model, optimizer=optimizer, steps=14, seed=2**32 - 1)
+
 
 def _step_text(num_layers):
     config = get_preset("tiny")
     config = replace(config, model=replace(config.model, vocab_size=64, num_layers=num_layers))
     mesh = make_mesh(config)
-    state = jax.eval_shape(lambda: pretrain._initial_state(config))
+    state = jax.eval_shape(lambda: pretrain._initial_state(config, 0))
     batch = jax.ShapeDtypeStruct((16, 64), np.int32)
     return pretrain.make_step(config, mesh).lower(state, (batch, batch), np.int32(0)).as_text()
 

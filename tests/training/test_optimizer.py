@@ -2,9 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
+import numpy as np
 import pytest
 
 from jaxgpt.config import OptimizerConfig
+from jaxgpt.errors import ConfigError
 from jaxgpt.training.optimizer import decay_mask, learning_rate, make_optimizer
 
 
@@ -66,3 +69,31 @@ def test_clipping_limits_the_global_norm():
     with_clip, _ = clipped.update(grads, clipped.init(PARAMS), PARAMS)
     without, _ = free.update(grads, free.init(PARAMS), PARAMS)
     assert abs(with_clip["weight"][0]) < abs(without["weight"][0])
+
+
+def test_an_ascent_as_long_as_the_run_is_refused():
+    with pytest.raises(ConfigError, match="warmup_steps is 100, but the run has only 50 steps"):
+        learning_rate(OptimizerConfig(), 50)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "wsd"])
+def test_numbers_may_be_traced(schedule, monkeypatch):
+    """Several runs side by side by `vmap`, each as it is alone."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a traced number is no float
+
+    def trained(learning_rate, beta1, clip, warmup_steps, steps):
+        config = OptimizerConfig(
+            learning_rate, schedule, warmup_steps, beta1=beta1, gradient_clip=clip
+        )
+        optimizer, params = make_optimizer(config, steps), PARAMS
+        state = optimizer.init(params)
+        for _ in range(5):
+            updates, state = optimizer.update(jax.tree.map(jnp.sin, params), state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+        return params["weight"]
+
+    runs = ([0.1, 0.2], [0.9, 0.5], [1.0, 0.1], [0, 2], [5, 9])
+    side_by_side = jax.vmap(trained)(*map(jnp.asarray, runs))
+    for lane, numbers in zip(side_by_side, zip(*runs, strict=True), strict=True):
+        # Betas and rates are rounded to float32 before, not after, they are taken from 1.
+        np.testing.assert_allclose(lane, trained(*numbers), rtol=1e-6)

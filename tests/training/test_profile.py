@@ -10,6 +10,7 @@ import pytest
 
 from jaxgpt.config import RunOptions
 from jaxgpt.errors import ConfigError
+from jaxgpt.training.compiled_step import CompiledStep
 from jaxgpt.training.pretrain import pretrain
 from jaxgpt.training.profile import (
     STAGES,
@@ -62,9 +63,10 @@ class _Told(Reporter):
         self.said.append(text)
 
 
-@jax.jit
-def _step(state, batch, number):
-    return state + batch, {"number": number}
+_step = CompiledStep(
+    jax.jit(lambda state, batch, number, two: (state + two * batch, {"number": number})),
+    np.float32(2),
+)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_steps_go_on_where_nothing_is_traced(folder, steps, message, tmp_path):
     reporter, state = _Told(tmp_path), np.float32(0)
     with profiling(_step, 3, tmp_path / folder, reporter) as step:
         for number in range(steps):
-            state, _ = step(state, np.float32(2), np.int32(number))
+            state, _ = step(state, np.float32(1), np.int32(number))
     assert float(state) == 2 * steps
     (said,) = reporter.said
     assert re.match(message, said)
@@ -88,7 +90,7 @@ def test_a_run_that_ends_early_shows_what_was_traced(tmp_path):
     reporter, state = _Told(tmp_path), np.float32(0)
     with profiling(_step, 50, tmp_path / "profile", reporter) as step:
         for number in range(5):
-            state, _ = step(state, np.float32(2), np.int32(number))
+            state, _ = step(state, np.float32(1), np.int32(number))
     table, where = reporter.said
     assert table.splitlines()[-1].startswith("no instruction")
     assert where.startswith("trace: open ")
