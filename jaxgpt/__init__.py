@@ -15,13 +15,14 @@ Read it in the order in which data passes through it; each name is documented wh
       batches              SlidingWindows: the batch as a function of (seed, step)
 
     jaxgpt.model         tokens -> logits
-      layers               linear, layer_norm, dropout, gelu
-      embedding            embed, sinusoidal_positions, unembed
+      layers               linear, layer_norm, dropout, gelu; init_linear, init_layer_norm
+      embedding            embed, sinusoidal_positions, unembed; init_embedding
       attention            simplified_attention -> self_attention -> causal_attention ->
-                           multi_head_attention; cached_attention
+                           multi_head_attention; cached_attention; init_attention;
+                           attention_weights, attend_causally: what all of them compute by
       attention_kernels    choose_attention: the kernels of GPUs and TPUs
-      feedforward          feed_forward
-      transformer          block, stack
+      feedforward          feed_forward; init_feed_forward
+      transformer          block, stack; init_block, init_stack
       gpt                  GPT, init_params, count_parameters
 
     jaxgpt.training      logits -> loss -> update -> checkpoint
@@ -78,12 +79,14 @@ _HOME = {
     "data.tokens": "TokenDataset",
     "data.prepare": "prepare",
     "data.batches": "Batch SlidingWindows",
-    "model.layers": "linear layer_norm dropout gelu",
-    "model.embedding": "embed sinusoidal_positions unembed",
+    "model.layers": "linear layer_norm dropout gelu init_linear init_layer_norm",
+    "model.embedding": "embed sinusoidal_positions unembed init_embedding",
     "model.attention": "simplified_attention self_attention causal_attention "
-    "multi_head_attention_by_heads multi_head_attention cached_attention",
-    "model.feedforward": "feed_forward",
-    "model.transformer": "block stack",
+    "multi_head_attention_by_heads multi_head_attention cached_attention init_attention "
+    "attention_weights attend_causally causal_mask",
+    "model.attention_kernels": "choose_attention",
+    "model.feedforward": "feed_forward init_feed_forward",
+    "model.transformer": "block stack init_block init_stack",
     "model.gpt": "GPT init_params count_parameters",
     "training.loss": "cross_entropy head_loss next_token_loss",
     "training.optimizer": "learning_rate make_optimizer",

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import inspect
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -15,9 +16,15 @@ from jaxgpt.assistant.judge import Judge
 from jaxgpt.assistant.recipe import Recipe
 from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError
+from jaxgpt.finetuning.classification import pool
 from jaxgpt.finetuning.settings import TuningConfig
 from jaxgpt.generation.settings import SamplingConfig
+from jaxgpt.generation.text import stream_texts
+from jaxgpt.model.attention_kernels import choose_attention
+from jaxgpt.model.layers import gelu
+from jaxgpt.parity.hf_weights import load_gpt2
 
+X = np.ones((2, 1, 1, 1), np.float32)
 ROOT = Path(jaxgpt.__file__).parent
 
 
@@ -94,3 +101,24 @@ def test_what_means_the_same_becomes_the_same():
     assert config == ModelConfig(vocab_size=5, dropout=0.5, norm_epsilon=1.0)
     assert [type(x) for x in dataclasses.astuple(config)].count(np.int64) == 0
     assert _make(DataConfig, data=["a", Path("b")]).data == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (gelu, (X, "relu"), "gelu is 'relu'; it must be tanh or erf"),
+        (choose_attention, ("flash", X.shape, "float32"), "it must be auto or chunked or cudnn or"),
+        (pool, (X, np.ones(2, int), "max"), "pooling is 'max'; it must be last or first or mean"),
+        (load_gpt2, ("no such folder", "float64"), "dtype is 'float64'; it must be float32 or"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_functions_choices_are_held_as_well(function, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        inspect.unwrap(function)(*arguments)  # without what the test run itself enforces
+
+
+def test_how_a_prompt_is_cut_is_one_of_two():
+    call = inspect.unwrap(stream_texts)(None, [], max_new_tokens=1, truncate="right")
+    with pytest.raises(ConfigError, match="truncate is 'right'; it must be none or left"):
+        next(call)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32, PRNGKeyArray
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.data.batches import IGNORE
+from jaxgpt.fields import typed
 from jaxgpt.finetuning.labelled import LabelledBatch
 from jaxgpt.model.layers import Params, init_linear, linear
 from jaxgpt.training.loss import Loss, LossFunction, cross_entropy, hidden
@@ -48,6 +49,7 @@ def pool(
     x: Float[Array, "B T D"], lengths: Int[Array, " B"], pooling: Pooling
 ) -> Float[Array, "B D"]:
     """One vector for each row, made of its first `lengths` only."""
+    typed("pooling", pooling, Pooling)
     if pooling == "first":
         return x[:, 0]
     if pooling == "last":

@@ -9,9 +9,13 @@ import numpy as np
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokenizer import Tokenizer, ends_of
 from jaxgpt.errors import ConfigError
+from jaxgpt.fields import typed
 from jaxgpt.generation.decoding import stream
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.model.layers import Params
+
+Truncate = Literal["none", "left"]
+"""What becomes of a prompt that is too long: an error, or its end."""
 
 
 @runtime_checkable
@@ -49,7 +53,7 @@ def stream_texts(
     seed: int = 0,
     sample_indices: Sequence[int] | None = None,
     stop: Sequence[str] = (),
-    truncate: Literal["none", "left"] = "none",
+    truncate: Truncate = "none",
     ignore_end_of_text: bool = False,
 ) -> Iterator[list[str]]:
     """The text that follows each prompt, a piece for each at a time, some of them empty.
@@ -64,6 +68,7 @@ def stream_texts(
         ConfigError: an empty stop string, a prompt longer than the context, or a number outside its
             range, before the first piece.
     """
+    typed("truncate", truncate, Truncate)
     if "" in stop:
         raise ConfigError(
             "a stop string is empty, which would end every text at once; leave it out"

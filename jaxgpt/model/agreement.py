@@ -104,9 +104,14 @@ def check_rank(name: str, x: Array | np.ndarray, dims: str) -> None:
 
 
 def check_ids(
-    name: str, ids: Int[Array, "*B"] | Int[np.ndarray, "*B"], size: int, advice: str
+    name: str,
+    ids: Int[Array, "*B"] | Int[np.ndarray, "*B"],
+    size: int,
+    advice: str,
+    *,
+    ignored: int | None = None,
 ) -> None:
-    """Raise DataError for an id outside [0, size), which a lookup would take for another.
+    """Raise DataError for an id outside [0, size), but for `ignored`, which a lookup would misread.
 
     What is traced, as under jit, is not looked at. Raises ConfigError if they are no integers.
     """
@@ -116,6 +121,6 @@ def check_ids(
     if isinstance(ids, Tracer) or not getattr(ids, "is_fully_addressable", True):
         return
     values = np.asarray(ids)
-    bad = values[(values < 0) | (values >= size)]
+    bad = values[((values < 0) | (values >= size)) & (values != ignored)]
     if bad.size:
         raise DataError(f"{name} {bad[0]} is outside [0, {size}){advice}")

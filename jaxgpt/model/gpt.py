@@ -34,7 +34,7 @@ class GPT(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, params: Params):
-        check_params(config, params, _due_shapes(replace(config, dropout=0.0)))
+        check_agreement(config, params)
         self.config = config
         self.params = nnx.Param(params)
 
@@ -140,6 +140,11 @@ def init_params(config: ModelConfig, key: PRNGKeyArray) -> Params:
     if not config.tie_head:
         params["head"] = init_linear(head_key, width, config.vocab_size, bias=False)
     return params
+
+
+def check_agreement(config: ModelConfig, params: Params) -> None:
+    """Raise ConfigError, as building a GPT does, for parameters that `config` does not have."""
+    check_params(config, params, _due_shapes(replace(config, dropout=0.0)))
 
 
 def parameter_shapes(config: ModelConfig) -> Params:

@@ -26,7 +26,9 @@ from jaxgpt.data.ownership import write_listing
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokenizer_json import write_for_transformers
 from jaxgpt.errors import CheckpointError, ResourceError
+from jaxgpt.fields import typed
 from jaxgpt.model.embedding import sinusoidal_positions
+from jaxgpt.model.gpt import check_agreement
 from jaxgpt.model.layers import Params
 from jaxgpt.parity.hf_config import read_gpt2_config, to_gpt2_config, token_ids
 from jaxgpt.parity.hf_files import WEIGHTS, StoredTensor, open_weights, read_headers
@@ -54,7 +56,7 @@ def load_gpt2(folder: str | Path, dtype: Dtype | None = None) -> tuple[ModelConf
     of another shape or type than they should be, or if a number is NaN or infinite; ResourceError
     if the device has less memory than the parameters take.
     """
-    folder = Path(folder)
+    folder, dtype = Path(folder), typed("dtype", dtype, Dtype | None)
     config = read_gpt2_config(folder)
     tensors = read_headers(folder)
     if config.num_layers > len(tensors):  # before a name is made for each
@@ -184,8 +186,9 @@ def save_gpt2(
     own format, and as `tokenizer.json` for transformers. On a CPU the layers are views; a head of
     its own is copied once.
 
-    Raises CheckpointError if the parameters do not fit the config, ConfigError if the folder cannot
-    be written or holds something and `overwrite` is false, ResourceError if the disk is full.
+    Raises CheckpointError if the parameters do not fit the config, ConfigError if they have more
+    than it says, or if the folder cannot be written or holds something and `overwrite` is false,
+    ResourceError if the disk is full.
     """
     tensors: dict[str, np.ndarray] = {}
     dtype = params["embed"]["tokens"].dtype
@@ -198,6 +201,7 @@ def save_gpt2(
                 f"{(len(leaf.names), *leaf.shape)[not leaf.stacked :]} fits the config"
             )
         tensors |= zip(leaf.names, layers, strict=True)
+    check_agreement(config, params)
     # Safetensors writes what lies in memory, whatever the strides.
     named = {
         name if name == HEAD else f"transformer.{name}": np.ascontiguousarray(tensor)

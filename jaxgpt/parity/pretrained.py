@@ -11,6 +11,7 @@ from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
 from jaxgpt.config_file import differences
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.fields import typed
 from jaxgpt.finetuning.lora_file import read_adapters_record
 from jaxgpt.finetuning.saved import find_adapters, find_base, load_adapted
 from jaxgpt.model.layers import Params
@@ -147,7 +148,7 @@ def _check_vocabulary(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> 
 
 
 def _cast(path: Path, params: Params, dtype: Dtype | None) -> Params:
-    if dtype is None:
+    if typed("dtype", dtype, Dtype | None) is None:
         return params
     cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(cast)):

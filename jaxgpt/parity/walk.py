@@ -18,6 +18,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.model import attention
 from jaxgpt.model.agreement import check_ids, check_rank
 from jaxgpt.model.embedding import embed, sinusoidal_positions, unembed
+from jaxgpt.model.gpt import check_agreement
 from jaxgpt.model.layers import Params, gelu, layer_norm, linear
 from jaxgpt.parity.habits import AS_JAXGPT, Habits
 from jaxgpt.training.loss import cross_entropy
@@ -53,8 +54,10 @@ def walk(
 ) -> Activations:
     """Every activation of the model on `tokens`; (B, T, D), (B, T, 3 D), (B, T, F) or (B, T, V).
 
-    The parameters' dtype is the one computed in. Raises as `check_tokens`, of at least one token.
+    The parameters' dtype is the one computed in. Raises as `check_agreement` and as `check_tokens`,
+    of at least one token.
     """
+    check_agreement(config, params)
     return dict(steps(config, params, tokens, habits))
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.data.batches import IGNORE
+from jaxgpt.model.agreement import check_ids, check_rank
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Params
 
@@ -28,8 +29,10 @@ LossFunction = Callable[[Params, Any, PRNGKeyArray | None], Loss]
 def cross_entropy(logits: Float[Array, "*B V"], targets: Int[Array, "*B"]) -> Loss:
     """The negative log-probability of the targets, in nats, summed; targets of -100 do not count.
 
-    In float32 whatever the dtype of the logits. -100 is PyTorch's `ignore_index`.
+    In float32 whatever the dtype of the logits. -100 is PyTorch's `ignore_index`. Raises DataError
+    for another target outside [0, V), unless it is traced.
     """
+    _check_targets(targets, logits.shape[-1])
     counted = targets != IGNORE
     logits = logits.astype(jnp.float32)
     labels = jnp.where(counted, targets, 0)[..., None]
@@ -89,7 +92,6 @@ def _unroll(config: TrainConfig) -> int:
     return config.unroll or (num_layers if few else 1)
 
 
-@jax.custom_vjp
 def head_loss(
     x: Float[Array, "B T D"], table: Float[Array, "V D"], targets: Int[Array, "B T"]
 ) -> Loss:
@@ -98,8 +100,20 @@ def head_loss(
     The tokens go through the head in chunks, of up to 2^26 logits on a CPU and 2^27 elsewhere.
     Where a gradient is wanted, each chunk makes its share beside its loss, so that no logits are
     kept or computed twice (as in Liger, Hsu et al. 2024). The products are in the dtype of `x`;
-    logits and the table's gradient are in float32.
+    logits and the table's gradient are in float32. Raises as `cross_entropy` does.
     """
+    check_rank("x", x, "B T D")
+    _check_targets(targets, len(table))
+    return _head_loss_vjp(x, table, targets)
+
+
+def _check_targets(targets: Int[Array, "*B"], size: int) -> None:
+    advice = f"; {IGNORE} marks what is not to be predicted"
+    check_ids("target", targets, size, advice, ignored=IGNORE)
+
+
+@jax.custom_vjp
+def _head_loss_vjp(x: Array, table: Array, targets: Array) -> Loss:
     return _head_loss(x, table, targets, differentiate=False)[0]
 
 
@@ -111,7 +125,7 @@ def _backward(grads: tuple[Array, Array], loss_grad: tuple[Array, Any]) -> tuple
     return *((loss_grad[0] * grad).astype(grad.dtype) for grad in grads), None
 
 
-head_loss.defvjp(_forward, _backward)
+_head_loss_vjp.defvjp(_forward, _backward)
 
 
 def _head_loss(x: Array, table: Array, targets: Array, *, differentiate: bool) -> tuple[Loss, Any]:

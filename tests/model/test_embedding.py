@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.model.embedding import embed, init_embedding, sinusoidal_positions, unembed
 
 TOKENS_TABLE = jnp.arange(30.0).reshape(10, 3)
@@ -18,6 +19,22 @@ def test_embed_adds_the_tokens_row_and_the_positions():
     for b in range(2):
         for t in range(3):
             np.testing.assert_array_equal(x[b, t], TOKENS_TABLE[TOKENS[b, t]] + POSITIONS_TABLE[t])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "places", "message"),
+    [
+        ([[10]], None, r"token id 10 is outside \[0, 10\)"),
+        ([[-1]], None, "token id -1 is outside"),
+        ([[0]], [[4]], r"position 4 is outside \[0, 4\)"),
+        ([[0] * 5], None, "5 tokens are longer than context_length 4"),
+    ],
+)
+def test_embed_refuses_what_has_no_row(tokens, places, message):
+    places = None if places is None else jnp.array(places)
+    tables = {"tokens_table": TOKENS_TABLE, "positions_table": POSITIONS_TABLE}
+    with pytest.raises((ConfigError, DataError), match=message):
+        embed(jnp.array(tokens), **tables, places=places)
 
 
 def test_embed_at_given_places():

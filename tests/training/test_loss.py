@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgpt.errors import DataError
 from jaxgpt.training import loss as loss_module
 from jaxgpt.training.loss import cross_entropy, head_loss
 
@@ -31,6 +32,14 @@ def test_uniform_logits_cost_the_log_of_the_vocabulary():
     nats, count = cross_entropy(jnp.zeros((2, 3, 7)), jnp.ones((2, 3), jnp.int32))
     assert count == 6
     assert nats / count == pytest.approx(np.log(7), rel=1e-6)
+
+
+@pytest.mark.parametrize("target", [VOCAB_SIZE, -1])
+@pytest.mark.parametrize("loss", [whole, chunked])
+def test_a_target_outside_the_vocabulary_is_refused_where_it_can_be_seen(loss, target, monkeypatch):
+    monkeypatch.setitem(globals(), "TARGETS", TARGETS.at[0, 1].set(target))
+    with pytest.raises(DataError, match=rf"target {target} is outside \[0, 130\); -100 marks"):
+        loss(X, TABLE)
 
 
 def test_ignored_targets_do_not_count():
