@@ -61,6 +61,7 @@ def fit(
     """
     first, watch, saves = int(state.step), SpikeWatch(), _Saves(hooks.save, reporter)
     pending: tuple[int, dict[str, Any]] | None = None
+    reporter.compiling()
     if not first and not reporter.records:
         _evaluate(state, config, hooks, reporter)
     for step in range(first, config.steps):

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from io import TextIOBase
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from tqdm import tqdm
 
 from jaxgpt.terminal import escape, say, showable
 from jaxgpt.training.metrics import METRICS, MetricsFile
+
+_COMPILING = "compiling"
+_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
 class Reporter:
@@ -44,12 +48,22 @@ class Reporter:
         self._paused = self._targets = self._steps_taken = 0.0
 
     def _begin_bar(self) -> None:
-        self._bar = tqdm(total=self._steps, initial=self._shown, file=self._stream, unit="step")
+        steps, shown = self._steps, self._shown
+        self._bar = tqdm(total=steps, initial=shown, file=self._stream, bar_format=_BAR)
+
+    def compiling(self) -> None:
+        """Say so, in place of a bar that stands still, until the first step is shown."""
+        if self._bar is None:
+            self.say(_COMPILING)
+        else:
+            self._bar.bar_format = _COMPILING
+            self._show(self._bar.refresh)
 
     def train(self, step: int, metrics: dict[str, float], targets: int, *, record: bool) -> None:
         """Show a step's `loss`, `learning_rate` and `grad_norm`; `record` also writes them down.
 
-        The first call starts the clock: the step before it spent its time compiling.
+        The first call starts the clock, as its step spent its time compiling: speed and time left
+        are shown from the second on.
         """
         if self._began is None:
             self._began, self._paused = time.monotonic(), 0.0
@@ -58,12 +72,13 @@ class Reporter:
             self._steps_taken += 1
         speed = self.targets_per_second
         summary = f"loss {metrics['loss']:.4f}  lr {metrics['learning_rate']:.2e}"
-        summary += f"  {speed:,.0f} {self._unit}/s" if speed else ""
+        summary += f"  {speed:,.0f} {self._unit}/s{self._left(step)}" if speed else ""
         if self._bar is not None:
+            self._bar.bar_format = _BAR
             self._show(self._bar.set_postfix_str, summary, refresh=False)
             self._show(self._bar.update, step - self._shown)
         elif record:
-            self.say(f"step {step:>{len(str(self._steps))}}/{self._steps}  {summary}{self._left()}")
+            self.say(f"step {step:>{len(str(self._steps))}}/{self._steps}  {summary}")
         self._shown = step
         if record:
             self.record({"step": step, **metrics, f"{self._unit}_per_second": round(speed, 1)})
@@ -97,12 +112,9 @@ class Reporter:
     def _working(self) -> float:
         return max(time.monotonic() - (self._began or 0.0) - self._paused, 1e-9)
 
-    def _left(self) -> str:
-        if not self._steps_taken:
-            return ""
-        seconds = (self._steps - self._shown) * self._working() / self._steps_taken
-        minutes, seconds = divmod(round(seconds), 60)
-        return f"  {minutes}:{seconds:02d} left"
+    def _left(self, step: int) -> str:
+        left = timedelta(seconds=round((self._steps - step) * self._working() / self._steps_taken))
+        return f"  {str(left).removeprefix('0:')} left"
 
     @contextmanager
     def pause(self) -> Iterator[None]:

@@ -40,6 +40,37 @@ def test_a_bar_on_a_terminal(tmp_path):
     assert "a line\n" in stream.getvalue()
 
 
+def test_a_bar_says_compiling_and_estimates_after_the_second_step(tmp_path, monkeypatch):
+    now, stream = [0.0], Terminal()
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    reporter = Reporter(tmp_path, 100, 0, stream)
+
+    def shown():
+        text = stream.getvalue()[shown.seen :]
+        shown.seen += len(text)
+        return text.strip("\r ")
+
+    shown.seen = 0
+    shown()
+    reporter.compiling()
+    assert shown() == "compiling"
+    now[0] += 24.0
+    for step, expected in enumerate(["1/100", "2/100", "3/100"], 1):
+        reporter._bar.last_print_t = 0  # draw it, although it was drawn a moment ago
+        reporter.train(step, STEP, 100, record=False)
+        now[0] += 2.0
+        line = shown()
+        assert expected in line
+        assert ("left" in line) == (step > 1)
+    assert "50 tokens/s  03:14 left" in line
+
+
+def test_a_run_without_a_terminal_says_compiling_once(tmp_path):
+    stream = io.StringIO()
+    Reporter(tmp_path, 20, 0, stream).compiling()
+    assert stream.getvalue() == "compiling\n"
+
+
 def test_a_resumed_run_drops_what_it_will_record_again(tmp_path):
     lines = [json.dumps({"step": step}) for step in (1, 2, 3)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 4, "lo')
