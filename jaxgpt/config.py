@@ -252,7 +252,7 @@ class TrainConfig:
     checkpoint_every: int = 250
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = 2
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept, beside that of the lowest validation loss."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     sample_every: int = 500
@@ -368,6 +368,24 @@ PRESETS: dict[str, TrainConfig] = {
         evaluation_stride=128,
         sample_every=250,
         sample_prompt="Once upon a time",
+    ),
+    "small-text": TrainConfig(
+        # For a text that a model of any size reads many times: little to learn by heart with, and
+        # measured often, so that the best checkpoint is near the best there is.
+        model=ModelConfig(
+            vocab_size=0,
+            context_length=128,
+            num_layers=2,
+            num_heads=2,
+            embed_dim=64,
+            dropout=0.2,
+        ),
+        data=DataConfig(tokenizer="bpe:512"),
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=20, beta2=0.99),
+        steps=200,
+        evaluate_every=10,
+        checkpoint_every=100,
+        sample_every=100,
     ),
     "shakespeare": TrainConfig(
         model=ModelConfig(

@@ -12,7 +12,18 @@ from jaxgpt.shell import this_command
 from jaxgpt.terminal import say
 
 COMMON = (
-    *("out", "platform", "init_from", "data", "validation", "trained", "seed", "epochs", "steps"),
+    *(
+        "out",
+        "platform",
+        "init_from",
+        "best",
+        "data",
+        "validation",
+        "trained",
+        "seed",
+        "epochs",
+        "steps",
+    ),
     *("batch_size", "evaluate_every", "rank", "learning_rate", "warmup_steps"),
     *("overwrite", "allow_config_change"),
 )

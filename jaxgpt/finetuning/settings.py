@@ -105,7 +105,7 @@ class TuningConfig:
     checkpoint_every: int = 200
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = 1
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept, beside that of the lowest validation loss."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     sample_every: int = 200

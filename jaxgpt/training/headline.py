@@ -8,6 +8,7 @@ from jaxgpt.config import TrainConfig
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.model.gpt import count_parameters
+from jaxgpt.shell import script
 from jaxgpt.training.overfitting import MOST_PASSES, passes_line
 from jaxgpt.training.run_card import entropy_per_byte
 
@@ -24,9 +25,9 @@ def headline(
     yield passes_line(config.steps, passes, "training tokens")
     if passes > MOST_PASSES and not config.model.dropout:
         yield (
-            f"warning: that is more than {MOST_PASSES} passes, of which a model without dropout "
-            "learns a text by heart rather than how to write; the preset for a text of this size "
-            f"is {SMALL_TEXT}; or take fewer steps, more text, or a trained model (--init-from)"
+            f"warning: that is more than {MOST_PASSES} passes, in which a model without dropout "
+            "learns a text by heart; for a text of this size there is "
+            f"`{script('train.py', SMALL_TEXT, '--data', *config.data.data)}`"
         )
     if tokenizer.end_of_text is None:
         yield (

@@ -29,6 +29,7 @@ from jaxgpt.finetuning.tune_instructions import tune_instructions
 from jaxgpt.finetuning.tune_preferences import tune_preferences
 from jaxgpt.training import fits
 from jaxgpt.training.checkpoint import load_model
+from jaxgpt.training.kept import find_best
 from jaxgpt.training.metrics import read_metrics
 from jaxgpt.training.run_contents import foreign_files
 
@@ -120,16 +121,22 @@ def test_a_run_learns_leaves_its_base_alone_and_can_be_loaded(kind, trained, tun
     for name in ("loss.png", "README.md", "metrics.jsonl"):
         assert (tmp_path / "run" / name).stat().st_size > 0
     assert (find_adapters(tmp_path / "run") is not None) == (trained == "lora")
+    best = find_best(tmp_path / "run")
+    assert int(best.name) == min(measured[1:], key=lambda item: item["validation_loss"])["step"]
+    assert (find_adapters(best) is not None) == (trained == "lora")
+    # A checkpoint of adapters is a model by itself.
+    newest = tmp_path / "run" / "checkpoints" / "00000004"
 
     load_base = lambda path, tokenizer: base  # noqa: E731, where it lies is of no interest here
-    if kind == "classification":
-        loaded = load_classifier(tmp_path / "run", load_base)
-    elif trained == "lora":
-        loaded = load_adapted(tmp_path / "run" / "adapters", load_base)
-    else:
-        loaded = load_model(tmp_path / "run")
-    assert loaded.task["kind"] == kind
-    same(loaded.params, result.model.params)
+    for folder in (tmp_path / "run", newest):
+        if kind == "classification":
+            loaded = load_classifier(folder, load_base)
+        elif trained == "lora":
+            loaded = load_adapted(folder / "adapters", load_base)
+        else:
+            loaded = load_model(folder)
+        assert loaded.task["kind"] == kind
+        same(loaded.params, result.model.params)
 
 
 def test_a_run_by_other_numbers_compiles_nothing_anew(tune, compiled_anew):

@@ -211,6 +211,7 @@ FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {
     "ck_fifo": (_of_checkpoint(_to_fifo), LATE),
     "ck_link": (_of_checkpoint(_to_link, "d/*"), LATE),
     "ck_stranger": (_stranger, LATE),
+    "ck_flip_validation": (_of_checkpoint(_flip, "validation.json"), LATE),
     "ck_no_manifest": (_of_checkpoint(_delete, "manifest.json"), LATE),
     "ck_flip_manifest": (_of_checkpoint(_flip, "manifest.json"), LATE),
     "ck_truncate_manifest": (_of_checkpoint(_truncate, "manifest.json"), LATE),

@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -81,6 +81,8 @@ class Ending:
     """The fingerprint of the tokens, where the run has its own."""
     model: str
     """The sum of what generate.py would load of it."""
+    best: str
+    """The checkpoint that --best takes."""
 
 
 def main(argv: list[str]) -> int:
@@ -272,7 +274,10 @@ def suffer(
     if left := [path.name for path in run.rglob(".*") if path.name != ".lock"]:
         story += f", left behind {len(left)} such as {min(left)}"
     try:
-        return story, "; ".join(differences(ending(run), reference, lost, made, run))
+        found = ending(run)
+        if name.startswith("ck_"):  # which may have destroyed the best, and then it is another
+            found = replace(found, best=reference.best)
+        return story, "; ".join(differences(found, reference, lost, made, run))
     except Exception as error:  # whatever it is, the run is not whole
         return story, f"{type(error).__name__}: {str(error)[:200]}"
 
@@ -304,6 +309,7 @@ def ending(run: Path) -> Ending:
     from jaxgpt.finetuning.lora import fingerprint
     from jaxgpt.parity.pretrained import load_pretrained
     from jaxgpt.training.checkpoint import verify
+    from jaxgpt.training.kept import find_best
 
     newest = checkpoints(run)[-1]
     verify(newest)
@@ -318,7 +324,7 @@ def ending(run: Path) -> Ending:
     if (run / "tokens").exists():
         tokens = TokenDataset.open(run / "tokens", verify=True).fingerprint
     model = fingerprint(load_pretrained(run).params)
-    return Ending(digest.hexdigest(), metrics(run), tokens, model)
+    return Ending(digest.hexdigest(), metrics(run), tokens, model, find_best(run).name)
 
 
 def differences(
@@ -330,6 +336,8 @@ def differences(
         problems.append("OTHER PARAMETERS")
     if found.model != wanted.model:
         problems.append("another model is loaded")
+    if found.best != wanted.best:
+        problems.append(f"the best is {found.best}, no longer {wanted.best}")
     if found.tokens != wanted.tokens:
         problems.append("other tokens")
     missing = Counter(wanted.records) - Counter(found.records) - lost

@@ -1,14 +1,19 @@
 """Which checkpoints a run keeps: the newest and the best, whatever befalls them."""
 
+import importlib
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from jaxgpt.errors import CheckpointError
+from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.files import seal
+from jaxgpt.finetuning.settings import InstructionConfig
+from jaxgpt.parity.hf_weights import load_gpt2
 from jaxgpt.training.checkpoint import load_model, save
 from jaxgpt.training.kept import by_validation, checkpoints, find_best, write_validation
 from jaxgpt.training.manifest import DamagedError
@@ -115,6 +120,59 @@ def test_a_run_that_was_never_measured_has_no_best(keep, tmp_path):
         with pytest.raises(CheckpointError, match="no checkpoint with a validation loss"):
             find_best(tmp_path / name)
         keep(tmp_path / "run", 10, None)
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    """`script(name)`: a script as a module."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts")
+    monkeypatch.chdir(tmp_path)
+    return importlib.import_module
+
+
+def test_generate_evaluate_and_chat_take_the_best(script, run):
+    source = script("cli").ModelSource
+    assert source(checkpoint=str(run)).load().step == 50
+    assert source(checkpoint=str(run), best=True).load().step == 20
+    assert source(init_from=str(run), best=True).load().step == 20
+    with pytest.raises(CheckpointError, match="name a run's folder, or leave out --best"):
+        source(checkpoint=str(run / "checkpoints/00000020"), best=True).load()
+
+
+def test_convert_takes_the_best(script, run, capsys):
+    script("convert").main(["--from", "jaxgpt", "--model", str(run), "--best", "--out", "hf"])
+    assert "saved" in capsys.readouterr().out
+    params = load_model(find_best(run)).params["embed"]["tokens"]
+    np.testing.assert_array_equal(load_gpt2("hf")[1]["embed"]["tokens"], params)
+
+
+def test_fine_tuning_begins_with_the_best_and_keeps_its_place(script, run):
+    begun = []
+
+    def function(out, config, options, base, *, command):
+        begun.append((config.init_from, base.step))
+        return SimpleNamespace(
+            signal=None, model=SimpleNamespace(step=1, train_config=SimpleNamespace(steps=1))
+        )
+
+    finetuning = script("finetuning")
+    config = InstructionConfig(init_from=str(run), data=("a.jsonl",))
+    for best in (False, True):
+        given = finetuning.RunArguments(config=config, platform="cpu", out="tuned", best=best)
+        finetuning.tune(given, "instructions", function)
+    assert begun == [(str(run), 50), (str(run / "checkpoints/00000020"), 20)]
+
+
+def test_pretraining_goes_on_with_what_was_the_best_when_it_began(script, run, keep, tmp_path):
+    train, best = script("train"), str(run / "checkpoints/00000020")
+    assert train.source(str(run), tmp_path / "out", best=False) == str(run)
+    assert train.source(str(run), tmp_path / "out", best=True) == best
+    keep(tmp_path / "out", 10, 3.0, init_from=best)
+    keep(run, 60, 1.0)
+    assert train.source(str(run), tmp_path / "out", best=True) == best
+    assert train.source(str(run), tmp_path / "new", best=True) == str(find_best(run)) != best
+    with pytest.raises(ConfigError, match="--best goes with --init-from"):
+        train.main(["tiny", "--best", "--out", "out2"])
 
 
 def test_the_loss_is_a_file_of_the_checkpoint(tmp_path):

@@ -2,11 +2,15 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxgpt.config import OptimizerConfig, TrainConfig
+from jaxgpt.config import OptimizerConfig, TrainConfig, get_preset
+from jaxgpt.data.tokenizer import ByteTokenizer
+from jaxgpt.data.tokens import TokenDataset, TokenSplit
+from jaxgpt.training.headline import SMALL_TEXT, headline
 from jaxgpt.training.loop import Hooks, fit
 from jaxgpt.training.overfitting import best, improved, newly_overfit, passes_line, validation_loss
 from jaxgpt.training.report import Reporter
@@ -97,3 +101,40 @@ def test_the_best_is_saved_where_no_checkpoint_is_due(tmp_path):
 )
 def test_passes_are_told_in_a_line(passes, shown):
     assert passes_line(60, passes, "texts") == f"60 steps make {shown} passes over the texts"
+
+
+@pytest.fixture
+def lines(base):
+    """`lines(preset, rows, ...)`: what a run on 5,000 tokens says before it begins."""
+    split = TokenSplit((np.zeros(5000, np.uint16),), num_bytes=15_000, num_documents=1)
+    splits = {"train": split, "validation": split}
+
+    def lines(preset, rows, tokenizer=base.tokenizer, **model):
+        config = get_preset(preset)
+        config = replace(
+            config,
+            model=replace(config.model, vocab_size=300, **model),
+            data=replace(config.data, data=("my text.txt",)),
+        )
+        return list(headline(config, TokenDataset(Path(), {}, splits, tokenizer), tokenizer, rows))
+
+    return lines
+
+
+def test_a_run_says_how_many_passes_it_makes(lines):
+    sizes, passes = lines("small", 80)
+    assert "5,000 training tokens" in sizes
+    assert passes == "1,000 steps make 4.1 passes over the training tokens"
+
+
+def test_a_text_that_is_too_short_is_told_with_the_command_that_is_made_for_it(lines):
+    warning = lines("small", 480)[-1]
+    assert warning.startswith("warning: that is more than 16 passes")
+    assert warning.endswith("scripts/train.py small-text --data 'my text.txt'`")
+    assert not any("warning" in line for line in lines("small", 480, dropout=0.1))
+    assert not any("warning" in line for line in lines(SMALL_TEXT, 480))
+
+
+def test_a_model_that_cannot_become_an_assistant_is_told_before_it_is_trained(lines):
+    assert "no assistant to chat with" in lines("tiny", 80, ByteTokenizer())[-1]
+    assert not any("chat" in line for line in lines("tiny", 80))
