@@ -40,8 +40,7 @@ class RunArguments:
     base: str = ""
     """With adapters to begin with: where the model that they were trained beside lies now."""
     best: bool = False
-    """Begin with the checkpoint of the lowest validation loss of the run in init_from instead of
-    the newest."""
+    """Begin where init_from's validation loss was lowest."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to run; auto takes the best there is."""
 

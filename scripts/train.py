@@ -1,9 +1,9 @@
 """Train a GPT; without arguments, `small` on the bundled corpus.
 
-PRESET is tiny, small (the default), small-text (for a short text), shakespeare, gpt2, gpt2-medium,
-gpt2-large, gpt2-xl, or a .json or .toml file of settings. Every setting of the preset can be
-changed by its flag; with --init-from, the model and the tokenizer are those of the folder. The same
-command on the same folder goes on where it was stopped.
+PRESET is tiny, small (the default), small-text, shakespeare, gpt2, gpt2-medium, gpt2-large,
+gpt2-xl, or a .json or .toml file of settings. Every setting of the preset can be changed by its
+flag; with --init-from, the model and the tokenizer are those of the folder. The same command on the
+same folder goes on where it was stopped.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from jaxgpt.terminal import escape, say
 
 COMMON = (
     *("out", "platform", "init_from", "seed", "steps", "batch_size", "context_length"),
-    *("num_layers", "num_heads", "embed_dim", "dropout", "data", "tokenizer", "best"),
+    *("num_layers", "num_heads", "embed_dim", "data", "tokenizer", "best"),
     *("learning_rate", "warmup_steps", "overwrite", "allow_config_change"),
 )
 
@@ -40,8 +40,7 @@ class Arguments:
     out: str = ""
     """The run's folder: checkpoints, metrics.jsonl, loss.png, README.md. runs/PRESET by default."""
     best: bool = False
-    """Begin with the checkpoint of the lowest validation loss of the run in init_from instead of
-    the newest."""
+    """Begin where init_from's validation loss was lowest."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to run; auto takes the best there is."""
 
