@@ -28,9 +28,9 @@ Read it in the order in which data passes through it; each name is documented wh
     jaxgpt.training      logits -> loss -> update -> checkpoint
       loss                 cross_entropy; head_loss: the same with few logits in memory at once
       optimizer            learning_rate, make_optimizer
-      step                 TrainState, train_step, eval_step: pure
-      loop                 fit: the only loop
-      pretrain             pretrain: a whole run in a folder
+      step                 TrainState, init_state, train_step, eval_step: pure
+      loop                 fit: the only loop, with Hooks; report: Reporter, what is seen of it
+      pretrain             pretrain: a whole run in a folder, also with a loss of your own
       evaluation           evaluate_documents
       plan, profile        make_plan: what a run will need; profiling: where its time goes
       checkpoint           save, restore_latest, load_model
@@ -90,8 +90,9 @@ _HOME = {
     "model.gpt": "GPT init_params count_parameters",
     "training.loss": "cross_entropy head_loss next_token_loss",
     "training.optimizer": "learning_rate make_optimizer",
-    "training.step": "TrainState train_step eval_step",
-    "training.loop": "fit",
+    "training.step": "TrainState init_state train_step eval_step",
+    "training.loop": "fit Hooks",
+    "training.report": "Reporter",
     "training.pretrain": "pretrain",
     "training.evaluation": "evaluate_documents",
     "training.plan": "make_plan",

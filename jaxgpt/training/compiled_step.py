@@ -40,10 +40,12 @@ class CompiledStep:
         return self.program.lower(state, batch, number, self.numbers, *rest)
 
 
-def make_step(config: TrainConfig, mesh: Mesh) -> CompiledStep:
+def make_step(
+    config: TrainConfig, mesh: Mesh, make_loss: Callable[..., LossFunction] = next_token_loss
+) -> CompiledStep:
     """The jitted step of pretraining on `mesh`; see `compile_step`."""
     template = state_template(parameter_shapes(config.model), config, mesh)
-    return compile_step(config, mesh, template, next_token_loss)
+    return compile_step(config, mesh, template, make_loss)
 
 
 def compile_step(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxgpt.config import TrainConfig
-from jaxgpt.errors import JaxgptError, NonFiniteError, ResourceError
+from jaxgpt.errors import ConfigError, JaxgptError, NonFiniteError, ResourceError
 from jaxgpt.terminal import one_line
 from jaxgpt.training.overfitting import improved, newly_overfit
 from jaxgpt.training.report import Reporter
@@ -26,7 +27,8 @@ _ADVICE = (
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
 """A jitted step: state, batch, step number -> state, and metrics that may not be there yet.
 
-The metrics are `loss` (nats per target), `grad_norm`, `targets` and `learning_rate`.
+The metrics are `loss` (nats per target), `grad_norm`, `targets`, and `learning_rate` if it is
+to be shown, as of `train_step` with all but these three given.
 """
 
 
@@ -34,8 +36,8 @@ The metrics are `loss` (nats per target), `grad_norm`, `targets` and `learning_r
 class Hooks:
     """What a run does beside stepping: measure, save, write, and then publish how it stands."""
 
-    evaluate: Callable[[TrainState], dict[str, float]]
-    save: Callable[[TrainState], object]
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None
+    save: Callable[[TrainState], object] = lambda state: None
     publish: Callable[[], None] = lambda: None
     sample: Callable[[TrainState], str] | None = None
     stopped: Callable[[], bool] = lambda: False
@@ -47,19 +49,26 @@ def fit(
     *,
     step_fn: Step,
     batch_at: Callable[[int], Any],
-    hooks: Hooks,
-    reporter: Reporter,
+    hooks: Hooks | None = None,
+    reporter: Reporter | None = None,
 ) -> TrainState:
     """Step from `state.step` to `config.steps`, or until `hooks.stopped()`, and return the state.
 
     `batch_at(step)` gives the batch of a step, counted from 0, so a resumed run sees what it would
     have seen. A run that begins is measured before its first step, and recorded at step 0.
-    Metrics are fetched one step late: the device never waits for them. Raises NonFiniteError when
+    Metrics are fetched one step late: the device never waits for them. Without a `reporter`,
+    progress is shown and nothing is written. Raises NonFiniteError when
     a loss or gradient is not finite, the parameters being those before that step, and when what is
     measured or would be saved is not; ResourceError if the last checkpoint, or three in a row,
-    could not be written.
+    could not be written; ConfigError if a step has not the metrics of `Step`.
     """
-    first, watch, saves = int(state.step), SpikeWatch(), _Saves(hooks.save, reporter)
+    first, watch, hooks = int(state.step), SpikeWatch(), hooks or Hooks()
+    if reporter is None:
+        with closing(Reporter(None, config.steps, first)) as reporter:
+            return fit(
+                state, config, step_fn=step_fn, batch_at=batch_at, hooks=hooks, reporter=reporter
+            )
+    saves = _Saves(hooks.save, reporter)
     pending: tuple[int, dict[str, Any]] | None = None
     reporter.compiling()
     if not first and not reporter.records:
@@ -111,6 +120,8 @@ def visit(
 
 def _evaluate(state: TrainState, config: TrainConfig, hooks: Hooks, reporter: Reporter) -> bool:
     """Measure a state that is finite; whether it is the best so far."""
+    if hooks.evaluate is None:
+        return False
     step, measured = int(state.step), hooks.evaluate(state)
     odd = next((name for name, value in measured.items() if not math.isfinite(value)), None)
     if odd is not None:
@@ -170,6 +181,10 @@ def _report(
     watch: SpikeWatch,
 ) -> None:
     """Fetch a step's metrics, refuse what is not finite, and show the rest."""
+    if missing := [name for name in ("loss", "grad_norm", "targets") if name not in metrics]:
+        raise ConfigError(
+            f"step_fn gives no {' and no '.join(missing)}; it must, as train_step does"
+        )
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if not np.isfinite([values["loss"], values["grad_norm"]]).all():
         raise NonFiniteError(

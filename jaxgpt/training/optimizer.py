@@ -9,6 +9,7 @@ import optax
 
 from jaxgpt.config import OptimizerConfig, check_warmup
 from jaxgpt.model.layers import Params
+from jaxgpt.training.step import HealthyOptimizer
 
 _MATRICES = ("weight", "tokens", "positions")
 _PI = np.float32(np.pi)
@@ -118,7 +119,7 @@ def decay_mask(params: Params) -> Params:
     return jax.tree.map_with_path(lambda path, _: path[-1].key in _MATRICES, params)
 
 
-def make_optimizer(config: OptimizerConfig, steps: Any) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(config: OptimizerConfig, steps: Any) -> HealthyOptimizer:
     """Clipping by the gradient's global norm, then AdamW (Loshchilov & Hutter 2019).
 
     The same update as `torch.optim.AdamW`: epsilon is added outside the root, decay is decoupled
@@ -129,20 +130,19 @@ def make_optimizer(config: OptimizerConfig, steps: Any) -> optax.GradientTransfo
     return optimizer_of(config, optimizer_numbers(config, steps))
 
 
-def optimizer_of(
-    config: OptimizerConfig, numbers: OptimizerNumbers
-) -> optax.GradientTransformationExtraArgs:
+def optimizer_of(config: OptimizerConfig, numbers: OptimizerNumbers) -> HealthyOptimizer:
     """`make_optimizer` by `numbers`; of `config` it takes what is no number."""
     mask, limit = (
         decay_mask if config.weight_decay_on == "matrices" else None,
         numbers.gradient_clip,
     )
-    return optax.chain(
+    chain = optax.chain(
         optax.identity() if limit is None else clip_by_norm(limit),
         scale_by_adam(numbers.beta1, numbers.beta2, numbers.epsilon),
         optax.add_decayed_weights(numbers.weight_decay, mask),
         optax.scale_by_learning_rate(schedule(config.schedule, numbers)),
     )
+    return HealthyOptimizer(*chain)
 
 
 def clip_by_norm(limit: Any) -> optax.GradientTransformation:

@@ -1,7 +1,5 @@
 """A pretraining run from its config to its last checkpoint: all that `fit` needs, put together."""
 
-import itertools
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,21 +23,20 @@ from jaxgpt.training.checkpoint import save
 from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.completion import complete
 from jaxgpt.training.device_tokens import batch_source
-from jaxgpt.training.evaluation import total_loss
 from jaxgpt.training.fits import check_step
 from jaxgpt.training.headline import headline
 from jaxgpt.training.loop import Hooks, fit
-from jaxgpt.training.loss import next_token_loss
+from jaxgpt.training.loss import Loss, next_token_loss
 from jaxgpt.training.memory import check_memory
-from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh
+from jaxgpt.training.mesh import make_mesh
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.overfitting import validation_loss
+from jaxgpt.training.own_loss import check_loss, own_loss
 from jaxgpt.training.plots import plot_losses
 from jaxgpt.training.profile import profiling
 from jaxgpt.training.report import Reporter
 from jaxgpt.training.run_card import (
     CARD,
-    entropy_per_byte,
     entropy_per_token,
     last_value,
     write_run_card,
@@ -53,8 +50,9 @@ from jaxgpt.training.run_state import (
     resume,
     state_template,
 )
-from jaxgpt.training.step import TrainState, eval_step, init_state
+from jaxgpt.training.step import TrainState, init_state
 from jaxgpt.training.stop import StopSignal
+from jaxgpt.training.validation import validation
 
 PICTURE = "loss.png"
 PROFILE = "profile"
@@ -84,17 +82,28 @@ def pretrain(
     command: str = "",
     sampler: Sampler | None = None,
     initial_params: InitialParams | None = None,
+    loss_fn: Callable[..., Loss] | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> RunResult:
     """Train a GPT as `config` says and leave the checkpoints, curves and numbers in folder `run`.
 
     The same call on the same folder goes on from the newest checkpoint and ends with the same
     parameters, bit for bit, as a call that was never interrupted on that kind of device.
-    `initial_params` is called only where `config.init_from` is set and the run begins. Raises a
-    JaxgptError before anything is written if the config, the data or the folder will not do.
+    `initial_params` is called only where `config.init_from` is set and the run begins.
+
+    `loss_fn` stands in place of `next_token_loss`, in training and in the validation loss. It takes
+    parameters, a batch of (inputs, targets), each (B, T), and a random key for dropout or None, and
+    returns the summed loss and the number of targets (`LossFunction`). If it has an argument
+    `config`, that is the run's, whose vocabulary is settled and whose dropout may be traced. Give
+    the same where the run goes on.
+
+    Raises:
+        JaxgptError: before anything is written, if the config, the data, the folder or the loss
+            will not do.
     """
     run, options = Path(run), options or RunOptions()
     mesh = make_mesh(config)
+    make_loss = next_token_loss if loss_fn is None else partial(own_loss, loss_fn)
     check_attention(config, mesh)
     # The tokenizer may not be known yet; what is too much without a vocabulary is too much.
     check_memory(replace(config.model, vocab_size=config.model.vocab_size or 1), config.fsdp)
@@ -109,6 +118,8 @@ def pretrain(
         config = _settle_vocabulary(config, tokenizer)
         check_memory(config.model, config.fsdp)
         check_step(config, mesh.size)
+        if loss_fn is not None:
+            check_loss(loss_fn, config)
         with _about("sample_prompt"):
             tokenizer.encode(config.sample_prompt)  # may be impossible; better to know it now
         length, stride = config.model.context_length, config.data.stride or None
@@ -131,7 +142,7 @@ def pretrain(
 
         def hooks(reporter: Reporter) -> Hooks:
             return Hooks(
-                evaluate=_evaluation(config, dataset, held_out, mesh),
+                evaluate=validation(config, dataset, held_out, mesh, make_loss),
                 save=partial(keep, reporter=reporter),
                 publish=lambda: _publish(config, run, dataset, reporter, command, rows_at),
                 sample=write,
@@ -143,7 +154,7 @@ def pretrain(
         reporter = Reporter(run, config.steps, int(state.step))
         for line in headline(config, dataset, tokenizer, rows_at(config.steps)):
             reporter.say(line)
-        step_fn = make_step(config, mesh)
+        step_fn = make_step(config, mesh, make_loss)
         batches = batch_source(windows, config.batch_size, config.seed, mesh)
         with (
             StopSignal() as stop,
@@ -228,26 +239,6 @@ def _read_params(
     if found != wanted:
         raise CheckpointError(f"{config.init_from} holds other arrays than the model has")
     return params
-
-
-def _evaluation(
-    config: TrainConfig, dataset: TokenDataset, windows: SlidingWindows, mesh: Mesh
-) -> Callable[[TrainState], dict[str, float]]:
-    """Validation loss in nats per token, and in bits per byte beside the entropy where known."""
-    tokens_per_byte = dataset.split("validation").tokens_per_byte
-    sharding, floor = batch_sharding(mesh), entropy_per_byte(dataset)
-    measure = jax.jit(on_mesh(partial(eval_step, loss_fn=next_token_loss(config)), mesh))
-
-    def evaluate(state: TrainState) -> dict[str, float]:
-        batches = windows.in_order(config.batch_size // config.gradient_accumulation)
-        some = itertools.islice(batches, config.evaluation_batches or None)
-        nats, count = total_loss(measure, state.params, some, sharding)
-        loss = nats / count
-        bits = loss / math.log(2) * tokens_per_byte
-        measured = {"validation_loss": loss, "validation_bits_per_byte": bits}
-        return measured if floor is None else measured | {"entropy_bits_per_byte": floor}
-
-    return evaluate
 
 
 def _publish(

@@ -21,12 +21,13 @@ _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 class Reporter:
     """Shows progress on `stream`, a bar on a terminal and lines elsewhere, and records metrics.
 
-    The run goes on after `first_step`; its records are those of `MetricsFile`.
+    The run goes on after `first_step`; its records are those of `MetricsFile`, or of this process
+    alone where there is no folder `run`.
     """
 
     def __init__(
         self,
-        run: Path,
+        run: Path | None,
         steps: int,
         first_step: int,
         stream: TextIOBase | None = None,
@@ -39,10 +40,11 @@ class Reporter:
         self._bar = None
         if self._stream is not None and self._stream.isatty():
             self._show(self._begin_bar)
-        self._metrics, self._refused = MetricsFile(run, first_step), False
-        if self._metrics.complaint:
+        self._metrics = None if run is None else MetricsFile(run, first_step)
+        self._refused = False
+        if self._metrics and self._metrics.complaint:
             self.say(f"warning: {self._metrics.complaint}")
-        self.records = self._metrics.records
+        self.records = self._metrics.records if self._metrics else []
         self.empty_batches = sum("empty_batches" in item for item in self.records)
         self._began: float | None = None
         self._paused = self._targets = self._steps_taken = 0.0
@@ -60,7 +62,7 @@ class Reporter:
             self._show(self._bar.refresh)
 
     def train(self, step: int, metrics: dict[str, float], targets: int, *, record: bool) -> None:
-        """Show a step's `loss`, `learning_rate` and `grad_norm`; `record` also writes them down.
+        """Show a step's `loss` and, if given, `learning_rate`; `record` also writes all down.
 
         The first call starts the clock, as its step spent its time compiling: speed and time left
         are shown from the second on.
@@ -71,7 +73,8 @@ class Reporter:
             self._targets += targets
             self._steps_taken += 1
         speed = self.targets_per_second
-        summary = f"loss {metrics['loss']:.4f}  lr {metrics['learning_rate']:.2e}"
+        summary = f"loss {metrics['loss']:.4f}"
+        summary += f"  lr {metrics['learning_rate']:.2e}" if "learning_rate" in metrics else ""
         summary += f"  {speed:,.0f} {self._unit}/s{self._left(step)}" if speed else ""
         if self._bar is not None:
             self._bar.bar_format = _BAR
@@ -125,6 +128,9 @@ class Reporter:
 
     def record(self, item: dict[str, Any]) -> None:
         """Append one record to the metrics; a disk that refuses it is a warning, not the end."""
+        if self._metrics is None:
+            self.records.append(item)
+            return
         try:
             self._metrics.append(item)
         except OSError as error:

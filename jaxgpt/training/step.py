@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxgpt.errors import ConfigError
 from jaxgpt.model.layers import Params
 from jaxgpt.training.loss import Loss, LossFunction
 
@@ -21,6 +22,10 @@ class TrainState:
     step: Any
     params: Params
     opt_state: Any
+
+
+class HealthyOptimizer(optax.GradientTransformationExtraArgs):
+    """An optimizer whose update, where `healthy` is False, leaves its arrays as they are."""
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -47,13 +52,14 @@ def gradients(
 
     if micro_batches == 1:
         nats, pull, count = jax.vjp(
-            lambda params: loss_fn(params, batch, rng), params, has_aux=True
+            lambda params: loss_of(loss_fn, params, batch, rng), params, has_aux=True
         )
         # Divided at the loss: one number, where the gradient has as many as the model.
         return pull(share(count))[0], (nats, count)
 
     def add(sums: Any, turn: tuple[Any, PRNGKeyArray]) -> tuple[Any, None]:
-        (nats, count), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, *turn)
+        value_and_grad = jax.value_and_grad(partial(loss_of, loss_fn), has_aux=True)
+        (nats, count), grads = value_and_grad(params, *turn)
         return jax.tree.map(jnp.add, sums, (grads, nats, count)), None
 
     zeros = (
@@ -64,6 +70,18 @@ def gradients(
     turns = (_cut(batch, micro_batches), jax.random.split(rng, micro_batches))
     (grads, nats, count), _ = jax.lax.scan(add, zeros, turns)
     return jax.tree.map(lambda leaf: leaf * share(count), grads), (nats, count)
+
+
+def loss_of(loss_fn: LossFunction, params: Params, batch: Any, rng: PRNGKeyArray | None) -> Loss:
+    """The loss of a batch as (sum, count); raises ConfigError if `loss_fn` gives anything else."""
+    loss: Any = loss_fn(params, batch, rng)
+    if not isinstance(loss, tuple) or [jnp.shape(part) for part in loss] != [(), ()]:
+        given = jax.tree.map(lambda leaf: f"shape {jnp.shape(leaf)}", loss)
+        raise ConfigError(
+            f"loss_fn returns {given}; it must return two scalars, the summed loss in nats and the "
+            "number of targets that it sums over"
+        )
+    return jnp.asarray(loss[0], jnp.float32), jnp.asarray(loss[1], jnp.int32)
 
 
 def _cut(batch: Any, micro_batches: int) -> Any:
@@ -80,15 +98,19 @@ def train_step(
     *,
     key: PRNGKeyArray,
     loss_fn: LossFunction,
-    optimizer: optax.GradientTransformationExtraArgs,
+    optimizer: optax.GradientTransformation,
     micro_batches: int = 1,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One update, and its `loss` (nats per target), `grad_norm` and `targets`.
 
     Dropout is a function of (key, step). A loss or gradient that is not finite changes nothing,
-    and nor does any later step: `step` is then ahead of `state.step`. For that, `optimizer.update`
-    must heed `healthy`, as that of `make_optimizer` does. A batch without targets is a step that
-    teaches nothing: parameters and running means stay as they are.
+    and nor does any later step: `step` is then ahead of `state.step`. A batch without targets is a
+    step that teaches nothing: parameters and running means stay as they are. `optimizer` is any of
+    Optax's; that of `make_optimizer` is told by `healthy` to keep its means, which takes no memory,
+    and of others both the old and the new are in memory for a while.
+
+    Raises:
+        ConfigError: a loss that is not (sum, count).
     """
     rng = jax.random.fold_in(key, step)
     grads, (nats, count) = gradients(loss_fn, state.params, batch, rng, micro_batches)
@@ -102,14 +124,17 @@ def train_step(
     healthy = jnp.isfinite(nats) & jnp.isfinite(norm) & (state.step == step)
     keep, learns = partial(jnp.where, healthy), healthy & (count > 0)
     with jax.named_scope("optimizer"):
-        changes, opt_state = optimizer.update(grads, state.opt_state, state.params, healthy=learns)
+        update = optax.with_extra_args_support(optimizer).update
+        changes, opt_state = update(grads, state.opt_state, state.params, healthy=learns)
         params: Any = jax.tree.map(
             partial(jnp.where, learns), optax.apply_updates(state.params, changes), state.params
         )
-        # The optimizer holds its arrays, at no cost in memory; its counts are held here.
-        opt_state = jax.tree.map(
-            lambda new, old: new if new.ndim else keep(new, old), opt_state, state.opt_state
-        )
+        if isinstance(optimizer, HealthyOptimizer):  # its counts are held here alone
+            opt_state = jax.tree.map(
+                lambda new, old: new if new.ndim else keep(new, old), opt_state, state.opt_state
+            )
+        else:
+            opt_state = jax.tree.map(partial(jnp.where, learns), opt_state, state.opt_state)
         return TrainState(keep(state.step + 1, state.step), params, opt_state), metrics
 
 
@@ -122,4 +147,4 @@ def all_finite(tree: Any) -> Array:
 
 def eval_step(params: Params, batch: Any, *, loss_fn: LossFunction) -> Loss:
     """The loss of a batch without dropout, as (sum in nats, count)."""
-    return loss_fn(params, batch, None)
+    return loss_of(loss_fn, params, batch, None)

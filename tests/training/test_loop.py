@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import OptimizerConfig, TrainConfig
-from jaxgpt.errors import NonFiniteError, ResourceError
+from jaxgpt.errors import ConfigError, NonFiniteError, ResourceError
 from jaxgpt.training.loop import Hooks, fit
 from jaxgpt.training.metrics import read_metrics
 from jaxgpt.training.report import Reporter
@@ -128,6 +128,27 @@ def test_a_state_that_is_not_finite_makes_no_checkpoint(part, tmp_path):
     with pytest.raises(NonFiniteError, match="after step 6 the parameters or the optimizer's"):
         run(tmp_path, state=state, save=saved.append)
     assert not saved
+
+
+def test_a_step_of_ones_own_needs_no_folder_no_hooks_and_no_learning_rate(capsys):
+    def own(state, batch, number):
+        metrics = {"loss": float(batch), "grad_norm": 1.0, "targets": 5}
+        return replace(state, step=state.step + 1), metrics
+
+    given = {"step_fn": own, "batch_at": lambda number: 10 * number}
+    state = fit(TrainState(np.int32(0), {}, None), CONFIG, **given)
+    assert int(state.step) == 6
+    said = capsys.readouterr().err
+    assert "step 6/6  loss 50.0000" in said
+    assert "lr" not in said
+
+
+def test_metrics_that_a_step_lacks_are_named(capsys):
+    def own(state, batch, number):
+        return replace(state, step=state.step + 1), {"loss": 1.0}
+
+    with pytest.raises(ConfigError, match="step_fn gives no grad_norm and no targets; it must"):
+        fit(TrainState(np.int32(0), {}, None), CONFIG, step_fn=own, batch_at=lambda number: number)
 
 
 def failing(*steps):

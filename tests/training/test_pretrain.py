@@ -21,6 +21,7 @@ from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import CheckpointError, ConfigError, NonFiniteError
 from jaxgpt.training.checkpoint import Restored, load_model
 from jaxgpt.training.kept import checkpoints
+from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.manifest import verify
 from jaxgpt.training.pretrain import pretrain
 from jaxgpt.training.run_state import changes
@@ -54,6 +55,31 @@ def test_a_run_leaves_all_that_was_promised(undisturbed):
     assert [item["step"] for item in measured] == [0, 4, 8, 12]
     assert measured[-1]["validation_bits_per_byte"] > measured[-1]["entropy_bits_per_byte"] > 0
     assert result.signal is None
+
+
+def test_a_loss_of_ones_own_is_trained_on_and_measured(small_run, tmp_path, undisturbed):
+    asked = []
+
+    def doubled(params, batch, rng, config):
+        asked.append(config.model.vocab_size)
+        nats, count = next_token_loss(config)(params, batch, rng)
+        return 2 * nats, count
+
+    records = pretrain(small_run(steps=3), tmp_path / "own", loss_fn=doubled).records
+    standard = undisturbed[1].records
+    assert set(asked) == {256}
+    assert records[0]["validation_loss"] == pytest.approx(2 * standard[0]["validation_loss"])
+    bits = "validation_bits_per_byte"
+    assert records[0][bits] == pytest.approx(standard[0][bits])
+    (first,) = (item for item in records if item["step"] == 1)
+    (usual,) = (item for item in standard if item["step"] == 1)
+    assert first["loss"] == pytest.approx(2 * usual["loss"])
+
+
+def test_a_loss_that_is_none_leaves_nothing(small_run, tmp_path):
+    with pytest.raises(ConfigError, match="loss_fn returns"):
+        pretrain(small_run(), tmp_path / "own", loss_fn=lambda params, batch, rng: batch[0].sum())
+    assert not (tmp_path / "own").exists()
 
 
 def test_a_checkpoint_is_all_it_takes(undisturbed):

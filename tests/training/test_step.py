@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxgpt.config import get_preset
+from jaxgpt.errors import ConfigError
 from jaxgpt.model.gpt import init_params
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.optimizer import make_optimizer
@@ -89,6 +91,39 @@ def test_a_bad_step_and_all_after_it_change_nothing(step):
     assert np.isfinite(metrics["loss"])
     assert int(later.step) == 0
     np.testing.assert_array_equal(later.params["embed"]["tokens"], state.params["embed"]["tokens"])
+
+
+OTHERS = {"adamw": optax.adamw(1e-2), "sgd": optax.GradientTransformation(*optax.sgd(1e-2))}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_any_optimizer_of_optax_is_held_where_a_step_is_bad(name):
+    def loss(params, batch, rng):
+        return (params["a"] * batch).sum(), batch.size
+
+    optimizer = OTHERS[name]
+    step = jax.jit(partial(train_step, key=KEY, loss_fn=loss, optimizer=optimizer))
+    first = init_state({"a": jnp.ones(3)}, optimizer)
+    state, metrics = step(first, jnp.ones((2, 3)), np.int32(0))
+    assert (int(state.step), float(metrics["loss"])) == (1, 1.0)
+    assert (state.params["a"] < 1).all()
+    after, _ = step(state, jnp.full((2, 3), jnp.nan), np.int32(1))
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize(
+    ("loss", "given"),
+    [
+        (lambda params, batch, rng: params["a"].sum(), r"returns shape \(\); it must return two"),
+        (lambda params, batch, rng: (params["a"], 3), r"returns \('shape \(3,\)', 'shape \(\)'\)"),
+    ],
+)
+def test_a_loss_that_is_no_sum_and_count_is_refused(loss, given, micro_batches):
+    with pytest.raises(ConfigError, match=given):
+        gradients(loss, {"a": jnp.ones(3)}, jnp.ones((2, 3)), KEY, micro_batches)
+    with pytest.raises(ConfigError, match=given):
+        eval_step({"a": jnp.ones(3)}, jnp.ones((2, 3)), loss_fn=loss)
 
 
 def test_a_step_without_targets_only_counts(step):
