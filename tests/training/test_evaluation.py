@@ -27,8 +27,8 @@ from jaxgpt.training.evaluation import (
 )
 from jaxgpt.training.mesh import make_mesh
 from jaxgpt.training.optimizer import make_optimizer
-from jaxgpt.training.pretrain import _evaluation
 from jaxgpt.training.step import init_state
+from jaxgpt.training.validation import validation
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_documents_are_cut_as_for_training(model, tmp_path):
 
     run = dataclasses.replace(model.train_config, evaluation_stride=3, batch_size=8)
     model = dataclasses.replace(model, tokenizer=tokenizer, train_config=run)
-    of_run = _evaluation(run, dataset, SlidingWindows(held_out, 8, 3), make_mesh(run))
+    of_run = validation(run, dataset, SlidingWindows(held_out, 8, 3), make_mesh(run))
     state = init_state(model.params, make_optimizer(run.optimizer, 20))
     wanted = of_run(state)
 
