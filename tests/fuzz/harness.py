@@ -203,7 +203,7 @@ class Tree:
             node, key = places[place % len(places)]
             match action:
                 case "replace":
-                    node[key] = value
+                    node[key] = copy.deepcopy(value)  # or it might come to hold itself
                 case "delete":
                     del node[key]
                 case "wrap":

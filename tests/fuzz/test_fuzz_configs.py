@@ -111,7 +111,7 @@ def test_a_json_file_is_a_config_or_refused(tmp_path, mutation):
 @example(Whole(b"\xff\xfe"))
 def test_a_toml_file_is_a_config_or_refused(tmp_path, mutation):
     if hasattr(mutation, "into"):
-        content = to_toml(mutation.into(SETTINGS)).encode()
+        content = to_toml(mutation.into(SETTINGS)).encode(errors="surrogatepass")
     else:
         content = mutation(to_toml(SETTINGS).encode())
     load(tmp_path / "config.toml", content)
