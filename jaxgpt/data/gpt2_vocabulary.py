@@ -10,7 +10,7 @@ import os
 import tempfile
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -66,7 +66,11 @@ def parse_merges(content: bytes) -> dict[bytes, int]:
 
 def parse_encoder(content: bytes) -> dict[bytes, int]:
     """Ranks from `encoder.json`: an object of token to id, the special token among them."""
-    ids = json.loads(content)
+    return ranks_by_letters(json.loads(content))
+
+
+def ranks_by_letters(ids: Mapping[str, int]) -> dict[bytes, int]:
+    """Ranks from ids by tokens of one printable letter a byte, the special token among them."""
     byte = BYTE_OF_LETTER.__getitem__
     return {bytes(map(byte, token)): rank for token, rank in ids.items() if token != END_OF_TEXT}
 
@@ -103,6 +107,10 @@ R50K = RankFile(
 )
 
 
+class MissingVocabularyError(DataError):
+    """GPT-2's vocabulary is not on this machine, and cannot be fetched."""
+
+
 def gpt2_ranks() -> dict[bytes, int]:
     """Find GPT-2's vocabulary: token bytes to rank, 50,256 of them.
 
@@ -111,7 +119,8 @@ def gpt2_ranks() -> dict[bytes, int]:
     deadline. A file with a wrong sum is reported and left where it is.
 
     Raises:
-        DataError: found nowhere; the message names what was tried and the command that mends it.
+        MissingVocabularyError: found nowhere; the message names what was tried and the command that
+            mends it.
     """
     for path in _local_files():
         try:
@@ -122,7 +131,7 @@ def gpt2_ranks() -> dict[bytes, int]:
         content = within(DOWNLOAD_SECONDS, lambda: _download(MERGES.url))
         ranks = _verified(content, MERGES.url)
     except (OSError, HTTPException, DataError) as error:
-        raise DataError(
+        raise MissingVocabularyError(
             f"GPT-2's vocabulary is not on this machine: not in ${FILE_VARIABLE}, not in "
             f"{' or '.join(map(str, _cache_folders()))}, not in an installed "
             f"{' or '.join(CARRIERS)}, and downloading {MERGES.url} failed ({error}); "
@@ -145,13 +154,18 @@ def read_gpt2_file(path: Path) -> dict[bytes, int]:
 
 def is_gpt2_vocabulary(vocabulary: Any, merges: Any) -> bool:
     """Whether ids by letters, and pairs of letters, are those of `encoder.json` and `vocab.bpe`."""
+    ids = ids_of_merges(merges)
+    return ids is not None and vocabulary in (ids, ids | {END_OF_TEXT: len(ids)})
+
+
+def ids_of_merges(merges: Any) -> dict[str, int] | None:
+    """Ids by letters, without the special token, if pairs of letters are those of `vocab.bpe`."""
     with suppress(TypeError, ValueError):
         content = "\n".join(["#version: 0.2", *map(" ".join, merges), ""]).encode()
         if hashlib.sha256(content).hexdigest() == MERGES.sha256:
             ranks = parse_merges(content).items()
-            ids = {token.decode("latin-1").translate(LETTER_OF_BYTE): rank for token, rank in ranks}
-            return vocabulary in (ids, ids | {END_OF_TEXT: len(ids)})
-    return False
+            return {token.decode("latin-1").translate(LETTER_OF_BYTE): n for token, n in ranks}
+    return None
 
 
 def within(seconds: float, work: Callable[[], Result]) -> Result:

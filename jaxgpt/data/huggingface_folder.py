@@ -8,7 +8,14 @@ from typing import Any
 
 from jaxgpt.data.added_tokens import ADDED, CONFIG, MAP, content_of, read_added_tokens, read_mapping
 from jaxgpt.data.bpe_tokenizer import BPETokenizer, gpt2_tokenizer
-from jaxgpt.data.gpt2_vocabulary import gpt2_ranks, is_gpt2_vocabulary
+from jaxgpt.data.deferred_tokenizer import DeferredGPT2
+from jaxgpt.data.gpt2_vocabulary import (
+    MissingVocabularyError,
+    gpt2_ranks,
+    ids_of_merges,
+    is_gpt2_vocabulary,
+    ranks_by_letters,
+)
 from jaxgpt.data.json_tokenizer import JsonTokenizer
 from jaxgpt.data.tokenizer_description import DESCRIPTION_BYTES, byte_levels, normal_form
 from jaxgpt.data.tokenizer_json import describe
@@ -50,7 +57,7 @@ def is_description(path: Path) -> bool:
     return isinstance(values, dict) and "model" in values and "kind" not in values
 
 
-def read_huggingface_folder(folder: Path) -> BPETokenizer | JsonTokenizer:
+def read_huggingface_folder(folder: Path) -> BPETokenizer | JsonTokenizer | DeferredGPT2:
     """The tokenizer as `tokenizer.json` or `vocab.json` and `merges.txt` give it, with additions.
 
     Those are in `added_tokens.json`, `special_tokens_map.json` and `tokenizer_config.json`; the
@@ -60,13 +67,22 @@ def read_huggingface_folder(folder: Path) -> BPETokenizer | JsonTokenizer:
     Raises:
         DataError: a file that cannot be read, that contradicts another, or that asks for what
             jaxgpt has no counterpart for; no vocabulary where the model has not as many ids as
-            GPT-2.
+            GPT-2. With GPT-2's by its number of ids alone, a vocabulary that is not on this machine
+            is asked for when a text is encoded.
     """
     model, generation = read_mapping(folder / _MODEL), read_mapping(folder / _GENERATION)
     config = read_mapping(folder / CONFIG)
     size = model.get("vocab_size", GPT2_IDS)
     size = size if type(size) is int else GPT2_IDS
-    source, description = _describe(folder, size)
+    ends = list(_ids(folder, (generation, model), "eos_token_id", size))
+    try:
+        source, description = _describe(folder, size)
+    except MissingVocabularyError:
+        if ends not in ([], [GPT2_IDS - 1]) or any(
+            os.path.isfile(folder / name) for name in (ADDED, MAP, CONFIG)
+        ):
+            raise
+        return DeferredGPT2()
     for name in ("add_bos_token", "add_eos_token"):
         if config.get(name):
             raise DataError(
@@ -76,14 +92,13 @@ def read_huggingface_folder(folder: Path) -> BPETokenizer | JsonTokenizer:
     _set_prefix_space(description, config)
     tokens = read_added_tokens(folder, description)
     description["added_tokens"] = tokens.sorted()
-    ends = list(_ids(folder, (generation, model), "eos_token_id", size))
     named = read_mapping(folder / MAP) | config
     own = tokens.id_of(content_of(named.get("eos_token") or END_OF_TEXT))
     ends = ends or ([] if own is None else [own])
     if own in ends:  # what stands between documents is the tokenizer's, where the model ends at it
         ends = [own, *(end for end in ends if end != own)]
     if is_gpt2(description) and ends == [GPT2_IDS - 1]:
-        return gpt2_tokenizer(gpt2_ranks())
+        return _gpt2(description)
     return JsonTokenizer(
         description,
         ends=tuple(dict.fromkeys(ends)),
@@ -101,7 +116,7 @@ def read_tokenizer_file(path: Path) -> BPETokenizer | JsonTokenizer:
     """
     description = normal_form(read_json(path, limit=DESCRIPTION_BYTES), path)
     if is_gpt2(description):
-        return gpt2_tokenizer(gpt2_ranks())
+        return _gpt2(description)
     added = {token["content"]: token["id"] for token in description["added_tokens"]}
     ends = [added[END_OF_TEXT]] if END_OF_TEXT in added else []
     return JsonTokenizer(description, ends=ends, source=path)
@@ -143,8 +158,8 @@ def _describe(folder: Path, size: int) -> tuple[Path, dict[str, Any]]:
     found = [name for name in (_MERGES, *_FOREIGN) if os.path.isfile(folder / name)]
     if found == [_MERGES]:
         path, merges = folder / _MERGES, _read_merges(folder / _MERGES)
-        if merges == _gpt2_description()["model"]["merges"]:
-            return path, dict(_gpt2_description())
+        if ids := ids_of_merges(merges):
+            return path, _plain(ids | {END_OF_TEXT: len(ids)}, merges, path)
     if found:
         what = "without vocab.json" if found == [_MERGES] else "no byte-level BPE"
         raise DataError(
@@ -159,6 +174,10 @@ def _describe(folder: Path, size: int) -> tuple[Path, dict[str, Any]]:
 @cache
 def _gpt2_description() -> dict[str, Any]:
     return describe(gpt2_tokenizer(gpt2_ranks()))
+
+
+def _gpt2(description: Mapping[str, Any]) -> BPETokenizer:
+    return gpt2_tokenizer(ranks_by_letters(description["model"]["vocab"]))
 
 
 def _plain(vocabulary: Any, merges: list[list[str]], source: Path) -> dict[str, Any]:

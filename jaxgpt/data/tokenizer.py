@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from jaxgpt.data.bpe_tokenizer import BPETokenizer, gpt2_tokenizer, published_tokenizer
+from jaxgpt.data.deferred_tokenizer import gpt2_or_deferred
 from jaxgpt.data.gpt2_vocabulary import gpt2_ranks, read_gpt2_file
 from jaxgpt.data.huggingface_folder import (
     is_description,
@@ -146,6 +147,8 @@ def _load_folder(folder: Path) -> Tokenizer:
     match record := read_record(folder):
         case {"kind": "bytes"}:
             tokenizer = ByteTokenizer()
+        case {"kind": "gpt2"}:
+            tokenizer = gpt2_or_deferred()
         case {"kind": "words", "words": list(words), "unknown": bool(unknown)} if all(
             isinstance(word, str) for word in words
         ):
@@ -161,9 +164,8 @@ def _load_folder(folder: Path) -> Tokenizer:
             tokenizer = read_json_tokenizer(folder, record)
         case _:
             raise DataError(
-                f"{folder / RECORD} describes no tokenizer of kind bytes, words, bpe or "
-                "huggingface; "
-                "save the tokenizer again"
+                f"{folder / RECORD} describes no tokenizer of kind bytes, words, bpe, gpt2 or "
+                "huggingface; save the tokenizer again"
             )
     if record.get("sha256") != tokenizer.fingerprint:
         raise DataError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.data.bpe_tokenizer import BPETokenizer
+from jaxgpt.data.deferred_tokenizer import DeferredGPT2
 from jaxgpt.data.gpt2_vocabulary import GPT2_PATTERN, LETTER_OF_BYTE
 from jaxgpt.data.json_tokenizer import PROBE, JsonTokenizer
 from jaxgpt.data.tokenizer_description import SPECIAL, byte_levels, normal_form
@@ -65,10 +66,13 @@ def describe(tokenizer: Any) -> dict[str, Any]:
     """The description of a tokenizer's, as a `tokenizer.json` holds it.
 
     Raises:
-        DataError: one of words, or a special token that is spelt as another token's bytes.
+        DataError: one of words, one that is not found, or a special token that is spelt as another
+            token's bytes.
     """
     if isinstance(tokenizer, JsonTokenizer):
         return tokenizer.description
+    if isinstance(tokenizer, DeferredGPT2):
+        tokenizer = tokenizer.found
     if isinstance(tokenizer, BPETokenizer):
         return _describe(tokenizer.ranks, tokenizer.special_tokens, tokenizer.pattern)
     if tokenizer.name == "bytes":

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxgpt.data.deferred_tokenizer import DeferredGPT2
 from jaxgpt.data.tokenizer import BPETokenizer, JsonTokenizer, Tokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.templates import Template
@@ -44,7 +45,7 @@ def grow_vocabulary(model: LoadedModel, names: Sequence[str], *, seed: int = 0) 
     """
     if not names:
         return model
-    if not isinstance(model.tokenizer, BPETokenizer | JsonTokenizer):
+    if not isinstance(model.tokenizer, BPETokenizer | JsonTokenizer | DeferredGPT2):
         raise DataError(
             f"tokenizer {model.tokenizer.name} cannot take the special token {names[0]}; only "
             "byte-pair vocabularies grow: pretrain with gpt2 or bpe:N, or choose a template "

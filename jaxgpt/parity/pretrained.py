@@ -53,7 +53,8 @@ def load_pretrained(
         return replace(model, params=_cast(path, model.params, dtype), tokenizer=own)
     config = read_gpt2_config(path)  # and its tokenizer, before the weights, which take longer
     spec = tokenizer or find_tokenizer(path)
-    own = load_tokenizer(spec)
+    # A folder's that is GPT-2's by the number of its ids needs no vocabulary until a text is read.
+    own = load_tokenizer(spec if tokenizer or spec != "gpt2" else path)
     _check_vocabulary(path, config, own)
     config, params = load_gpt2(path, dtype)
     return LoadedModel(

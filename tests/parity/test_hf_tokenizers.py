@@ -11,8 +11,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GenerationConfig, GPT2Config, PreTrainedTokenizerFast
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.data import huggingface_folder
+from jaxgpt.data import deferred_tokenizer, huggingface_folder
+from jaxgpt.data import tokenizer as tokenizer_module
 from jaxgpt.data.bpe import train_bpe
+from jaxgpt.data.deferred_tokenizer import DeferredGPT2
+from jaxgpt.data.gpt2_vocabulary import MissingVocabularyError
 from jaxgpt.data.huggingface_folder import is_gpt2
 from jaxgpt.data.json_tokenizer import PROBE, JsonTokenizer
 from jaxgpt.data.tokenizer import ByteTokenizer, WordTokenizer, ends_of, load_tokenizer
@@ -361,14 +364,6 @@ def test_gpt2_is_known_by_all_that_decides_on_ids(gpt2):
         assert not is_gpt2(gpt2 | other)
 
 
-def test_gpt2s_own_folder_is_read_by_tiktoken(tmp_path, gpt2):
-    gpt2, description = gpt2
-    configure(tmp_path, model_type="gpt2", vocab_size=50257, eos_token_id=50256)
-    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
-    assert find_tokenizer(tmp_path) == str(tmp_path / "tokenizer.json")
-    assert load_tokenizer(tmp_path / "tokenizer.json").fingerprint == gpt2.fingerprint
-
-
 def test_gpt2s_tokenizer_with_what_a_folder_adds(tmp_path, gpt2, monkeypatch):
     """A folder without a tokenizer's files has GPT-2's, which its other files may change."""
     gpt2, description = gpt2
@@ -387,6 +382,67 @@ def test_gpt2s_tokenizer_with_what_a_folder_adds(tmp_path, gpt2, monkeypatch):
     tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.end_of_text, tokenizer.vocab_size) == (50258, 50259)
     assert tokenizer.encode("a <|end|>", allow_special=True)[-1] == 50258
+
+
+@pytest.fixture
+def nowhere(gpt2, monkeypatch):
+    """A machine without GPT-2's vocabulary, and without a network."""
+
+    def missing():
+        raise MissingVocabularyError("GPT-2's vocabulary is not on this machine")
+
+    huggingface_folder._gpt2_description.cache_clear()
+    for module in (huggingface_folder, deferred_tokenizer, tokenizer_module):
+        monkeypatch.setattr(module, "gpt2_ranks", missing)
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize("names", [["vocab.json", "merges.txt"], ["merges.txt"]])
+def test_a_folder_with_gpt2s_own_files_needs_no_others(names, tmp_path, gpt2):
+    gpt2, description = gpt2
+    model = description["model"]
+    contents = {
+        "vocab.json": json.dumps(model["vocab"]),
+        "merges.txt": "\n".join(["#version: 0.2", *map(" ".join, model["merges"]), ""]),
+    }
+    configure(tmp_path, model_type="gpt2", vocab_size=50257, eos_token_id=50256)
+    for name in names:
+        (tmp_path / name).write_text(contents[name])
+    assert load_tokenizer(tmp_path).fingerprint == gpt2.fingerprint
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_weights_alone_are_converted_without_a_vocabulary(
+    tmp_path, gpt2, monkeypatch, random_params
+):
+    config = replace(MODEL, vocab_size=50257)
+    params = random_params(config)
+    save_gpt2(tmp_path / "hf", config, params)
+    model = load_pretrained(tmp_path / "hf")
+    save_model(tmp_path / "own", model)
+    with pytest.warns(UserWarning, match=r"is not on this machine; so the folder has no tokenizer"):
+        save_gpt2(
+            tmp_path / "back", config, params, tokenizer=load_model(tmp_path / "own").tokenizer
+        )
+    for tokenizer in (model.tokenizer, load_tokenizer(tmp_path / "back" / "tokenizer")):
+        assert isinstance(tokenizer, DeferredGPT2)
+        for use in (lambda t=tokenizer: t.encode("a"), lambda t=tokenizer: t.decode([1])):
+            with pytest.raises(DataError, match="not on this machine"):
+                use()
+    # Once it is there, it is the tokenizer that was meant.
+    monkeypatch.setattr(deferred_tokenizer, "gpt2_ranks", lambda: gpt2[0].ranks)
+    named = DeferredGPT2()
+    found = load_model(tmp_path / "own").tokenizer
+    assert found.encode(TEXT) == named.encode(TEXT) == gpt2[0].encode(TEXT)
+    for name in ("name", "vocab_size", "end_of_text", "fingerprint"):
+        assert getattr(named, name) == getattr(found, name) == getattr(gpt2[0], name)
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_other_ends_than_gpt2s_need_the_vocabulary(tmp_path):
+    configure(tmp_path, model_type="gpt2", vocab_size=50257, eos_token_id=[50256, 198])
+    with pytest.raises(DataError, match="not on this machine"):
+        load_tokenizer(tmp_path)
 
 
 def test_the_tokenizer_of_a_folder_comes_from_its_own_files_first(folder, random_params):
