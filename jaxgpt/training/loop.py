@@ -109,12 +109,12 @@ def visit(
     from a checkpoint does not do again what is before it.
     """
     evaluate, sample, save = due
-    if evaluate:
-        save |= _evaluate(state, config, hooks, reporter)
+    best = evaluate and _evaluate(state, config, hooks, reporter)
     if sample and hooks.sample is not None:
         _sample(hooks.sample, state, reporter)
     if save:
         hooks.publish()
+    if save or best:
         hooks.save(state)
 
 

@@ -182,7 +182,7 @@ def plot_trajectories(losses: Curves, differences: Curves, path: Path, title: st
             width = 1.5 if number else 7
             above.plot(_steps(values), values, label=name, color=COLORS[name], linewidth=width)
         below.set(xlabel="step", ylabel="difference\n(millionths of a nat)")
-        colors = (INK, COLORS["rejected"], COLORS["chosen"], "#9a86c8")
+        colors = (INK, "#a5682a", "#8d99a6", "#9a86c8")
         for (name, values), color in zip(differences.items(), colors, strict=False):
             below.plot(_steps(values), 1e6 * values, ".", label=name, color=color, markersize=4)
 
