@@ -11,7 +11,7 @@ Records = Sequence[Mapping[str, Any]]
 
 _LOSS = "validation_loss"
 _RISE = 0.01  # of the best loss, and nats
-_GAP = 1.0  # nats
+_GAP = 2.0  # nats
 _BATCHES = 5  # training losses of single batches, of which the mean is taken
 MOST_PASSES = 16
 """Passes over a text beyond which more teach next to nothing (Muennighoff et al. 2023)."""
@@ -45,7 +45,7 @@ def newly_overfit(records: Records) -> str | None:
     """What the last measurement shows of overfitting, if none before it showed any.
 
     It does if the validation loss was above its best by more than a hundredth (of it, and of a nat)
-    twice in a row, or if it is more than a nat above the mean of the last training losses.
+    twice in a row, or if it is more than two nats above the mean of the last training losses.
     """
     places = [place for place, item in enumerate(records) if _LOSS in item]
     if not places or any(_overfit(records[: place + 1]) for place in places[:-1]):
