@@ -1,6 +1,7 @@
 """Overfitting in a run's records: which measurement is the best, and when to say that it was."""
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,25 +45,36 @@ def improved(records: Records) -> bool:
 def newly_overfit(records: Records) -> str | None:
     """What the last measurement shows of overfitting, if none before it showed any.
 
-    It does if the validation loss was above its best by more than a hundredth (of it, and of a nat)
-    twice in a row, or if it is more than two nats above the mean of the last training losses.
+    It does if the validation loss was above its lowest by more than a hundredth (of it, and of a
+    nat) twice in a row, or if it is more than two nats above the mean of the last training losses.
     """
-    places = [place for place, item in enumerate(records) if _LOSS in item]
-    if not places or any(_overfit(records[: place + 1]) for place in places[:-1]):
-        return None
-    return _overfit(records[: places[-1] + 1])
+    found, lowest = None, (math.inf, 0)
+    measured: list[tuple[float, int]] = []
+    trained: deque[float] = deque(maxlen=_BATCHES)
+    for item in records:
+        if "loss" in item:
+            trained.append(item["loss"])
+        if _LOSS not in item:
+            continue
+        if found:
+            return None
+        measured.append((item[_LOSS], item["step"]))
+        if len(measured) > 2:
+            lowest = min(lowest, measured[-3])
+        found = _overfit(lowest, measured[-2:], list(trained))
+    return found
 
 
-def _overfit(records: Records) -> str | None:
-    measured = [(item[_LOSS], item["step"]) for item in records if _LOSS in item]
-    trained = [item["loss"] for item in records if "loss" in item][-_BATCHES:]
-    last, gap = measured[-1][0], measured[-1][0] - np.mean(trained or measured[-1][0])
-    lowest, step = min(measured[:-2], default=(math.inf, 0))
-    if min(measured[-2:])[0] > lowest + _RISE * max(1, abs(lowest)):
-        found = f"the validation loss is above that of step {step}, {lowest:.4f}, twice in a row;"
-    elif gap > _GAP:
+def _overfit(
+    lowest: tuple[float, int], last_two: list[tuple[float, int]], trained: list[float]
+) -> str | None:
+    (least, step), last = lowest, last_two[-1][0]
+    training = float(np.mean(trained or [last]))
+    if min(last_two)[0] > least + _RISE * max(1, abs(least)):
+        found = f"the validation loss is above that of step {step}, {least:.4f}, twice in a row;"
+    elif last - training > _GAP:
         found = (
-            f"the validation loss {last:.4f} is far above the training loss {last - gap:.4f}; "
+            f"the validation loss {last:.4f} is far above the training loss {training:.4f}; "
             "unless the held-out text is of another kind,"
         )
     else:
