@@ -66,7 +66,9 @@ In array shapes, B is batch, T time (tokens in), S time (tokens attended to), D 
 H heads, K head width, F hidden width, V vocabulary, L layers, C classes.
 """
 
+import sys
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 _HOME = {
@@ -131,4 +133,9 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    # To Tab all names; but not to pydoc, which would show 2,000 lines of inherited methods behind
+    # the table above.
+    frame: FrameType | None = sys._getframe()
+    while frame and frame.f_globals.get("__name__") != "pydoc":
+        frame = frame.f_back
+    return [*globals(), *([] if frame else __all__)]

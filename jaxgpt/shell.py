@@ -8,12 +8,12 @@ import shlex
 import sys
 from pathlib import Path
 
-_CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parent.parent
 
 
 def python(*words: str | Path) -> str:
     """A command line of the Python that runs this, each word quoted where a shell needs it."""
-    return shlex.join([_from_here(sys.executable or "python3"), *map(_word, words)])
+    return " ".join(map(_quoted, [_from_here(sys.executable or "python3"), *map(_word, words)]))
 
 
 def install(package: str) -> str:
@@ -23,7 +23,7 @@ def install(package: str) -> str:
 
 def install_extra(name: str) -> str:
     """The command line that installs the packages of an extra of jaxgpt, such as `parquet`."""
-    return python("-m", "pip", "install", "-e", f"{_from_here(_CHECKOUT)}[{name}]")
+    return python("-m", "pip", "install", "-e", f"{_from_here(CHECKOUT)}[{name}]")
 
 
 def script(name: str, *words: str | Path) -> str:
@@ -33,7 +33,7 @@ def script(name: str, *words: str | Path) -> str:
     where that is how this process was started.
     """
     beside = Path(sys.argv[0]).parent / name
-    found = beside if beside.is_file() else _CHECKOUT / "scripts" / name
+    found = beside if beside.is_file() else CHECKOUT / "scripts" / name
     return python(_from_here(found), *words)
 
 
@@ -56,3 +56,21 @@ def _from_here(path: str | Path) -> str:
 def _word(word: str | Path) -> str:
     """A path that begins with a dash is no flag."""
     return f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
+
+
+def _quoted(word: str) -> str:
+    """A word as a shell reads it: on one line, and with nothing that a terminal would not show."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(map(_spelt, word)) + "'"
+
+
+def _spelt(character: str) -> str:
+    code = ord(character)
+    if character in "\\'":
+        return "\\" + character
+    if character.isprintable():
+        return character
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that is no UTF-8
+        code -= 0xDC00
+    return {10: "\\n", 9: "\\t"}.get(code) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")

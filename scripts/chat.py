@@ -4,14 +4,16 @@ A message that is refused has an empty line for its answer, and the reason on st
 """
 
 import io
+import re
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import cli
+from line_editor import line_editor
 
 from jaxgpt.assistant.chat_config import ChatConfig
 from jaxgpt.config import nearest
@@ -43,6 +45,9 @@ class Arguments:
     """alpaca, phi or chat; empty takes the one that the model was tuned with, or else alpaca."""
     chat: ChatConfig = field(default_factory=ChatConfig)
     """What commands can change on the way."""
+    history: bool = True
+    """Keep what is typed at a terminal for the next session, in the cache folder, readable by you
+    alone."""
 
 
 def main(argv: list[str]) -> None:
@@ -59,15 +64,20 @@ def main(argv: list[str]) -> None:
         # So that the tokenizer refuses bad bytes, in one line, and the session goes on.
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     if sys.stdin.isatty() and sys.stdout.isatty():
-        with suppress(ImportError):
-            import readline  # noqa: F401  # gives input() its line editing and history
         note(f"a context of {chat.model.config.context_length} tokens; /help shows the commands")
         if chat.plain_markers:
             marks = ", ".join(chat.plain_markers)
             note(f"(this model cannot tell {marks} in a message from a turn of its own)")
-        talk(chat, typed, interactive=True)
+        with line_editor(completions(), history=arguments.history):
+            talk(chat, typed, interactive=True)
     elif code := talk(chat, input, interactive=False):
         raise SystemExit(code)
+
+
+def completions() -> list[str]:
+    """The commands as Tab completes them: with a space where a value follows."""
+    names = [f"{name} " for name in SETTINGS]
+    return [*names, *(re.sub(r" .*", " ", command) for command in COMMANDS)]
 
 
 def typed() -> str:

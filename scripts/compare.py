@@ -1,4 +1,4 @@
-"""Find the layer at which two implementations of a GPT first differ, and why.
+"""Find the layer at which two GPTs first differ, and why.
 
 A and B are each a run's or a checkpoint's folder, a Hugging Face folder of a GPT-2,
 file.py:make_model (a function that returns a torch.nn.Module from tokens to logits; the file is

@@ -1,4 +1,4 @@
-"""Turn a GPT-2 of Hugging Face into a checkpoint of jaxgpt, or the other way round.
+"""Turn a GPT-2 of Hugging Face into a checkpoint of jaxgpt, or back.
 
 A checkpoint made from one goes into `generate.py --checkpoint`, `evaluate.py --checkpoint` and
 `train.py --init-from`. A folder made from a checkpoint goes into `AutoModelForCausalLM` of the

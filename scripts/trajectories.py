@@ -1,4 +1,4 @@
-"""Train a small GPT here and in PyTorch, from the same start, and compare the loss at every step.
+"""Compare the losses of one training in jaxgpt and in PyTorch.
 
 PyTorch runs with one thread, with two, and in float64: what parts the float32 runs is rounding.
 """

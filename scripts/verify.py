@@ -1,4 +1,4 @@
-"""Compute worked examples of public notebooks again and hold them against what those print.
+"""Hold worked examples of public notebooks against what those print.
 
 Exits with 1 if one is missed. Nothing of PyTorch is needed: its random numbers are made here.
 """

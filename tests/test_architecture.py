@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import pydoc
 import re
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_imports_run_one_way(path):
     own = parts[1] if len(parts) > 1 else None
     for module in _imports(path):
         stage = _stage(module) if module.startswith("jaxgpt") else None
-        if stage is None or own in ("__init__", "parity"):
+        if stage is None or own in ("__init__", "__main__", "parity"):
             continue
         assert stage != "parity", f"{path} imports {module}"
         assert STAGES.index(stage) <= STAGES.index(own), f"{path} imports {module}"
@@ -102,6 +103,25 @@ def test_every_public_name_is_there_and_documented(name):
     if inspect.isclass(value) or inspect.isfunction(value):
         assert value.__doc__
         assert not value.__doc__.startswith(f"{name}("), "a dataclass without its own docstring"
+
+
+def test_help_is_the_table_of_contents_and_names_complete():
+    lines = pydoc.plain(pydoc.render_doc(jaxgpt)).splitlines()
+    assert len(lines) < 120
+    assert any("training      logits -> loss" in line for line in lines)
+    assert not any("inherited from" in line for line in lines)
+    assert set(jaxgpt.__all__) <= set(dir(jaxgpt))
+
+
+def test_python_m_jaxgpt_is_a_screen_of_what_there_is():
+    page = importlib.import_module("jaxgpt.__main__").page().splitlines()
+    assert page[0].startswith(f"jaxgpt {jaxgpt.__version__}: ")
+    assert len(page) <= 24
+    assert max(map(len, page[:-3])) <= 100
+    for path in SCRIPTS:
+        about = [line.split(maxsplit=1)[1] for line in page if line.split()[:1] == [path.name]]
+        assert len(about) == ("cli.run(main)" in path.read_text()), path
+        assert all(about)
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -41,6 +41,11 @@ def test_the_python_is_named_from_here_where_it_lies_below(started, tmp_path, mo
 def test_what_a_shell_would_take_apart_is_quoted(started):
     started("my env/bin/python", "a b.py", "it's", "$HOME")
     assert shlex.split(shell.this_command()) == ["my env/bin/python", "a b.py", "it's", "$HOME"]
+    words = ["\n", "it's\t\\é", "\x1b[2J", "\u202e", "caf\udce9"]
+    command = shell.python(*words)
+    assert command.isprintable()
+    shown = subprocess.check_output(["bash", "-c", f"printf '%s\\0' {command}"])
+    assert list(map(os.fsdecode, shown.split(b"\0")[1:-1])) == words
     assert shell.python(Path("-run"), "--out") == "'my env/bin/python' ./-run --out"
 
 

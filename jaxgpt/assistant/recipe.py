@@ -21,6 +21,8 @@ TEMPLATE = "chat"
 class Recipe:
     """How long each stage is, and how much of its data there is."""
 
+    stories_bytes: int = 20_000_000
+    """Bytes of stories to pretrain on."""
     steps: int = 2000
     """Steps of pretraining."""
     conversations: int = 8200
@@ -48,7 +50,7 @@ def pretraining(recipe: Recipe) -> TrainConfig:
         # Four heads copy more at once; the context holds a story and ten questions about it; and
         # with rows to spare for a template's markers, no table has to grow.
         model=replace(small.model, num_heads=4, context_length=384, vocab_size=2064),
-        data=replace(small.data, stories_bytes=20_000_000),
+        data=replace(small.data, stories_bytes=recipe.stories_bytes),
         optimizer=replace(small.optimizer, warmup_steps=min(50, recipe.steps - 1)),
         steps=recipe.steps,
         batch_size=8,

@@ -121,7 +121,7 @@ def table(stages: list[Stage]) -> str:
 
 def _write_records(run: Path, recipe: Recipe, held_out: list[Question]) -> dict[str, str]:
     """The records of all stages as files in `run`, for other command lines to read; their paths."""
-    told, watched = recipe.conversations, _NUM_WATCHED
+    told, watched = recipe.conversations, min(_NUM_WATCHED, recipe.preferences)
     records = {
         "told": (conversation(i, seed=_CONVERSATIONS) for i in range(told)),
         "told_watched": (conversation(i, seed=_WATCHED) for i in range(watched)),

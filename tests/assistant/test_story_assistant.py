@@ -24,7 +24,6 @@ def small_pretraining(recipe):
 
 def test_each_stage_is_measured_and_the_last_model_can_be_asked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(story_assistant, "pretraining", small_pretraining)
-    monkeypatch.setattr(story_assistant, "_NUM_WATCHED", 2)
     lines = []
     stages = make_assistant(tmp_path / "run", SMALL, say=lines.append)
     assert [stage.name for stage in stages] == ["pretraining", "instructions", "preferences"]

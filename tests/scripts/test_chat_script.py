@@ -241,7 +241,53 @@ def test_which_models_can_chat(run, model, tmp_path, scripted):
     assert "no template is called fi" in err
 
 
-def test_a_session_at_a_terminal(folder):
+@pytest.fixture
+def editor(script, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXGPT_CACHE", str(tmp_path))
+    return importlib.import_module("line_editor")
+
+
+def test_what_was_typed_is_kept_beside_what_another_session_kept(editor, tmp_path):
+    assert editor.read_history() == []
+    editor.keep_history([])
+    assert os.listdir(tmp_path) == []
+    editor.keep_history(["/system Be kind.", "caf\udce9"])
+    editor.keep_history([f"line {number}" for number in range(999)])
+    assert editor.read_history()[:2] == ["caf\udce9", "line 0"]  # the newest thousand
+    assert (tmp_path / "chat_history").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("change", ["writable", "link", "folder", "another's"])
+def test_a_history_that_is_not_the_users_alone_is_left_alone(
+    editor, change, tmp_path, monkeypatch, capsys
+):
+    kept, there = tmp_path / "chat_history", tmp_path / "there"
+    there.write_text("typed")
+    there.chmod(0o602 if change == "writable" else 0o600)
+    if change == "folder":
+        kept.mkdir()
+    elif change == "link":
+        kept.symlink_to(there)
+    else:
+        there.rename(kept)
+    if change == "another's":
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert editor.read_history() is None
+    assert capsys.readouterr().err.count("\n") == 1
+    editor.keep_history(["more"])
+    assert kept.is_dir() or kept.read_text() == "typed"
+
+
+def test_piped_nothing_is_kept(run, scripted, editor, tmp_path):
+    scripted("one")
+    assert run(b"hello\n") == (0, "one\n", "")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_session_at_a_terminal(folder, tmp_path):
+    kept = tmp_path / "chat_history"
+    kept.write_text("hello\n")
+    kept.chmod(0o600)
     controller, terminal = pty.openpty()
     # The terminal sends Ctrl-C to the session that it belongs to.
     argv = f"chat.py --checkpoint {folder} --temperature 0 --max-new-tokens 60000"
@@ -252,7 +298,9 @@ def test_a_session_at_a_terminal(folder):
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
-        env=os.environ | {"TERM": "dumb", "PYTHONPATH": f"{SCRIPTS}:{SCRIPTS.parent}"},
+        env=os.environ
+        | {"TERM": "dumb", "PYTHONPATH": f"{SCRIPTS}:{SCRIPTS.parent}"}
+        | {"JAXGPT_CACHE": str(tmp_path)},
     )
     os.close(terminal)
     shown = ""
@@ -270,14 +318,16 @@ def test_a_session_at_a_terminal(folder):
 
     try:
         assert "65536 tokens; /help" in until("you> ")
-        press(b"hello\r")
+        press(b"\x10\r")  # the line before, of the last session
         until("Z" * 32)  # as this model goes on
         press(b"\x03")
         assert "(stopped; " in until("you> ")
-        press(b"/history\r")
+        press(b"/hist\t\r")
         assert "user> hello" in until("you> ")
         press(b"\x04")
         assert process.wait(SECONDS) == 0
+        assert kept.read_text() == "hello\n/history\n"  # what is repeated stands once
+        assert kept.stat().st_mode & 0o777 == 0o600
     finally:
         process.kill()
         process.wait()
