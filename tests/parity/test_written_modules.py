@@ -151,6 +151,29 @@ class MoreThanOne(NanoGPT):
         return self.lm_head(self.stream(idx)), [idx]
 
 
+class LastInSpite(NanoGPT):
+    """(B, V), whatever the targets."""
+
+    def forward(self, idx, targets=None):
+        return self.lm_head(self.stream(idx)[:, -1])
+
+
+class LossFirst(NanoGPT):
+    """As Hugging Face's with labels: the loss, then the logits."""
+
+    def forward(self, idx, labels=None):
+        logits = self.lm_head(self.stream(idx))
+        return None if labels is None else logits.mean(), logits
+
+
+class NeedsTargets(NanoGPT):
+    """Flat logits, as the loss takes them, and no default for the targets."""
+
+    def forward(self, idx, targets):
+        logits = self.lm_head(self.stream(idx)).flatten(0, 1)
+        return logits, functional.cross_entropy(logits, targets.flatten())
+
+
 def seeded(make):
     """The module with no parameter left at one or zero, by a seed of its own."""
     torch.manual_seed(0)
@@ -161,7 +184,13 @@ def seeded(make):
     return model
 
 
-@pytest.mark.parametrize("make", [NanoGPT, MinGPT, LastOnly, InMapping, MoreThanOne])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(NanoGPT, MinGPT, LastOnly, InMapping, MoreThanOne),
+        *(LastInSpite, LossFirst, NeedsTargets),
+    ],
+)
 def test_whatever_is_returned_all_is_recorded_and_equal(make):
     theirs = record_module(seeded(make), TOKENS)
     assert set(theirs.activations) == set(activation_names(L))
@@ -169,7 +198,12 @@ def test_whatever_is_returned_all_is_recorded_and_equal(make):
     comparison = compare(record_model(theirs.config, theirs.params, TOKENS), theirs)
     assert comparison.equal, comparison
     assert {row.kind for row in comparison.rows} == {"activation", "loss", "gradient"}
-    how = {NanoGPT: "gives all logits only with targets", LastOnly: "was run on each beginning"}
+    how = {
+        NanoGPT: "gives all logits only with targets",
+        LastOnly: "was run on each beginning",
+        LastInSpite: "was run on each beginning",
+        NeedsTargets: "was run with targets, which it needs",
+    }
     assert (
         [how[make] in note for note in theirs.notes] == [True] if make in how else not theirs.notes
     )

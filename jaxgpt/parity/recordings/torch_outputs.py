@@ -17,20 +17,29 @@ def every_logit(
 ) -> tuple[Tensor, tuple[str, ...]]:
     """The logits (B, T, V) that `module` gives for tokens (B, T), and how, where it took more runs.
 
-    It may return them, an output with `.logits`, or a tuple that they begin, such as with the loss.
-    One that gives those of the last token alone is run with targets, if it takes any, as nanoGPT
-    then gives all; or else on every beginning of the tokens, the whole of them last.
+    It may return them, flat (B T, V) or not, an output with `.logits`, or a tuple that holds them,
+    such as beside the loss. One that needs targets is given them. One that gives the last
+    token's logits alone is run with targets, if it takes any, as nanoGPT then gives all; or else on
+    every beginning of the tokens, the whole of them last.
 
     Raises CheckpointError if it returns something else.
     """
-    logits, notes = _logits(module(ids), name), ()
+    targets = next((item for item in _parameters(module) if item.name in _TARGETS), None)
+    needed = targets is not None and targets.default is inspect.Parameter.empty
+
+    def run(ids: Tensor, *, given: bool = needed) -> Tensor:
+        more = {targets.name: ids} if given and targets is not None else {}
+        logits = _logits(module(ids, **more), name)
+        flat = logits.ndim == 2 and len(logits) == ids.numel()
+        return logits.reshape(*ids.shape, -1) if flat else logits
+
+    logits, notes = run(ids), (f"was run with {targets.name}, which it needs",) if needed else ()
     if ids.shape[1] > 1 and _is_last(logits, ids):
-        given = next((key for key in _parameters(module) if key in _TARGETS), None)
-        if given is not None:
-            logits = _logits(module(ids, **{given: ids}), name)
-            notes = (f"gives all logits only with {given}, so it was run with those",)
-        else:
-            ends = (_logits(module(ids[:, :end]), name) for end in range(1, ids.shape[1] + 1))
+        if targets is not None and not needed:
+            logits = run(ids, given=True)
+            notes = (f"gives all logits only with {targets.name}, so it was run with those",)
+        if _is_last(logits, ids):
+            ends = (run(ids[:, :end]) for end in range(1, ids.shape[1] + 1))
             logits = torch.cat([logits.reshape(len(ids), 1, -1) for logits in ends], dim=1)
             notes = ("gives the last token's logits, so it was run on each beginning",)
     want = (*ids.shape, vocab_size or logits.shape[-1])
@@ -45,12 +54,13 @@ def every_logit(
 def _logits(output: Any, name: str) -> Tensor:
     logits = output.get("logits") if isinstance(output, Mapping) else output
     logits = getattr(logits, "logits", logits)
-    if isinstance(logits, tuple) and logits:
-        logits = logits[0]
+    if isinstance(logits, tuple):
+        tensors = (part for part in logits if isinstance(part, Tensor) and part.ndim > 1)
+        logits = next(tensors, None)
     if not isinstance(logits, Tensor):
         raise CheckpointError(
             f"{name} returns a {type(output).__name__}; it must be a tensor of logits (B, T, V), "
-            "or a tuple that begins with one"
+            "or a tuple that holds one"
         )
     return logits
 
@@ -59,5 +69,5 @@ def _is_last(logits: Tensor, ids: Tensor) -> bool:
     return logits.is_floating_point() and logits.shape[:-1] in ((len(ids),), (len(ids), 1))
 
 
-def _parameters(module: nn.Module) -> list[str]:
-    return list(inspect.signature(module.forward).parameters)
+def _parameters(module: nn.Module) -> list[inspect.Parameter]:
+    return list(inspect.signature(module.forward).parameters.values())
