@@ -7,6 +7,7 @@ import pytest
 
 from jaxgpt.config import PRESETS, ModelConfig
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.fields import unchecked
 from jaxgpt.model.agreement import check_params
 from jaxgpt.model.gpt import (
     GPT,
@@ -122,6 +123,17 @@ def test_an_id_outside_the_vocabulary_is_refused_where_it_can_be_seen(config, pa
         model(TOKENS.at[0, 3].set(id_))
     with pytest.raises(DataError, match=f"token id {id_} is outside"):
         jax.grad(lambda params: GPT(config, params)(TOKENS.at[0, 3].set(id_)).sum())(params)
+
+
+def test_a_number_that_no_shape_depends_on_may_be_traced(random_params):
+    params = random_params(CONFIG)
+
+    def build(epsilon, rate):
+        return jax.tree.leaves(
+            GPT(unchecked(CONFIG, norm_epsilon=epsilon, dropout=rate), params).params.get_value()
+        )
+
+    assert len(jax.eval_shape(build, 1e-3, 0.5)) == len(jax.tree.leaves(params))
 
 
 def test_one_text_needs_no_axis_of_rows(config, params, logits):
