@@ -44,13 +44,17 @@ SHORT = [
     (
         "python scripts/train.py gpt2 --data my_texts",
         "",
-        f"--tokenizer bytes --sample-tokens 2 {TINY}",
+        f"--tokenizer bytes --sample-tokens 2 --evaluation-batches 1 {TINY}",
     ),
     (
         "python scripts/train.py gpt2 --init-from",
         "",
-        "--steps 2 --warmup-steps 1 --batch-size 2 --gradient-accumulation 1 --sample-tokens 2",
+        "--steps 2 --warmup-steps 1 --batch-size 2 --gradient-accumulation 1 --sample-tokens 2 "
+        "--evaluation-batches 1 --compute-dtype float32",
     ),
+    ("python scripts/generate.py", "", "--max-new-tokens 8"),
+    ("python scripts/chat.py", "", "--max-new-tokens 8"),
+    ("python scripts/evaluate.py answers", "", "--max-new-tokens 8 --limit 2"),
     ("python scripts/finetune_classifier.py", "--steps 500", "--steps 2"),
     ("python scripts/finetune_classifier.py", "--warmup-steps 20", "--warmup-steps 1"),
 ]
