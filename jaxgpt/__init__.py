@@ -16,14 +16,16 @@ Read it in the order in which data passes through it; each name is documented wh
 
     jaxgpt.model         tokens -> logits
       layers               linear, layer_norm, dropout, gelu; init_linear, init_layer_norm
-      embedding            embed, sinusoidal_positions, unembed; init_embedding
+      embedding            embed, sinusoidal_positions, unembed
       attention            simplified_attention -> self_attention -> causal_attention ->
-                           multi_head_attention; cached_attention; init_attention;
+                           multi_head_attention; cached_attention;
                            attention_weights, attend_causally: what all of them compute by
       attention_kernels    choose_attention: the kernels of GPUs and TPUs
-      feedforward          feed_forward; init_feed_forward
-      transformer          block, stack; init_block, init_stack
-      gpt                  GPT, init_params, count_parameters
+      feedforward          feed_forward
+      transformer          block, stack
+      schema               the parameters, one row for each leaf
+      parameters           init_params, init_block, count_parameters
+      gpt                  GPT
 
     jaxgpt.training      logits -> loss -> update -> checkpoint
       loss                 cross_entropy; head_loss: the same with few logits in memory at once
@@ -82,14 +84,15 @@ _HOME = {
     "data.prepare": "prepare",
     "data.batches": "Batch SlidingWindows",
     "model.layers": "linear layer_norm dropout gelu init_linear init_layer_norm",
-    "model.embedding": "embed sinusoidal_positions unembed init_embedding",
+    "model.embedding": "embed sinusoidal_positions unembed",
     "model.attention": "simplified_attention self_attention causal_attention "
-    "multi_head_attention_by_heads multi_head_attention cached_attention init_attention "
+    "multi_head_attention_by_heads multi_head_attention cached_attention "
     "attention_weights attend_causally causal_mask",
     "model.attention_kernels": "choose_attention",
-    "model.feedforward": "feed_forward init_feed_forward",
-    "model.transformer": "block stack init_block init_stack",
-    "model.gpt": "GPT init_params count_parameters",
+    "model.feedforward": "feed_forward",
+    "model.transformer": "block stack",
+    "model.parameters": "init_params init_block parameter_shapes count_parameters",
+    "model.gpt": "GPT",
     "training.loss": "cross_entropy head_loss next_token_loss",
     "training.optimizer": "learning_rate make_optimizer",
     "training.step": "TrainState init_state train_step eval_step",

@@ -38,7 +38,14 @@ class ModelConfig:
     num_heads: int = 12
     """Attention heads in each block, H."""
     embed_dim: int = 768
-    """Width of the residual stream, D; the feed-forward's hidden width is 4 D."""
+    """Width of the residual stream, D."""
+    num_kv_heads: int = 0
+    """Heads of keys and values, G, each shared by H / G heads of queries (Ainslie et al. 2023); 0
+    is one for each head."""
+    head_dim: int = 0
+    """Width of one head, K; 0 is D / H."""
+    hidden_dim: int = 0
+    """Hidden width of the feed-forward network, F; 0 is 4 D."""
     dropout: float = 0.0
     """Probability of zeroing an embedding, an attention weight or a block's output in training."""
     qkv_bias: bool = True
@@ -58,14 +65,19 @@ class ModelConfig:
         if traced(self):
             return
         check_at_least(self, 1, "context_length", "num_layers", "num_heads", "embed_dim")
-        check_at_least(self, 0, "vocab_size")
-        if self.embed_dim % self.num_heads:
+        check_at_least(self, 0, "vocab_size", "num_kv_heads", "head_dim", "hidden_dim")
+        check(
+            self.num_heads % (self.num_kv_heads or 1) == 0,
+            f"num_kv_heads is {self.num_kv_heads}; it must divide num_heads {self.num_heads}, or "
+            "be 0",
+        )
+        if not self.head_dim and self.embed_dim % self.num_heads:
             most = min(self.embed_dim, 10_000)  # a mistyped width must not keep anyone waiting
             divisors = [n for n in range(1, most + 1) if self.embed_dim % n == 0]
             near = sorted(sorted(divisors, key=lambda n: abs(n - self.num_heads))[:4])
             raise ConfigError(
                 f"num_heads is {self.num_heads}, which does not divide embed_dim {self.embed_dim}; "
-                f"nearby divisors are {', '.join(map(str, near))}"
+                f"nearby divisors are {', '.join(map(str, near))}; or give a head_dim"
             )
         check(
             self.positions == "learned" or self.embed_dim % 2 == 0,
@@ -73,16 +85,6 @@ class ModelConfig:
         )
         check_share(self, "dropout")
         check(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}; it must be above 0")
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one head, K = D / H."""
-        return self.embed_dim // self.num_heads
-
-    @property
-    def hidden_dim(self) -> int:
-        """Hidden width of the feed-forward network, F = 4 D."""
-        return 4 * self.embed_dim
 
 
 MOST_IDS = 1_000_000

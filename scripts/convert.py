@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.finetuning.saved import check_base
-    from jaxgpt.model.gpt import count_parameters
+    from jaxgpt.model.parameters import count_parameters
     from jaxgpt.parity.hf_weights import save_gpt2
     from jaxgpt.parity.pretrained import load_pretrained
     from jaxgpt.training.checkpoint import save_model

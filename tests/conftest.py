@@ -35,7 +35,7 @@ def pytest_unconfigure():
 def random_params():
     """`random_params(config)`: no leaf is 0 or 1 throughout, so that every leaf matters."""
     # Not at the top: the annotations are enforced in what is imported after this file.
-    from jaxgpt.model.gpt import parameter_shapes
+    from jaxgpt.model.parameters import parameter_shapes
 
     def make(config, seed=0):
         noise = np.random.default_rng(seed)

@@ -701,7 +701,7 @@ def _write_models():
 
     from jaxgpt.config import ModelConfig
     from jaxgpt.data.tokenizer import ByteTokenizer
-    from jaxgpt.model.gpt import init_params
+    from jaxgpt.model.parameters import init_params
     from jaxgpt.parity.hf_weights import save_gpt2
 
     sizes = {"context_length": 16, "num_layers": 1, "num_heads": 2, "embed_dim": 8}
@@ -738,7 +738,7 @@ def _write_models():
 def _write_records():
     from jaxgpt.config import ModelConfig, TrainConfig
     from jaxgpt.data.tokenizer import load_tokenizer
-    from jaxgpt.model.gpt import init_params
+    from jaxgpt.model.parameters import init_params
     from jaxgpt.training.checkpoint import LoadedModel, save_model
 
     sizes = {"context_length": 64, "num_layers": 1, "num_heads": 2, "embed_dim": 8}

@@ -2,9 +2,10 @@
 
 Only A and B are trained. They lie beside the base's parameters as `{target: {"A": (L, I, R),
 "B": (L, R, O)}}`, R being the rank; those of the head have no L. Query, key and value have adapters
-of their own, though they are thirds of one matrix here.
+of their own, though they are sections of one matrix here.
 """
 
+import functools
 import hashlib
 import math
 from typing import Any
@@ -17,21 +18,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.settings import LoraConfig
 from jaxgpt.model.layers import Params, linear
+from jaxgpt.model.schema import SCHEMA, qkv_sections
 from jaxgpt.training.loss import Loss, LossFunction
 
 Adapters = dict[str, Params]
 """Target -> its A and B."""
-
-_PLACES = {
-    "query": ("blocks", "attn", "qkv", "weight"),
-    "key": ("blocks", "attn", "qkv", "weight"),
-    "value": ("blocks", "attn", "qkv", "weight"),
-    "out": ("blocks", "attn", "out", "weight"),
-    "up": ("blocks", "mlp", "up", "weight"),
-    "down": ("blocks", "mlp", "down", "weight"),
-    "head": ("head", "weight"),
-}
-_THIRDS = {"query": 0, "key": 1, "value": 2}
 
 
 def lora_linear(
@@ -63,14 +54,11 @@ def init_adapters(params: Params, config: LoraConfig, key: PRNGKeyArray) -> Adap
 
 
 def _init_adapter(params: Params, target: str, rank: int, key: PRNGKeyArray) -> Params:
-    node: Any = params
-    for name in _PLACES[target]:
-        if name not in node:
-            raise ConfigError(f"the model has no {target} of its own to adapt; leave out {target}")
-        node = node[name]
-    *layers, inputs, outputs = node.shape
-    if target in _THIRDS:
-        outputs //= 3
+    names = _names(target)
+    if names[0] not in params:
+        raise ConfigError(f"the model has no {target} of its own to adapt; leave out {target}")
+    *layers, inputs, columns = _at(params, names).shape
+    outputs = len(range(columns)[_section(params, target)])
     return {
         "A": jax.random.normal(key, (*layers, inputs, rank), jnp.float32) / math.sqrt(inputs),
         "B": jnp.zeros((*layers, rank, outputs), jnp.float32),
@@ -84,12 +72,29 @@ def merge(params: Params, adapters: Adapters, config: LoraConfig) -> Params:
     """
     for target, adapter in adapters.items():
         change = config.scale * adapter["A"] @ adapter["B"]
-        if target in _THIRDS:
-            before, width = _THIRDS[target], change.shape[-1]
-            columns = (before * width, (2 - before) * width)
-            change = jnp.pad(change, [(0, 0)] * (change.ndim - 1) + [columns])
-        params = _add(params, _PLACES[target], change)
+        names = _names(target)
+        before, end, _ = _section(params, target).indices(columns := _at(params, names).shape[-1])
+        if (before, end) != (0, columns):
+            padding = [(0, 0)] * (change.ndim - 1) + [(before, columns - end)]
+            change = jnp.pad(change, padding)
+        params = _add(params, names, change)
     return params
+
+
+def _names(target: str) -> tuple[str, ...]:
+    return next(leaf.names for leaf in SCHEMA if target in leaf.adapters)
+
+
+def _at(params: Params, names: tuple[str, ...]) -> Array:
+    return functools.reduce(lambda node, name: node[name], names, params)  # pyright: ignore
+
+
+def _section(params: Params, target: str) -> slice:
+    """The columns of its matrix that an adapter changes."""
+    if target not in ("query", "key", "value"):
+        return slice(None)
+    attn = params["blocks"]["attn"]
+    return qkv_sections(attn["qkv"]["weight"].shape[-1], attn["out"]["weight"].shape[-2])[target]
 
 
 def _add(tree: Params, path: tuple[str, ...], change: Array) -> Params:

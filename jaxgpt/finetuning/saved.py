@@ -18,8 +18,8 @@ from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.finetuning.classification import classifier_params
 from jaxgpt.finetuning.lora import merge
 from jaxgpt.finetuning.lora_file import RECORD, load_adapters, read_adapters_record
-from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.model.layers import Params
+from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.shell import script
 from jaxgpt.training.checkpoint import LoadedModel, read_checkpoint
 

@@ -6,8 +6,9 @@ from typing import Any, Literal
 from jaxgpt.config import OptimizerConfig
 from jaxgpt.errors import ConfigError, brief
 from jaxgpt.fields import check_at_least, check_fields, check_share, check_types
+from jaxgpt.model.schema import SCHEMA
 
-LORA_TARGETS = ("query", "key", "value", "out", "up", "down", "head")
+LORA_TARGETS = tuple(target for leaf in SCHEMA for target in leaf.adapters)
 
 
 @dataclass(frozen=True)

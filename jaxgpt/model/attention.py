@@ -19,12 +19,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.agreement import check_rank
 from jaxgpt.model.attention_kernels import KERNELS, Attention, choose_attention
-from jaxgpt.model.layers import Params, Rate, dropout, init_linear, linear
+from jaxgpt.model.layers import Params, Rate, dropout, linear
 
 _RUN = 64  # queries; the fastest on CPU of 32, 64, 128 and 256
 _MOST_RUNS = 8  # more would lengthen compilation for little
 
-KeyValueCache = tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]]
+KeyValueCache = tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]
 """One layer's keys and values of the tokens so far, in S slots."""
 
 
@@ -109,6 +109,7 @@ def multi_head_attention(
     qkv: Params,
     out: Params,
     num_heads: int,
+    num_kv_heads: int = 0,
     attention: Attention = "auto",
     segments: Int[Array, "*B T"] | None = None,
     dropout_rate: Rate = 0.0,
@@ -117,11 +118,13 @@ def multi_head_attention(
     """Variant 4b: all heads at once, with their queries, keys and values from one product.
 
     The columns of `qkv` are queries, keys, values, each with the heads in order, as in GPT-2. E is
-    the width of `out`, in a block that of `x`. Where several texts lie in one row, `segments` tells
-    them apart, and none sees another. Raises as `choose_attention` does, and ConfigError for heads
-    that do not divide the width.
+    the width of `out`, in a block that of `x`. Of `num_kv_heads` heads of keys and values, each
+    serves several of queries (Ainslie et al. 2023); 0 is one for each. Where several texts lie in
+    one row, `segments` tells them apart, and none sees another. Raises as `choose_attention` does,
+    and ConfigError for heads that do not divide the columns.
     """
-    queries, keys, values = _split_heads(linear(x, **qkv), num_heads)
+    queries, keys, values = split_heads(linear(x, **qkv), num_heads, num_kv_heads)
+    keys, values = share_heads(keys, num_heads), share_heads(values, num_heads)
     rate = 0.0 if rng is None else dropout_rate
     if attention == "auto" and attention_in_force() != _OWN:
         attention = "chunked"  # a kernel would not compute what has been put in its place
@@ -210,6 +213,7 @@ def cached_attention(
     qkv: Params,
     out: Params,
     num_heads: int,
+    num_kv_heads: int = 0,
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
     """`multi_head_attention` of T new tokens, of which row b begins at position `start[b]`.
 
@@ -218,39 +222,46 @@ def cached_attention(
     prompt needs no mask. `start + T` must not exceed the S slots.
     """
     check_rank("x", x, "B T D")
-    queries, new_keys, new_values = _split_heads(linear(x, **qkv), num_heads)
+    queries, new_keys, new_values = split_heads(linear(x, **qkv), num_heads, num_kv_heads)
     asking = start[:, None] + jnp.arange(x.shape[1])
     # Indexed by head too: as a slice of all heads, XLA:CPU copies the cache where B is 1.
-    rows, heads = jnp.arange(x.shape[0])[:, None, None], jnp.arange(num_heads)[:, None]
+    rows, heads = jnp.arange(x.shape[0])[:, None, None], jnp.arange(new_keys.shape[1])[:, None]
     keys = cache[0].at[rows, heads, asking[:, None]].set(new_keys)
     values = cache[1].at[rows, heads, asking[:, None]].set(new_values)
-    contexts = attend_causally(queries, keys, values, start=start)
+    shared = share_heads(keys, num_heads), share_heads(values, num_heads)
+    contexts = attend_causally(queries, *shared, start=start)
     return linear(_join_heads(contexts), **out), (keys, values)
-
-
-def init_attention(key: PRNGKeyArray, width: int, *, qkv_bias: bool, out_std: float) -> Params:
-    """The parameters of `multi_head_attention`: `qkv` (D, 3 D) and `out` (D, D)."""
-    qkv_key, out_key = jax.random.split(key)
-    return {
-        "qkv": init_linear(qkv_key, width, 3 * width, bias=qkv_bias),
-        "out": init_linear(out_key, width, width, std=out_std),
-    }
 
 
 def _scale(queries: Array) -> float:
     return 1 / math.sqrt(queries.shape[-1])
 
 
-def _split_heads(qkv: Float[Array, "*B T E"], num_heads: int) -> list[Float[Array, "R H T K"]]:
-    if qkv.ndim < 2 or qkv.shape[-1] % (3 * num_heads):
+def split_heads(
+    qkv: Float[Array, "*B T E"], num_heads: int, num_kv_heads: int = 0
+) -> list[Float[Array, "R _ T K"]]:
+    """Queries (R, H, T, K), keys and values (R, G, T, K) from their columns side by side.
+
+    Raises ConfigError for heads that do not divide the columns.
+    """
+    groups = num_kv_heads or num_heads
+    count = num_heads + 2 * groups
+    if qkv.ndim < 2 or qkv.shape[-1] % count:
         raise ConfigError(
-            f"queries, keys and values have shape {qkv.shape}; it must be (T, 3 D) or (B, T, 3 D), "
-            f"where {num_heads} heads divide D"
+            f"queries, keys and values have shape {qkv.shape}; it must be (T, E) or (B, T, E), "
+            f"where E is a multiple of {count}: {num_heads} heads of queries, {groups} of keys and "
+            f"{groups} of values"
         )
     rows = qkv.reshape(-1, *qkv.shape[-2:])
-    heads = rows.reshape(*rows.shape[:2], 3 * num_heads, rows.shape[2] // (3 * num_heads))
+    heads = rows.reshape(*rows.shape[:2], count, rows.shape[2] // count)
     # Cut, then transposed: where a kernel wants tokens before heads, XLA then moves nothing.
-    return [part.swapaxes(1, 2) for part in jnp.split(heads, 3, axis=2)]
+    parts = jnp.split(heads, [num_heads, num_heads + groups], axis=2)
+    return [part.swapaxes(1, 2) for part in parts]
+
+
+def share_heads(x: Float[Array, "B G T K"], num_heads: int) -> Float[Array, "B H T K"]:
+    """Keys or values for each head of queries, where one of G serves H / G of them."""
+    return x if x.shape[1] == num_heads else jnp.repeat(x, num_heads // x.shape[1], axis=1)
 
 
 def _join_heads(x: Float[Array, "B H T K"]) -> Float[Array, "B T D"]:

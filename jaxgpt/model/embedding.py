@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.agreement import check_ids
@@ -39,11 +39,6 @@ def places_within(segments: Int[Array, "*B T"]) -> Int[Array, "*B T"]:
     places = jnp.arange(segments.shape[-1])
     begins = jnp.diff(segments, axis=-1, prepend=segments[..., :1]) != 0
     return places - jax.lax.cummax(jnp.where(begins, places, 0), axis=segments.ndim - 1)
-
-
-def init_embedding(key: PRNGKeyArray, rows: int, width: int, std: float = 0.02) -> Array:
-    """A `(rows, width)` table, normal with standard deviation `std`."""
-    return std * jax.random.normal(key, (rows, width), jnp.float32)
 
 
 def sinusoidal_positions(length: int, width: int) -> Float[Array, "T D"]:

@@ -1,6 +1,5 @@
 """Tokens -> logits: the whole architecture, as a Flax module over plain functions."""
 
-import math
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -11,18 +10,18 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.errors import ConfigError
 from jaxgpt.model.agreement import Shapes, check_params, check_rank, leaf_shapes
 from jaxgpt.model.attention import KeyValueCache
 from jaxgpt.model.embedding import (
     embed,
-    init_embedding,
     places_within,
     sinusoidal_positions,
     unembed,
 )
-from jaxgpt.model.layers import Params, dropout, init_layer_norm, init_linear, layer_norm
-from jaxgpt.model.transformer import block_settings, cached_block, init_stack, stack, unstack
+from jaxgpt.model.layers import Params, dropout, layer_norm
+from jaxgpt.model.parameters import parameter_shapes
+from jaxgpt.model.schema import dimensions
+from jaxgpt.model.transformer import block_settings, cached_block, stack, unstack
 
 
 class GPT(nnx.Module):
@@ -120,47 +119,15 @@ def _share_rows(x: Float[Array, "*B T D"]) -> Float[Array, "*B T D"]:
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, rows)
 
 
-def init_params(config: ModelConfig, key: PRNGKeyArray) -> Params:
-    """Random parameters as GPT-2 starts: `embed`, `blocks` (stacked on L), `norm`, and `head`.
-
-    `embed` has no `positions` where they are sinusoidal, and there is no `head` where it is tied.
-    Raises ConfigError if the vocabulary's size is not settled.
-    """
-    if config.vocab_size < 1:
-        raise ConfigError(f"vocab_size is {config.vocab_size}; set it to the tokenizer's number")
-    tokens_key, positions_key, stack_key, head_key = jax.random.split(key, 4)
-    width = config.embed_dim
-    params: Params = {
-        "embed": {"tokens": init_embedding(tokens_key, config.vocab_size, width)},
-        "blocks": init_stack(stack_key, config),
-        "norm": init_layer_norm(width),
-    }
-    if config.positions == "learned":
-        params["embed"]["positions"] = init_embedding(positions_key, config.context_length, width)
-    if not config.tie_head:
-        params["head"] = init_linear(head_key, width, config.vocab_size, bias=False)
-    return params
-
-
 def check_agreement(config: ModelConfig, params: Params) -> None:
     """Raise ConfigError, as building a GPT does, for parameters that `config` does not have."""
     # Without the numbers that may be traced, which no shape depends on.
     check_params(config, params, _due_shapes(replace(config, dropout=0.0, norm_epsilon=1.0)))
 
 
-def parameter_shapes(config: ModelConfig) -> Params:
-    """The parameters' shapes and dtypes, with no memory spent on them."""
-    return jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
-
-
 @lru_cache(maxsize=64)
 def _due_shapes(config: ModelConfig) -> Shapes:
     return leaf_shapes(parameter_shapes(config))
-
-
-def count_parameters(config: ModelConfig) -> int:
-    """The number of parameters; a tied head counts once."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(config)))
 
 
 def decoding_params(params: Params) -> Params:
@@ -175,5 +142,6 @@ def decoding_params(params: Params) -> Params:
 
 def init_cache(config: ModelConfig, rows: int, slots: int, dtype=jnp.float32) -> list:
     """An empty cache for `rows` sequences of up to `slots` tokens: a (K, V) pair for each layer."""
-    shape = (rows, config.num_heads, slots, config.head_dim)
+    sizes = dimensions(config)
+    shape = (rows, sizes["G"], slots, sizes["K"])
     return [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers)]

@@ -8,6 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgpt.fields import typed
 
+STD = 0.02
+"""The standard deviation of random weights (GPT-2)."""
+
 Params = dict[str, Any]
 """Nested dicts of arrays: the parameters of a function, named as its keyword arguments."""
 
@@ -35,9 +38,9 @@ def linear(
 
 
 def init_linear(
-    key: PRNGKeyArray, inputs: int, outputs: int, *, bias: bool = True, std: float = 0.02
+    key: PRNGKeyArray, inputs: int, outputs: int, *, bias: bool = True, std: float = STD
 ) -> Params:
-    """Normal weights `(inputs, outputs)` of standard deviation `std`, and a zero bias (GPT-2)."""
+    """Normal weights `(inputs, outputs)` of standard deviation `std`, and a zero bias."""
     params = {"weight": std * jax.random.normal(key, (inputs, outputs), jnp.float32)}
     return params | ({"bias": jnp.zeros(outputs, jnp.float32)} if bias else {})
 

@@ -1,6 +1,5 @@
 """The pre-norm block, and L of them in a row."""
 
-import math
 from typing import Any
 
 import jax
@@ -10,12 +9,11 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.model.attention import (
     KeyValueCache,
     cached_attention,
-    init_attention,
     multi_head_attention,
 )
 from jaxgpt.model.attention_kernels import Attention, keep_products_and_kernels
-from jaxgpt.model.feedforward import feed_forward, init_feed_forward
-from jaxgpt.model.layers import Gelu, Params, Rate, dropout, init_layer_norm, layer_norm
+from jaxgpt.model.feedforward import feed_forward
+from jaxgpt.model.layers import Gelu, Params, Rate, dropout, layer_norm
 
 
 def block(
@@ -26,6 +24,7 @@ def block(
     norm2: Params,
     mlp: Params,
     num_heads: int,
+    num_kv_heads: int = 0,
     gelu: Gelu = "tanh",
     epsilon: float = 1e-5,
     attention: Attention = "auto",
@@ -44,6 +43,7 @@ def block(
             normed,
             **attn,
             num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
             attention=attention,
             segments=segments,
             dropout_rate=dropout_rate,
@@ -65,12 +65,14 @@ def cached_block(
     norm2: Params,
     mlp: Params,
     num_heads: int,
+    num_kv_heads: int = 0,
     gelu: Gelu = "tanh",
     epsilon: float = 1e-5,
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
     """`block` without dropout on T new tokens that follow those in the cache."""
     normed = layer_norm(x, **norm1, epsilon=epsilon)
-    heard, cache = cached_attention(normed, cache, start, **attn, num_heads=num_heads)
+    heads = {"num_heads": num_heads, "num_kv_heads": num_kv_heads}
+    heard, cache = cached_attention(normed, cache, start, **attn, **heads)
     x = x + heard
     return x + feed_forward(layer_norm(x, **norm2, epsilon=epsilon), **mlp, form=gelu), cache
 
@@ -119,30 +121,10 @@ def block_settings(config: ModelConfig) -> dict[str, Any]:
     """The arguments of `block` that are settings of the model, not parameters."""
     return {
         "num_heads": config.num_heads,
+        "num_kv_heads": config.num_kv_heads,
         "gelu": config.gelu,
         "epsilon": config.norm_epsilon,
     }
-
-
-def init_block(key: PRNGKeyArray, config: ModelConfig) -> Params:
-    """One block's parameters, as GPT-2 starts: normal 0.02, norms at identity, biases at zero.
-
-    The two projections that write into the residual stream get `0.02 / sqrt(2 L)`, so that the
-    stream's variance does not grow with depth.
-    """
-    attn_key, mlp_key = jax.random.split(key)
-    width, out_std = config.embed_dim, 0.02 / math.sqrt(2 * config.num_layers)
-    return {
-        "norm1": init_layer_norm(width),
-        "attn": init_attention(attn_key, width, qkv_bias=config.qkv_bias, out_std=out_std),
-        "norm2": init_layer_norm(width),
-        "mlp": init_feed_forward(mlp_key, width, config.hidden_dim, out_std=out_std),
-    }
-
-
-def init_stack(key: PRNGKeyArray, config: ModelConfig) -> Params:
-    """The parameters of all blocks, each leaf with a leading axis of L."""
-    return jax.vmap(lambda key: init_block(key, config))(jax.random.split(key, config.num_layers))
 
 
 def unstack(blocks: Params) -> list[Params]:

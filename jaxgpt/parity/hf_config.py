@@ -10,6 +10,7 @@ from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokenizer_json import roles
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.files import read_json
+from jaxgpt.model.schema import dimensions
 from jaxgpt.shell import script
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5")
@@ -84,16 +85,14 @@ def _to_model_config(values: dict[str, Any]) -> ModelConfig:
         raise ConfigError(f"activation_function is {gelu!r}; jaxgpt has {', '.join(_GELU)}")
     context = "n_ctx" if "n_positions" not in values and "n_ctx" in values else "n_positions"
     width = _whole(values, "n_embd", 768)
-    if values.get("n_inner") not in (None, 4 * width):
-        raise ConfigError(
-            f"n_inner is {values['n_inner']!r}; jaxgpt has only 4 * n_embd, {4 * width}"
-        )
+    inner = None if values.get("n_inner") is None else _whole(values, "n_inner", 0)
     return ModelConfig(
         vocab_size=_whole(values, "vocab_size", 50257),
         context_length=_whole(values, context, 1024),
         num_layers=_whole(values, "n_layer", 12),
         num_heads=_whole(values, "n_head", 12),
         embed_dim=width,
+        hidden_dim=0 if inner in (None, 4 * width) else inner,
         dropout=_dropout(values),
         tie_head=_typed(values, "tie_word_embeddings", True, bool),
         gelu=_GELU[gelu],  # pyright: ignore[reportArgumentType]
@@ -129,7 +128,17 @@ def _typed(values: dict[str, Any], name: str, default: Any, *kinds: type) -> Any
 
 
 def to_gpt2_config(config: ModelConfig, dtype: str, ids: dict[str, Any]) -> dict[str, Any]:
-    """The `config.json` of a model as GPT2LMHeadModel reads it; `ids` as of `token_ids`."""
+    """The `config.json` of a model as GPT2LMHeadModel reads it; `ids` as of `token_ids`.
+
+    Raises CheckpointError for heads that GPT-2 has no setting for.
+    """
+    sizes = dimensions(config)
+    if sizes["E"] != 3 * config.embed_dim or sizes["G"] != sizes["H"]:
+        raise CheckpointError(
+            f"GPT-2 has as many heads of keys and values as of queries, and heads of width "
+            f"embed_dim / num_heads; this model has {sizes['G']} for {sizes['H']}, of width "
+            f"{sizes['K']}"
+        )
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -139,7 +148,7 @@ def to_gpt2_config(config: ModelConfig, dtype: str, ids: dict[str, Any]) -> dict
         "n_embd": config.embed_dim,
         "n_layer": config.num_layers,
         "n_head": config.num_heads,
-        "n_inner": None,
+        "n_inner": config.hidden_dim or None,
         "activation_function": "gelu_new" if config.gelu == "tanh" else "gelu",
         "layer_norm_epsilon": config.norm_epsilon,
         "resid_pdrop": config.dropout,

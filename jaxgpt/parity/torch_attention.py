@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.model.schema import dimensions
 
 
 def simplified_attention(x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
@@ -50,13 +51,12 @@ class MultiHeadAttentionByHeads(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        sizes, width = dimensions(config), config.embed_dim
         self.heads = nn.ModuleList(
-            CausalAttention(
-                config.embed_dim, config.head_dim, bias=config.qkv_bias, dropout=config.dropout
-            )
+            CausalAttention(width, sizes["K"], bias=config.qkv_bias, dropout=config.dropout)
             for _ in range(config.num_heads)
         )
-        self.out = nn.Linear(config.embed_dim, config.embed_dim)
+        self.out = nn.Linear(sizes["C"], width)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """The context of each token."""
@@ -68,17 +68,26 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim, bias=config.qkv_bias)
-        self.out = nn.Linear(config.embed_dim, config.embed_dim)
+        self.sizes = dimensions(config)
+        self.qkv = nn.Linear(config.embed_dim, self.sizes["E"], bias=config.qkv_bias)
+        self.out = nn.Linear(self.sizes["C"], config.embed_dim)
         self.dropout = nn.Dropout(config.dropout)
+
+    def split(self, x: Float[Tensor, "B T D"]) -> list[Float[Tensor, "B H T K"]]:
+        """Queries, keys and values; those of several heads of queries are repeated."""
+        heads, groups, width = (self.sizes[letter] for letter in "HGK")
+        sections = [heads * width, groups * width, groups * width]
+        parts = [
+            part.unflatten(-1, (-1, width)).transpose(1, 2)
+            for part in self.qkv(x).split(sections, dim=-1)
+        ]
+        if groups == heads:
+            return parts
+        return [parts[0], *(part.repeat_interleave(heads // groups, dim=1) for part in parts[1:])]
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """The context of each token."""
-        queries, keys, values = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for part in self.qkv(x).chunk(3, dim=-1)
-        )
+        queries, keys, values = self.split(x)
         scores = queries @ keys.mT / math.sqrt(keys.shape[-1])
         scores = scores.masked_fill(_future(x.shape[1]), -torch.inf)
         context = self.dropout(torch.softmax(scores, dim=-1)) @ values

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float32, Float64, Int64, UInt64
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.model.layers import Params
+from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.parity.torch_math import box_muller
 
 _CHUNK = 2**15  # Numbers made at once: few enough to stay in the cache; a multiple of 16.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from jaxgpt.config import ModelConfig, OptimizerConfig
 from jaxgpt.errors import CheckpointError
+from jaxgpt.model.schema import decays, dimensions
 from jaxgpt.parity.torch_attention import MultiHeadAttention
 
 Path = tuple[str, ...]
@@ -25,9 +26,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.up = nn.Linear(config.embed_dim, config.hidden_dim)
+        width, hidden = config.embed_dim, dimensions(config)["F"]
+        self.up = nn.Linear(width, hidden)
         self.gelu = nn.GELU(approximate="tanh" if config.gelu == "tanh" else "none")
-        self.down = nn.Linear(config.hidden_dim, config.embed_dim)
+        self.down = nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Each token by itself."""
@@ -145,12 +147,11 @@ def to_params(model: nn.Module, *, grads: bool = False) -> dict[str, Any]:
 def configure_adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW at the peak learning rate, decaying the leaves that jaxgpt decays.
 
-    Those are the ones called weight, tokens or positions, or all of them.
+    Those are the matrices of the schema, or all of them.
     """
     decayed, spared = [], []
     for path, parameters in _leaves(model).items():
-        matrix = path[-1] in ("weight", "tokens", "positions")
-        (decayed if matrix or config.weight_decay_on == "all" else spared).extend(parameters)
+        (decayed if decays(path) or config.weight_decay_on == "all" else spared).extend(parameters)
     return torch.optim.AdamW(
         [{"params": decayed}, {"params": spared, "weight_decay": 0.0}],
         lr=config.learning_rate,

@@ -150,7 +150,7 @@ def _normed_later(x: Array, layer: Params, config: ModelConfig, habits: Habits) 
 def _attention(x: Array, attn: Params, config: ModelConfig, habits: Habits) -> Steps:
     qkv = _dense(x, attn["qkv"], habits)
     yield ".attn.qkv", qkv
-    context = _attend(habits.qkv(qkv), config.num_heads, habits)
+    context = _attend(habits.qkv(qkv), config, habits)
     yield ".attn.context", context
     yield ".attn.out", _dense(context, attn["out"], habits)
 
@@ -173,20 +173,23 @@ def _dense(x: Array, params: Params, habits: Habits) -> Array:
     return habits.product(linear(habits.operand(x), weight=weight, bias=params.get("bias")))
 
 
-def _attend(qkv: Float[Array, "B T E"], num_heads: int, habits: Habits) -> Float[Array, "B T D"]:
-    rows, length, width = qkv.shape
-    heads = qkv.reshape(rows, length, 3, num_heads, -1).transpose(2, 0, 3, 1, 4)
+def _attend(
+    qkv: Float[Array, "B T E"], config: ModelConfig, habits: Habits
+) -> Float[Array, "B T C"]:
+    (rows, length, _), num_heads = qkv.shape, config.num_heads
+    queries, *others = attention.split_heads(qkv, num_heads, config.num_kv_heads)
+    keys, values = (attention.share_heads(part, num_heads) for part in others)
     if habits.attends_as_jaxgpt:
-        contexts = attention.attend_causally(*heads)
-        return contexts.transpose(0, 2, 1, 3).reshape(rows, length, width // 3)
-    queries, keys, values = map(habits.operand, heads)
+        contexts = attention.attend_causally(queries, keys, values)
+        return contexts.transpose(0, 2, 1, 3).reshape(rows, length, -1)
+    queries, keys, values = map(habits.operand, (queries, keys, values))
     ahead = jnp.arange(length) - jnp.arange(length)[:, None]
     mask = None if habits.looks_ahead is None else ahead <= habits.looks_ahead
     weights = attention.attention_weights(
         queries, keys, scale=habits.scale(queries.shape[-1]), mask=mask
     )
     contexts = habits.operand(habits.dropout(weights)) @ values
-    return contexts.transpose(0, 2, 1, 3).reshape(rows, length, width // 3)
+    return contexts.transpose(0, 2, 1, 3).reshape(rows, length, -1)
 
 
 def _norm(name: str, x: Array, params: Params, config: ModelConfig, habits: Habits) -> Array:

@@ -20,8 +20,8 @@ from jaxgpt.config_file import from_dict, read_mapping, to_dict
 from jaxgpt.data.atomic import new_folder
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
-from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.model.layers import Params
+from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.shell import script
 from jaxgpt.terminal import note, one_line
 from jaxgpt.training.arrays import read_arrays, why, write_arrays

@@ -10,8 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.fields import unchecked
-from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.model.layers import never_drops
+from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.training.loss import LossFunction, next_token_loss
 from jaxgpt.training.mesh import on_mesh
 from jaxgpt.training.optimizer import optimizer_numbers, optimizer_of, schedule

@@ -6,7 +6,7 @@ import jax
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.errors import ResourceError
-from jaxgpt.model.gpt import count_parameters
+from jaxgpt.model.parameters import count_parameters
 from jaxgpt.training.memory import BYTES_PER_PARAMETER, device_memory
 from jaxgpt.training.plan import make_plan, multiplies_bfloat16, step_bytes
 from jaxgpt.training.plan_report import verdict

@@ -6,7 +6,7 @@ import jax
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ResourceError
-from jaxgpt.model.gpt import count_parameters
+from jaxgpt.model.parameters import count_parameters
 
 BYTES_PER_PARAMETER = 16
 """float32 parameter, gradient, and AdamW's two running means."""

@@ -10,10 +10,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError
+from jaxgpt.model.schema import dimensions, names_of, sharded_axis
 from jaxgpt.shell import install_extra
-
-SHARDED_AXIS = {"weight": -2, "tokens": -1, "positions": -1}
-"""Leaf name -> the axis that `fsdp` devices share, always D or F; other leaves are copied."""
 
 
 def select_platform(name: str) -> None:
@@ -68,8 +66,11 @@ def grid(config: TrainConfig, count: int) -> tuple[int, int]:
 
 
 def _check_width(model: ModelConfig, fsdp: int) -> None:
-    if model.embed_dim % fsdp:
-        raise ConfigError(f"embed_dim is {model.embed_dim}; fsdp {fsdp} must divide it")
+    sizes = dimensions(model)
+    shared = {"D": "embed_dim", "C": "num_heads times head_dim", "F": "hidden_dim"}
+    for letter, name in shared.items():
+        if sizes[letter] % fsdp:
+            raise ConfigError(f"{name} is {sizes[letter]}; fsdp {fsdp} must divide it")
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -78,10 +79,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(tree: Any, mesh: Mesh) -> Any:
-    """A sharding for each leaf of a tree of parameters or optimizer state, by the leaf's name."""
+    """A sharding for each leaf of a tree of parameters or optimizer state, by the schema."""
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
-        axis = SHARDED_AXIS.get(str(getattr(path[-1], "key", ""))) if path else None
+        axis = sharded_axis(names_of(path))
         names: list[str | None] = [None] * len(leaf.shape)
         if axis is not None:
             names[axis] = "fsdp"

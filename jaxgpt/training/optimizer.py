@@ -9,9 +9,9 @@ import optax
 
 from jaxgpt.config import OptimizerConfig, check_warmup
 from jaxgpt.model.layers import Params
+from jaxgpt.model.schema import decays, names_of
 from jaxgpt.training.step import HealthyOptimizer
 
-_MATRICES = ("weight", "tokens", "positions")
 _PI = np.float32(np.pi)
 
 
@@ -114,9 +114,9 @@ def schedule(kind: str, numbers: OptimizerNumbers) -> optax.Schedule:
 def decay_mask(params: Params) -> Params:
     """True for the matrices (weights and embedding tables), False for biases and layer norms.
 
-    By name, since a stacked bias has two axes like a matrix.
+    By `schema.decays`, since a stacked bias has two axes like a matrix.
     """
-    return jax.tree.map_with_path(lambda path, _: path[-1].key in _MATRICES, params)
+    return jax.tree.map_with_path(lambda path, _: decays(names_of(path)), params)
 
 
 def make_optimizer(config: OptimizerConfig, steps: Any) -> HealthyOptimizer:

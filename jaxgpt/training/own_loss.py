@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import TrainConfig
-from jaxgpt.model.gpt import parameter_shapes
+from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.training.loss import Loss, LossFunction
 from jaxgpt.training.step import loss_of
 

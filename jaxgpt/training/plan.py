@@ -12,11 +12,12 @@ from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import ConfigError, ResourceError
 from jaxgpt.model.flops import flops_per_token
-from jaxgpt.model.gpt import count_parameters, init_cache, parameter_shapes
+from jaxgpt.model.gpt import init_cache
+from jaxgpt.model.parameters import count_parameters, parameter_shapes
+from jaxgpt.model.schema import names_of, sharded_axis
 from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.liveness import Size, nbytes, peak_bytes
 from jaxgpt.training.loss import head_loss, next_token_loss
-from jaxgpt.training.mesh import SHARDED_AXIS
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.step import TrainState, init_state
 
@@ -156,7 +157,7 @@ def _state(config: TrainConfig) -> TrainState:
 def _size(config: TrainConfig, state: TrainState, *, bfloat16: bool) -> Size:
     """Bytes on one device, where `fsdp` divides whatever has the shape of a shared parameter."""
     leaves = jax.tree.leaves_with_path(state.params)
-    shared = {leaf.shape for path, leaf in leaves if path[-1].key in SHARDED_AXIS}
+    shared = {leaf.shape for path, leaf in leaves if sharded_axis(names_of(path)) is not None}
 
     def size(array: Any) -> int:
         widened = 2 if array.dtype == jnp.bfloat16 and not bfloat16 else 1

@@ -12,7 +12,7 @@ from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.files import write_file
-from jaxgpt.model.gpt import count_parameters
+from jaxgpt.model.parameters import count_parameters
 from jaxgpt.training.overfitting import best_line
 
 CARD = "README.md"

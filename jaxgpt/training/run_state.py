@@ -14,6 +14,7 @@ from jaxgpt.config import FolderOptions, TrainConfig
 from jaxgpt.config_file import differences
 from jaxgpt.errors import CheckpointError
 from jaxgpt.model.attention_kernels import choose_attention
+from jaxgpt.model.schema import dimensions
 from jaxgpt.terminal import note
 from jaxgpt.training.checkpoint import Restored, restore_latest
 from jaxgpt.training.mesh import on_mesh, state_shardings
@@ -39,7 +40,7 @@ class Start:
 def check_attention(config: TrainConfig, mesh: Mesh) -> None:
     """Raise ConfigError if the attention of `config` cannot work here."""
     model, rows = config.model, config.batch_size // config.gradient_accumulation
-    shape = rows, model.num_heads, model.context_length, model.head_dim
+    shape = rows, model.num_heads, model.context_length, dimensions(model)["K"]
     choose = partial(choose_attention, dropout_rate=model.dropout)
     on_mesh(choose, mesh)(config.attention, shape, config.compute_dtype)
 

@@ -210,6 +210,6 @@ def test_the_untrained_head_of_gpt2_small():
 
 
 def _gpt2_shapes():
-    from jaxgpt.model.gpt import parameter_shapes
+    from jaxgpt.model.parameters import parameter_shapes
 
     return parameter_shapes(get_preset("gpt2").model)

@@ -14,7 +14,8 @@ from jaxgpt.errors import DataError
 from jaxgpt.finetuning.instructions import encode_conversation, encode_prompt
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
 from jaxgpt.finetuning.vocabulary import grow_vocabulary
-from jaxgpt.model.gpt import GPT, parameter_shapes
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.training.checkpoint import LoadedModel, load_model, save_model
 from jaxgpt.training.loss import head_table, hidden
 

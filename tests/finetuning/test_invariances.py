@@ -18,7 +18,7 @@ from jaxgpt.finetuning.packing import packed_rows
 from jaxgpt.finetuning.pairs import PairRow, collate_pairs
 from jaxgpt.finetuning.preferences import preference_loss
 from jaxgpt.finetuning.settings import LoraConfig, PreferenceConfig
-from jaxgpt.model.gpt import init_params
+from jaxgpt.model.parameters import init_params
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.step import init_state, train_step

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jaxgpt.config import ModelConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.errors import CheckpointError
-from jaxgpt.model.gpt import init_params
+from jaxgpt.model.parameters import init_params
 from jaxgpt.parity.recordings.recording import flatten, record_model
 from jaxgpt.parity.recordings.recording_file import load_recording, save_recording
 

@@ -15,13 +15,13 @@ from jaxgpt.model.attention import (
     cached_attention,
     causal_attention,
     causal_mask,
-    init_attention,
     multi_head_attention,
     multi_head_attention_by_heads,
     self_attention,
     simplified_attention,
 )
-from jaxgpt.model.gpt import GPT, decoding_params, init_cache, parameter_shapes
+from jaxgpt.model.gpt import GPT, decoding_params, init_cache
+from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.parity.walk import walk
 
 B, T, D, H = 2, 6, 8, 2
@@ -241,16 +241,6 @@ def test_rows_may_begin_at_different_positions(cached, whole):
     np.testing.assert_allclose(y[1], whole(X)[1, 4:6], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_init_attention(bias):
-    params = init_attention(RNG, 64, qkv_bias=bias, out_std=0.007)
-    assert params["qkv"]["weight"].shape == (64, 192)
-    assert ("bias" in params["qkv"]) == bias
-    assert params["qkv"]["weight"].std() == pytest.approx(0.02, rel=0.05)
-    assert params["out"]["weight"].std() == pytest.approx(0.007, rel=0.05)
-    np.testing.assert_array_equal(params["out"]["bias"], np.zeros(64))
-
-
 def test_a_missing_or_misspelt_weight_is_a_type_error():
     with pytest.raises(TypeError, match="out"):
         multi_head_attention(X, qkv=ALL["qkv"], num_heads=H)
@@ -268,7 +258,10 @@ def test_a_text_alone_is_attended_to_as_in_a_batch(whole):
 
 
 def test_the_shape_that_is_wanted_is_said():
-    with pytest.raises(ConfigError, match=r"it must be \(T, 3 D\) or \(B, T, 3 D\), where 3 heads"):
+    with pytest.raises(
+        ConfigError,
+        match=r"it must be \(T, E\) or \(B, T, E\), where E is a multiple of 9: 3 heads",
+    ):
         multi_head_attention(X, **ALL, num_heads=3)
 
 

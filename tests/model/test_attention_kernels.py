@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.model import attention_kernels
-from jaxgpt.model.attention import attend_causally, init_attention, multi_head_attention
+from jaxgpt.model.attention import attend_causally, multi_head_attention
 from jaxgpt.model.attention_kernels import (
     KERNELS,
     Device,
@@ -23,7 +23,7 @@ from jaxgpt.model.attention_kernels import (
     keep_products_and_kernels,
     this_device,
 )
-from jaxgpt.model.gpt import parameter_shapes
+from jaxgpt.model.parameters import init_block, parameter_shapes
 from jaxgpt.training.loss import next_token_loss
 
 A100, H200, TPU = Device("cuda", 8.0), Device("cuda", 9.0), Device("tpu")
@@ -130,9 +130,14 @@ def test_a_gpu_is_known_by_its_client(version, capability, device, monkeypatch):
     assert this_device() == device
 
 
+def init_attention(width):
+    config = ModelConfig(num_layers=1, num_heads=2, embed_dim=width)
+    return init_block(config, jax.random.key(0))["attn"]
+
+
 def test_a_cpu_has_no_kernel():
     assert this_device() == Device("cpu", count=8)
-    x, params = normal(2, 6, 8), init_attention(jax.random.key(0), 8, qkv_bias=True, out_std=0.02)
+    x, params = normal(2, 6, 8), init_attention(8)
     with pytest.raises(ConfigError, match="an NVIDIA GPU, not cpu"):
         multi_head_attention(x, **params, num_heads=2, attention="cudnn")
 
@@ -223,7 +228,7 @@ def test_the_gradient_of_a_training_loss_lowers(platform, dtype, monkeypatch):
 
 def test_dropout_in_training_alone_keeps_from_the_kernel(monkeypatch):
     monkeypatch.setattr(attention_kernels, "this_device", lambda: H200)
-    params = init_attention(jax.random.key(0), 128, qkv_bias=True, out_std=0.02)
+    params = init_attention(128)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
 
     def attend(x, rng):

@@ -1,12 +1,10 @@
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxgpt.errors import ConfigError, DataError
-from jaxgpt.model.embedding import embed, init_embedding, sinusoidal_positions, unembed
+from jaxgpt.model.embedding import embed, sinusoidal_positions, unembed
 
 TOKENS_TABLE = jnp.arange(30.0).reshape(10, 3)
 POSITIONS_TABLE = 1000.0 * jnp.arange(12.0).reshape(4, 3)
@@ -87,9 +85,3 @@ def test_a_tied_tables_gradient_is_the_sum_of_both_uses():
     assert np.abs(first).max() > 0.01
     assert np.abs(second).max() > 0.01
     np.testing.assert_allclose(tied, first + second, rtol=1e-5, atol=1e-6)
-
-
-def test_init_embedding():
-    table = init_embedding(jax.random.key(0), 300, 400)
-    assert table.shape == (300, 400)
-    assert abs(table.std() / 0.02 - 1) < 5 / math.sqrt(2 * table.size)

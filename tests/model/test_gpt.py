@@ -5,27 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import PRESETS, ModelConfig
+from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.fields import unchecked
 from jaxgpt.model.agreement import check_params
-from jaxgpt.model.gpt import (
-    GPT,
-    count_parameters,
-    decoding_params,
-    init_cache,
-    init_params,
-    parameter_shapes,
-)
+from jaxgpt.model.gpt import GPT, decoding_params, init_cache
+from jaxgpt.model.parameters import parameter_shapes
+from jaxgpt.model.schema import dimensions
 
 CONFIG = ModelConfig(vocab_size=11, context_length=8, num_layers=2, num_heads=2, embed_dim=8)
 UNTIED = dataclasses.replace(CONFIG, tie_head=False, qkv_bias=False, positions="sinusoidal")
+SHARED = dataclasses.replace(CONFIG, num_heads=6, num_kv_heads=3, head_dim=4, hidden_dim=20)
 RNG = jax.random.key(0)
 B, T, V = 3, CONFIG.context_length, CONFIG.vocab_size
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(V, size=(B, T)))
 
 
-@pytest.fixture(scope="module", params=[CONFIG, UNTIED], ids=["tied", "untied"])
+@pytest.fixture(scope="module", params=[CONFIG, UNTIED, SHARED], ids=["tied", "untied", "shared"])
 def config(request):
     return request.param
 
@@ -202,7 +198,8 @@ def test_the_cache_holds_a_pair_for_each_layer(config):
     cache = init_cache(config, 3, 5, jnp.bfloat16)
     assert len(cache) == config.num_layers
     for keys, values in cache:
-        assert keys.shape == values.shape == (3, config.num_heads, 5, config.head_dim)
+        sizes = dimensions(config)
+        assert keys.shape == values.shape == (3, sizes["G"], 5, sizes["K"])
         assert keys.dtype == values.dtype == jnp.bfloat16
 
 
@@ -213,46 +210,3 @@ def test_which_parameters_there_are(config):
     assert ("head" in shapes) == (not config.tie_head)
     assert ("bias" in shapes["blocks"]["attn"]["qkv"]) == config.qkv_bias
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
-
-
-def test_initial_parameters():
-    wide = ModelConfig(vocab_size=999, num_layers=1, num_heads=1, embed_dim=64, tie_head=False)
-    init = jax.jit(lambda rng: init_params(wide, rng))
-    params = init(RNG)
-    for table in (*params["embed"].values(), params["head"]["weight"]):
-        # Five standard deviations of the estimate.
-        assert table.std() == pytest.approx(0.02, rel=5 / np.sqrt(2 * table.size))
-    assert (params["norm"]["scale"] == 1).all()
-    assert (params["norm"]["bias"] == 0).all()
-    jax.tree.map(np.testing.assert_array_equal, init(RNG), params)
-    assert (params["embed"]["tokens"] != init(jax.random.key(1))["embed"]["tokens"]).any()
-
-
-def test_an_unsettled_vocabulary_is_refused():
-    with pytest.raises(ConfigError, match="vocab_size is 0"):
-        init_params(dataclasses.replace(CONFIG, vocab_size=0), RNG)
-
-
-# Untied without the bias of queries, keys and values; tied without; tied with, as GPT-2 is.
-COUNTS = {
-    "gpt2": (163_009_536, 124_412_160, 124_439_808),
-    "gpt2-medium": (406_212_608, 354_749_440, 354_823_168),
-    "gpt2-large": (838_220_800, 773_891_840, 774_030_080),
-    "gpt2-xl": (1_637_792_000, 1_557_380_800, 1_557_611_200),
-}
-
-
-@pytest.mark.parametrize("preset", COUNTS)
-def test_counts_of_gpt2s_sizes(preset):
-    plain = dataclasses.replace(PRESETS[preset].model, qkv_bias=False)
-    configs = (dataclasses.replace(plain, tie_head=False), plain, PRESETS[preset].model)
-    assert tuple(map(count_parameters, configs)) == COUNTS[preset]
-
-
-def test_counting_allocates_nothing():
-    before = {id(array) for array in jax.live_arrays()}
-    vast = ModelConfig(vocab_size=10**9, num_layers=1, num_heads=1, embed_dim=2**14)
-    assert count_parameters(vast) > 10**13
-    assert not [array for array in jax.live_arrays() if id(array) not in before and array.size > 2]
-    leaves = jax.tree.leaves(parameter_shapes(CONFIG))
-    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from jaxgpt.config import ModelConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
+from jaxgpt.model.schema import dimensions
 from jaxgpt.parity import torch_attention
 from jaxgpt.parity.compare import compare, to_text
 from jaxgpt.parity.diagnosis import leaf_differences
@@ -87,7 +88,8 @@ def test_notes_leave_the_table_as_it_is(ours):
 
 def test_bounds_are_those_of_the_parity_tests(ours, planted, rounding):
     rows = {row.name: row for row in compare(ours, planted()).rows}
-    D, F, K, T = CONFIG.embed_dim, CONFIG.hidden_dim, CONFIG.head_dim, TOKENS.size
+    D, F, K = (dimensions(CONFIG)[letter] for letter in "DFK")
+    T = TOKENS.size
     forward = CONFIG.num_layers * (5 * D + K + 2 * T + F) + 2 * D
     assert rows["logits"].bound == pytest.approx(rounding(forward), rel=0.05)
     backward = 2 * forward + CONFIG.vocab_size + T
@@ -269,7 +271,7 @@ COMPUTING = {
     ),
     "no mask": ({"edit": attention(ahead=None)}, "blocks.0.attn.context", ["has no causal mask"]),
     "no scale": (
-        {"edit": attention(factor=math.sqrt(CONFIG.head_dim))},
+        {"edit": attention(factor=math.sqrt(dimensions(CONFIG)["K"]))},
         "blocks.0.attn.context",
         ["does not divide the scores by the root of a head's width"],
     ),

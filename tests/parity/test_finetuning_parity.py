@@ -16,6 +16,7 @@ from jaxgpt.finetuning.lora import init_adapters, lora_loss, merge
 from jaxgpt.finetuning.preferences import Pairs, pair_likelihood, preference_loss
 from jaxgpt.finetuning.settings import LORA_TARGETS, LoraConfig, PreferenceConfig
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.schema import dimensions
 from jaxgpt.parity import torch_reference
 from jaxgpt.training.loss import next_token_loss
 
@@ -33,7 +34,7 @@ for ROW, (START, END) in enumerate([(3, 11), (2, 5), (4, 11), (4, 10), (1, 2), (
 
 # The lengths of the sums from tokens to logits, as in test_gpt_parity.py; a gradient passes them
 # twice, then those over the vocabulary and the tokens.
-D, F, K = SHAPE.embed_dim, SHAPE.hidden_dim, SHAPE.head_dim
+D, F, K = (dimensions(SHAPE)[letter] for letter in "DFK")
 FORWARD = SHAPE.num_layers * (5 * D + K + 2 * T + F) + 2 * D
 BACKWARD = 2 * FORWARD + V + 2 * B * T
 

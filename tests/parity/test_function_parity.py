@@ -12,12 +12,13 @@ from torch import nn
 from jaxgpt.config import ModelConfig
 from jaxgpt.model import attention, embedding, layers
 from jaxgpt.model.feedforward import feed_forward
+from jaxgpt.model.schema import dimensions
 from jaxgpt.model.transformer import block, block_settings, unstack
 from jaxgpt.parity import torch_attention, torch_reference
 
 CONFIG = ModelConfig(vocab_size=37, context_length=16, num_layers=2, num_heads=4, embed_dim=32)
 ERF = ModelConfig(gelu="erf", num_heads=4, embed_dim=32, qkv_bias=False, norm_epsilon=1e-3)
-D, F, K = CONFIG.embed_dim, CONFIG.hidden_dim, CONFIG.head_dim
+D, F, K = (dimensions(CONFIG)[letter] for letter in "DFK")
 B, T = 3, 11
 HEADS = {"num_heads": CONFIG.num_heads}
 

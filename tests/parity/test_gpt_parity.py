@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.schema import dimensions
 from jaxgpt.parity import torch_reference
 from jaxgpt.training.loss import cross_entropy
 
@@ -24,13 +25,14 @@ CONFIGS = {"gpt2": GPT2} | {
     )
     for kept in OTHER
 }
+CONFIGS["shared heads"] = dataclasses.replace(GPT2, num_kv_heads=2, head_dim=6, hidden_dim=40)
 B, T = 3, 13
 TOKENS = np.random.default_rng(0).integers(GPT2.vocab_size, size=(B, T + 1), dtype=np.int32)
 
 # The lengths of the sums from tokens to logits. A block has five over D, one over K, two over T and
 # one over F. Hence a tolerance of 3.8e-6 for logits and loss, 5.5e-6 for gradients, which pass the
 # same sums twice, then those over the vocabulary and the tokens. Measured: 5e-7 and 1e-6.
-D, F, K = GPT2.embed_dim, GPT2.hidden_dim, GPT2.head_dim
+D, F, K = (dimensions(GPT2)[letter] for letter in "DFK")
 FORWARD = GPT2.num_layers * (5 * D + K + 2 * T + F) + 2 * D
 BACKWARD = 2 * FORWARD + GPT2.vocab_size + B * T
 

@@ -170,6 +170,7 @@ def test_padding_on_the_right(tmp_path):
         {"activation_function": "gelu_pytorch_tanh", "layer_norm_epsilon": 1e-3},
         {"tie_word_embeddings": False},
         {"reorder_and_upcast_attn": True, "n_inner": 256},
+        {"n_inner": 40},
     ],
     ids=str,
 )
@@ -423,7 +424,8 @@ def test_names_that_are_there_twice(folder):
         ({"vocab_size": 38}, "wte.weight (37, 8) instead of (38, 8)"),
         ({"n_positions": 10**9}, "wpe.weight (12, 8) instead of (1000000000, 8)"),
         ({"n_head": 3}, "config.json: num_heads is 3, which does not divide embed_dim 8"),
-        ({"n_inner": 31}, "n_inner is 31; jaxgpt has only 4 * n_embd, 32"),
+        ({"n_inner": 31}, "h.0.mlp.c_fc.weight (8, 32) instead of (8, 31)"),
+        ({"n_inner": 0}, "n_inner is 0; it must be 1 or more"),
         ({"n_head": 0}, "n_head is 0; it must be 1 or more"),
         ({"n_layer": "two"}, "n_layer is 'two'; it must be a int"),
         ({"vocab_size": True}, "vocab_size is True"),

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from jaxgpt.config import ModelConfig, OptimizerConfig
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.schema import dimensions
 from jaxgpt.parity import torch_reference
 from jaxgpt.training.loss import cross_entropy
 from jaxgpt.training.optimizer import learning_rate, make_optimizer
@@ -209,7 +210,7 @@ def test_twenty_steps(model_config, config, random_params, agree, rounding):
     expected_losses, theirs = train_in_torch(model_config, config, params, batches)
 
     # Roundings on the way to the logits, as in test_gpt_parity.py. Measured: 3e-7.
-    D, F, K = model_config.embed_dim, model_config.hidden_dim, model_config.head_dim
+    D, F, K = (dimensions(model_config)[letter] for letter in "DFK")
     forward = model_config.num_layers * (5 * D + K + 2 * T + F) + 2 * D
     agree(losses, expected_losses, rounding(forward))
 

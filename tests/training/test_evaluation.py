@@ -17,7 +17,8 @@ from jaxgpt.data.prepare import prepare
 from jaxgpt.data.text import Document
 from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import ConfigError, DataError, NonFiniteError
-from jaxgpt.model.gpt import GPT, init_params
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.parameters import init_params
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.evaluation import (
     Evaluation,

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from jaxgpt.config import get_preset
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.gpt import init_params
+from jaxgpt.model.parameters import init_params
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.mesh import (
     batch_sharding,

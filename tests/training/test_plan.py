@@ -9,7 +9,8 @@ from jax.sharding import AxisType
 
 from jaxgpt.config import ModelConfig, TrainConfig, get_preset
 from jaxgpt.errors import ConfigError, ResourceError
-from jaxgpt.model.gpt import count_parameters, init_cache, init_params, parameter_shapes
+from jaxgpt.model.gpt import init_cache
+from jaxgpt.model.parameters import count_parameters, init_params, parameter_shapes
 from jaxgpt.training.liveness import nbytes
 from jaxgpt.training.mesh import batch_sharding, state_shardings
 from jaxgpt.training.optimizer import make_optimizer

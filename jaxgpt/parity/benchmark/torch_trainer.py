@@ -20,10 +20,7 @@ class FusedAttention(MultiHeadAttention):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """The context of each token."""
-        queries, keys, values = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for part in self.qkv(x).chunk(3, dim=-1)
-        )
+        queries, keys, values = self.split(x)
         context = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         return self.out(context.transpose(1, 2).flatten(-2))
 

@@ -12,8 +12,8 @@ from jaxgpt.config_file import to_dict
 from jaxgpt.data.batches import Batch
 from jaxgpt.errors import ConfigError, JaxgptError
 from jaxgpt.model.flops import flops_per_token
-from jaxgpt.model.gpt import init_params
 from jaxgpt.model.layers import Params
+from jaxgpt.model.parameters import init_params
 from jaxgpt.parity.benchmark.contenders import (
     CONTENDERS,
     TORCH_EAGER,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.model.schema import dimensions
 from jaxgpt.parity.recordings.recording import Recording
 from jaxgpt.parity.walk import activation_names
 
@@ -62,12 +63,13 @@ def roundings(config: ModelConfig, length: int) -> dict[str, int]:
     A norm or a linear map is a sum over D or F, a score over K, a softmax and a mean of values over
     T; a GELU is about 10 roundings.
     """
+    sizes = dimensions(config)
     width, count, counts = config.embed_dim, 0, {}
     inner = {
-        "context": config.head_dim + 2 * length,
+        "context": sizes["K"] + 2 * length,
         "middle": 1,
         "gelu": 10,
-        "down": config.hidden_dim,
+        "down": sizes["F"],
     }
     for name in activation_names(config.num_layers):
         last = name.rpartition(".")[2]

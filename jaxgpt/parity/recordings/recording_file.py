@@ -23,7 +23,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.config_file import from_dict, to_dict
 from jaxgpt.errors import CheckpointError, ResourceError
 from jaxgpt.files import draft_of, parse_json
-from jaxgpt.model.gpt import parameter_shapes
+from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.parity.recordings.recording import Recording, flatten, unflatten
 from jaxgpt.parity.walk import check_tokens
 

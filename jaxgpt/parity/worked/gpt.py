@@ -12,8 +12,8 @@ from jaxgpt.config import PRESETS, ModelConfig
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.model.embedding import embed
-from jaxgpt.model.gpt import count_parameters
 from jaxgpt.model.layers import gelu, layer_norm, linear
+from jaxgpt.model.parameters import count_parameters
 from jaxgpt.parity.habits import Habits
 from jaxgpt.parity.torch_random import TorchGenerator
 from jaxgpt.parity.walk import walk

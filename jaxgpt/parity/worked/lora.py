@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxgpt.config import get_preset
 from jaxgpt.finetuning.lora import init_adapters, lora_loss
 from jaxgpt.finetuning.settings import LORA_TARGETS, LoraConfig
-from jaxgpt.model.gpt import parameter_shapes
 from jaxgpt.model.layers import Params, init_linear
+from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.parity.worked.examples import Given, example
 
 _ALL = LoraConfig(rank=16, alpha=16.0, targets=LORA_TARGETS)

@@ -1,0 +1,173 @@
+"""The schema of a GPT's parameters: one row for each leaf, which all who name a leaf read.
+
+Dimension letters: V vocabulary, T context length, L layers, D width of the residual stream, H
+heads, G heads of keys and values, K width of a head, F hidden width of the feed-forward network;
+C = H K, what the heads bring together; E = (H + 2 G) K, queries, keys and values side by side.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxgpt.config import ModelConfig
+
+BLOCKS = "blocks"
+"""The part whose leaves are stacked over the layers, L."""
+
+
+def _always(_: ModelConfig) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A row of the schema: one parameter of the model, or of each of its blocks."""
+
+    path: str
+    """Where it stands in the nested dict of parameters, with dots between the names."""
+    axes: str
+    """Its dimension letters; a leaf of the blocks has L in front of them."""
+    init: Literal["normal", "residual", "zeros", "ones"]
+    """Its start: normal of standard deviation 0.02, or 0.02 / sqrt(2 L) for what writes into the
+    residual stream (GPT-2); or constant."""
+    split: tuple[tuple[int, int], ...] = ()
+    """The way from the key to the leaf's own, as (how many parts, which one) of each split, in a
+    block from the layer's key on; without it, the key is folded with the path's checksum."""
+    decays: bool = False
+    """Whether weight decay acts on it, where it acts on matrices."""
+    sharded: str = ""
+    """The letter of the axis that lies across the `fsdp` devices."""
+    present: Callable[[ModelConfig], bool] = _always
+    """Whether a model has it."""
+    adapters: tuple[str, ...] = ()
+    """The names of the low-rank adapters that change it, one for each section of its columns."""
+    gpt2: str = ""
+    """Its name in GPT-2's published files, in a block after `h.<layer>.`."""
+
+    @property
+    def stacked(self) -> bool:
+        """Whether it has an axis of layers in front."""
+        return self.path.startswith(f"{BLOCKS}.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The keys that lead to it in the nested dict."""
+        return tuple(self.path.split("."))
+
+    def shape(self, config: ModelConfig) -> tuple[int, ...]:
+        """Its shape in a model of `config`, without the axis of layers."""
+        sizes = dimensions(config)
+        return tuple(sizes[letter] for letter in self.axes.split())
+
+
+def _matrix(
+    path: str, axes: str, gpt2: str, split: tuple[tuple[int, int], ...], *, residual: bool = False
+) -> Leaf:
+    """The weight of a linear map inside a block, (inputs, outputs), of which the inputs are cut."""
+    name = path.split(".")[-2]
+    adapters = ("query", "key", "value") if name == "qkv" else (name,)
+    init = "residual" if residual else "normal"
+    return Leaf(path, axes, init, split, True, axes[0], adapters=adapters, gpt2=gpt2)
+
+
+SCHEMA: tuple[Leaf, ...] = (
+    Leaf("embed.tokens", "V D", "normal", ((4, 0),), True, "D", gpt2="wte.weight"),
+    Leaf(
+        *("embed.positions", "T D", "normal", ((4, 1),), True, "D"),
+        present=lambda config: config.positions == "learned",
+        gpt2="wpe.weight",
+    ),
+    Leaf("blocks.norm1.scale", "D", "ones", gpt2="ln_1.weight"),
+    Leaf("blocks.norm1.bias", "D", "zeros", gpt2="ln_1.bias"),
+    _matrix("blocks.attn.qkv.weight", "D E", "attn.c_attn.weight", ((2, 0), (2, 0))),
+    Leaf(
+        *("blocks.attn.qkv.bias", "E", "zeros"),
+        present=lambda config: config.qkv_bias,
+        gpt2="attn.c_attn.bias",
+    ),
+    _matrix("blocks.attn.out.weight", "C D", "attn.c_proj.weight", ((2, 0), (2, 1)), residual=True),
+    Leaf("blocks.attn.out.bias", "D", "zeros", gpt2="attn.c_proj.bias"),
+    Leaf("blocks.norm2.scale", "D", "ones", gpt2="ln_2.weight"),
+    Leaf("blocks.norm2.bias", "D", "zeros", gpt2="ln_2.bias"),
+    _matrix("blocks.mlp.up.weight", "D F", "mlp.c_fc.weight", ((2, 1), (2, 0))),
+    Leaf("blocks.mlp.up.bias", "F", "zeros", gpt2="mlp.c_fc.bias"),
+    _matrix("blocks.mlp.down.weight", "F D", "mlp.c_proj.weight", ((2, 1), (2, 1)), residual=True),
+    Leaf("blocks.mlp.down.bias", "D", "zeros", gpt2="mlp.c_proj.bias"),
+    Leaf("norm.scale", "D", "ones", gpt2="ln_f.weight"),
+    Leaf("norm.bias", "D", "zeros", gpt2="ln_f.bias"),
+    Leaf(
+        *("head.weight", "D V", "normal", ((4, 3),), True, "D"),
+        present=lambda config: not config.tie_head,
+        adapters=("head",),
+        gpt2="lm_head.weight",
+    ),
+)
+
+
+def names_of(path: Sequence[Any]) -> list[str]:
+    """The names of nested dicts on the way to a leaf of a JAX tree."""
+    return [str(entry.key) for entry in path if hasattr(entry, "key")]
+
+
+def leaves(config: ModelConfig) -> list[Leaf]:
+    """The rows of the leaves that a model of `config` has."""
+    return [leaf for leaf in SCHEMA if leaf.present(config)]
+
+
+def find(names: Sequence[str]) -> Leaf | None:
+    """The row of the leaf whose path `names` end with, if there is one.
+
+    What stands in front, as in an optimizer's state, does not count.
+    """
+    rows = {leaf.names: leaf for leaf in SCHEMA}
+    ends = (tuple(names[start:]) for start in range(len(names)))
+    return next((rows[end] for end in ends if end in rows), None)
+
+
+def decays(names: Sequence[str]) -> bool:
+    """Whether weight decay acts on a leaf; of one without a row, whether it is a `weight`."""
+    leaf = find(names)
+    return leaf.decays if leaf else tuple(names[-1:]) == ("weight",)
+
+
+def sharded_axis(names: Sequence[str]) -> int | None:
+    """The axis, from the end, that lies across the `fsdp` devices; None if it is copied to all.
+
+    Of a `weight` without a row it is that of the inputs, the last but one.
+    """
+    leaf = find(names)
+    if leaf is None:
+        return -2 if tuple(names[-1:]) == ("weight",) else None
+    letters = leaf.axes.split()
+    return letters.index(leaf.sharded) - len(letters) if leaf.sharded else None
+
+
+def dimensions(config: ModelConfig) -> dict[str, int]:
+    """The size that each dimension letter stands for; where the config has 0, by GPT-2's rule."""
+    width, heads = config.embed_dim, config.num_heads
+    groups, head = config.num_kv_heads or heads, config.head_dim or width // heads
+    return {
+        "V": config.vocab_size,
+        "T": config.context_length,
+        "L": config.num_layers,
+        "D": width,
+        "H": heads,
+        "G": groups,
+        "K": head,
+        "F": config.hidden_dim or 4 * width,
+        "C": heads * head,
+        "E": (heads + 2 * groups) * head,
+    }
+
+
+def qkv_sections(columns: int, query_columns: int) -> dict[str, slice]:
+    """The columns of queries, of keys and of values, among the E `columns` that `qkv` makes.
+
+    Those of the queries are C.
+    """
+    ends = query_columns, (columns + query_columns) // 2, columns
+    return {
+        "query": slice(0, ends[0]),
+        "key": slice(ends[0], ends[1]),
+        "value": slice(ends[1], ends[2]),
+    }
