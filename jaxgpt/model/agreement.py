@@ -115,8 +115,9 @@ def check_ids(
 
     What is traced, as under jit, is not looked at. Raises ConfigError if they are no integers.
     """
-    if not jnp.issubdtype(getattr(ids, "dtype", None), jnp.integer):
-        kind = getattr(ids, "dtype", type(ids).__name__)
+    dtype = getattr(ids, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+        kind = type(ids).__name__ if dtype is None else dtype
         raise ConfigError(f"{name}s are {kind}; they must be an array of integers")
     if isinstance(ids, Tracer) or not getattr(ids, "is_fully_addressable", True):
         return

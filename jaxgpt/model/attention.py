@@ -164,13 +164,13 @@ def attend_causally(
     starts = range(0, length, run)
     rngs = [None] * len(starts) if rng is None else list(jax.random.split(rng, len(starts)))
     contexts = []
-    for start, run_rng in zip(starts, rngs, strict=True):
-        end = min(start + run, length)
-        mask = jnp.arange(end) <= jnp.arange(start, end)[:, None]
+    for first, run_rng in zip(starts, rngs, strict=True):
+        end = min(first + run, length)
+        mask = jnp.arange(end) <= jnp.arange(first, end)[:, None]
         if segments is not None:
-            mask &= segments[:, None, start:end, None] == segments[:, None, None, :end]
+            mask &= segments[:, None, first:end, None] == segments[:, None, None, :end]
         weights = attention_weights(
-            queries[:, :, start:end], keys[:, :, :end], scale=_scale(queries), mask=mask
+            queries[:, :, first:end], keys[:, :, :end], scale=_scale(queries), mask=mask
         )
         contexts.append(dropout(weights, dropout_rate, run_rng) @ values[:, :, :end])
     return jnp.concatenate(contexts, axis=2)

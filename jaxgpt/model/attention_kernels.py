@@ -60,7 +60,8 @@ def choose_attention(
 
     Raises ConfigError if a kernel is asked for that cannot.
     """
-    if typed("attention", asked, Attention) == "chunked":
+    typed("attention", asked, Attention)
+    if asked == "chunked":
         return asked
     device = device or this_device()
     needs = {name: _need(name, shape, str(dtype), dropout_rate, packed, device) for name in KERNELS}

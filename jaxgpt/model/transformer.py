@@ -71,8 +71,9 @@ def cached_block(
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
     """`block` without dropout on T new tokens that follow those in the cache."""
     normed = layer_norm(x, **norm1, epsilon=epsilon)
-    heads = {"num_heads": num_heads, "num_kv_heads": num_kv_heads}
-    heard, cache = cached_attention(normed, cache, start, **attn, **heads)
+    heard, cache = cached_attention(
+        normed, cache, start, **attn, num_heads=num_heads, num_kv_heads=num_kv_heads
+    )
     x = x + heard
     return x + feed_forward(layer_norm(x, **norm2, epsilon=epsilon), **mlp, form=gelu), cache
 

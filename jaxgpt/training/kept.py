@@ -53,8 +53,9 @@ def _read_validation(folder: Path) -> tuple[float, str] | None:
     except CheckpointError:
         return None
     loss, measured_on = values.get("loss"), values.get("measured_on")
-    sound = whole and type(loss) is float and math.isfinite(loss) and type(measured_on) is str
-    return (loss, measured_on) if sound else None
+    if not whole or not isinstance(loss, float) or not isinstance(measured_on, str):
+        return None
+    return (loss, measured_on) if math.isfinite(loss) else None
 
 
 def find_best(path: str | Path) -> Path:

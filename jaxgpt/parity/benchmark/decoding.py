@@ -95,10 +95,8 @@ def _transformers(config: TrainConfig, params: Params, new_tokens: int) -> Any:
         from jaxgpt.parity.benchmark.transformers_writer import TransformersWriter
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name in ("torch", _THEIRS)
-        name = error.name if missing else _THEIRS
-        raise Unavailable(
-            f"{name} is not installed: {install(name)}" if missing else str(error)
-        ) from None
+        found = f"{error.name} is not installed: {install(str(error.name))}"
+        raise Unavailable(found if missing else str(error)) from None
     with tempfile.TemporaryDirectory(prefix="jaxgpt-benchmark-") as folder:
         save_gpt2(Path(folder) / "model", config.model, params)
         return TransformersWriter(Path(folder) / "model", new_tokens, jax.default_backend())

@@ -28,12 +28,14 @@ def every_logit(
     needed = targets is not None and targets.default is inspect.Parameter.empty
 
     def run(ids: Tensor, *, given: bool = needed) -> Tensor:
-        more = {targets.name: ids} if given and targets is not None else {}
+        more = {targets.name: ids} if targets is not None and given else {}
         logits = _logits(module(ids, **more), name)
         flat = logits.ndim == 2 and len(logits) == ids.numel()
         return logits.reshape(*ids.shape, -1) if flat else logits
 
-    logits, notes = run(ids), (f"was run with {targets.name}, which it needs",) if needed else ()
+    logits, notes = run(ids), ()
+    if targets is not None and needed:
+        notes = (f"was run with {targets.name}, which it needs",)
     if ids.shape[1] > 1 and _is_last(logits, ids):
         if targets is not None and not needed:
             logits = run(ids, given=True)
