@@ -5,10 +5,12 @@ Read it in the order in which data passes through it; each name is documented wh
     jaxgpt.config        every choice of a run: ModelConfig, DataConfig, OptimizerConfig,
                          TrainConfig, RunOptions; presets by name: get_preset
 
-    jaxgpt.data          text -> tokens -> batches
+    jaxgpt.tokenization  text -> tokens
       tokenizer            load_tokenizer: GPT-2's BPE and other encodings, bytes, trained ones
       words                WordTokenizer: the word-level tokenizer to learn from
       bpe                  train_bpe: learn a byte-pair vocabulary
+
+    jaxgpt.data          texts -> batches of tokens
       sources              read_documents: files and folders, in pieces
       stories              write_stories: the bundled corpus, whose entropy is known
       tokens, prepare      TokenDataset on disk; prepare makes one
@@ -37,6 +39,9 @@ Read it in the order in which data passes through it; each name is documented wh
       plan, profile        make_plan: what a run will need; profiling: where its time goes
       checkpoint           save, restore_latest, load_model
 
+    jaxgpt.huggingface   folders of Hugging Face
+      weights              load_gpt2, save_gpt2
+
     jaxgpt.generation    checkpoint -> text
       sampling             SamplingConfig, sample
       decoding             generate, stream: cached, ragged, sliding
@@ -46,6 +51,7 @@ Read it in the order in which data passes through it; each name is documented wh
       instructions         conversations -> batches; packing: several in a row
       classification       classify, class_loss; measures: accuracy, calibration
       preferences          preference_loss: DPO
+      pretrained           load_pretrained: of Hugging Face, or what was trained here
       lora, freezing       init_adapters, merge; frozen_loss: what is trained
       vocabulary           grow_vocabulary: new special tokens
       tuning               tune_classifier, tune_instructions, tune_preferences: whole runs
@@ -58,11 +64,12 @@ Read it in the order in which data passes through it; each name is documented wh
       story_assistant      make_assistant: all of it from nothing
 
     jaxgpt.parity        the same model in PyTorch, which most of this does without
-      hf_weights           load_gpt2, save_gpt2: Hugging Face folders
-      pretrained           load_pretrained: those, or what was trained here
       torch_random         TorchGenerator, init_like_torch: PyTorch's random numbers
       walk                 walk: every activation, by name
       compare              compare: where two models part, and why
+
+    jaxgpt.benchmark     beside PyTorch by turns on one machine
+    jaxgpt.worked        examples that notebooks print, computed again
 
 In array shapes, B is batch, T time (tokens in), S time (tokens attended to), D model width,
 H heads, K head width, F hidden width, V vocabulary, L layers, C classes.
@@ -75,9 +82,9 @@ from typing import Any
 
 _HOME = {
     "config": "ModelConfig DataConfig OptimizerConfig TrainConfig RunOptions PRESETS get_preset",
-    "data.tokenizer": "Tokenizer load_tokenizer",
-    "data.words": "WordTokenizer",
-    "data.bpe": "train_bpe",
+    "tokenization.tokenizer": "Tokenizer load_tokenizer",
+    "tokenization.words": "WordTokenizer",
+    "tokenization.bpe": "train_bpe",
     "data.sources": "Document read_documents",
     "data.stories": "write_stories story_entropy",
     "data.tokens": "TokenDataset",
@@ -116,8 +123,8 @@ _HOME = {
     "finetuning.tune_preferences": "tune_preferences",
     "assistant.answers": "write_answers exact_match",
     "assistant.chat": "Chat",
-    "parity.hf_weights": "load_gpt2 save_gpt2",
-    "parity.pretrained": "load_pretrained",
+    "huggingface.weights": "load_gpt2 save_gpt2",
+    "finetuning.pretrained": "load_pretrained",
     "parity.torch_random": "TorchGenerator init_like_torch",
     "parity.walk": "walk",
     "parity.compare": "compare",

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Literal
 
 import cli
 
+from jaxgpt.benchmark.contenders import choose
+from jaxgpt.benchmark.shapes import get_shape
 from jaxgpt.config import TrainConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.files import write_file
 from jaxgpt.generation.settings import check_range
-from jaxgpt.parity.benchmark.contenders import choose
-from jaxgpt.parity.benchmark.shapes import get_shape
 from jaxgpt.terminal import say
 
 if TYPE_CHECKING:
-    from jaxgpt.parity.benchmark.report import Report
+    from jaxgpt.benchmark.report import Report
 
 _MOST = 100_000  # of anything that is counted here
 _TURNS = {"train": 10, "decode": 5, "load": 3, "memory": 1}
@@ -127,7 +127,7 @@ def main(argv: list[str]) -> None:
     arguments = cli.parse(Arguments, argv, "[train|decode|load|memory]", description=__doc__)
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
-    from jaxgpt.parity.benchmark.report import bars, table, to_json
+    from jaxgpt.benchmark.report import bars, table, to_json
     from jaxgpt.training.mesh import select_platform
 
     if arguments.suite in ("load", "memory"):  # leave a GPU's memory to the processes measured
@@ -145,9 +145,9 @@ def main(argv: list[str]) -> None:
 
 def measure(arguments: Arguments) -> "Report":
     """The report of the suite."""
-    from jaxgpt.parity.benchmark.children import measure_loading, measure_memory
-    from jaxgpt.parity.benchmark.decoding import measure_decoding
-    from jaxgpt.parity.benchmark.training import measure_training
+    from jaxgpt.benchmark.children import measure_loading, measure_memory
+    from jaxgpt.benchmark.decoding import measure_decoding
+    from jaxgpt.benchmark.training import measure_training
     from jaxgpt.training.memory import check_memory
 
     config = arguments.config()

@@ -48,14 +48,14 @@ def main(argv: list[str]) -> None:
     )
     texts = [arguments.text] if arguments.text else read_lines(arguments.file)
 
-    from jaxgpt.finetuning.saved import check_base, load_classifier  # these import jax
+    from jaxgpt.finetuning.bases import check_base  # these import jax
+    from jaxgpt.finetuning.saved_classifier import load_classifier
     from jaxgpt.finetuning.tune_classifier import classify_texts
-    from jaxgpt.parity.pretrained import load_base
     from jaxgpt.training.evaluation import finite
 
     path = cli.checkpoint_of(arguments.checkpoint, best=arguments.best)
     check_base(path, arguments.base)
-    model = load_classifier(path, load_base, arguments.base)
+    model = load_classifier(path, arguments.base)
     classes = [one_line(name) for name in model.task["classes"]]
     found = classify_texts(model, texts, batch_size=arguments.batch_size)
     finite(float(found.sum()))

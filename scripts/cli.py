@@ -160,8 +160,8 @@ class ModelSource:
     def load(self) -> Any:
         """The LoadedModel."""
         # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
-        from jaxgpt.finetuning.saved import check_base, find_adapters
-        from jaxgpt.parity.pretrained import load_pretrained
+        from jaxgpt.finetuning.bases import check_base, find_adapters
+        from jaxgpt.finetuning.pretrained import load_pretrained
         from jaxgpt.training.checkpoint import load_model
 
         path = checkpoint_of(self.checkpoint or self.init_from, best=self.best)

@@ -54,10 +54,10 @@ def main(argv: list[str]) -> None:
     )
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
-    from jaxgpt.finetuning.saved import check_base
+    from jaxgpt.finetuning.bases import check_base
+    from jaxgpt.finetuning.pretrained import load_pretrained
+    from jaxgpt.huggingface.weights import save_gpt2
     from jaxgpt.model.parameters import count_parameters
-    from jaxgpt.parity.hf_weights import save_gpt2
-    from jaxgpt.parity.pretrained import load_pretrained
     from jaxgpt.training.checkpoint import save_model
 
     dtype = None if arguments.dtype == "same" else arguments.dtype
@@ -84,9 +84,9 @@ def find_model(arguments: Arguments) -> str:
 
     Raises CheckpointError if the folder holds a model of the other kind than `--from` says.
     """
-    from jaxgpt.finetuning.saved import find_adapters
-    from jaxgpt.parity.hf_hub import fetch_gpt2, is_hub_name
-    from jaxgpt.parity.pretrained import is_own
+    from jaxgpt.finetuning.bases import find_adapters
+    from jaxgpt.finetuning.pretrained import is_own
+    from jaxgpt.huggingface.hub import fetch_gpt2, is_hub_name
     from jaxgpt.training.checkpoint import find_checkpoint
 
     name = cli.checkpoint_of(arguments.model, best=arguments.best)

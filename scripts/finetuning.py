@@ -50,8 +50,8 @@ def tune(arguments: RunArguments, kind: str, function: Callable[..., Any]) -> tu
 
     Leaves as the signal says that stopped the run before its end.
     """
-    from jaxgpt.finetuning.saved import check_base  # these import jax
-    from jaxgpt.parity.pretrained import load_pretrained
+    from jaxgpt.finetuning.bases import check_base  # these import jax
+    from jaxgpt.finetuning.pretrained import load_pretrained
     from jaxgpt.training.mesh import select_platform
 
     select_platform(arguments.platform)

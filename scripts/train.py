@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     path = source(arguments.config.init_from, out, best=arguments.best)
     arguments = replace(arguments, config=replace(arguments.config, init_from=path))
     if path and begun(out, path) is None:
-        from jaxgpt.parity.pretrained import check_fits
+        from jaxgpt.finetuning.pretrained import check_fits
 
         check_fits(arguments.config)
     check_range("sample_tokens", arguments.config.sample_tokens, 1, MAX_NEW_TOKENS)
@@ -89,7 +89,7 @@ def begin_from(default: TrainConfig, argv: list[str], standard_out: Path) -> Tra
     if run := begun(out, path):
         data = replace(default.data, tokenizer=run.data.tokenizer)
         return replace(default, init_from=run.init_from, model=run.model, data=data)
-    from jaxgpt.parity import pretrained  # imports jax, which --help must not
+    from jaxgpt.finetuning import pretrained  # imports jax, which --help must not
 
     return pretrained.begin_from(default, path, flags.tokenizer)
 
@@ -123,7 +123,7 @@ def recorded(out: Path) -> TrainConfig | None:
 
 def train(arguments: Arguments, out: Path) -> None:
     """Run the training and report how it ended."""
-    from jaxgpt.parity.pretrained import initial_params  # these import jax, which --help must not
+    from jaxgpt.finetuning.pretrained import initial_params  # imports jax: --help must not
     from jaxgpt.training.mesh import select_platform
     from jaxgpt.training.pretrain import pretrain
 

@@ -9,12 +9,12 @@ import cli
 from progress import Progress
 
 from jaxgpt.data.atomic import new_folder
-from jaxgpt.data.bpe import MERGES, train_bpe
 from jaxgpt.data.paths import expand_paths
 from jaxgpt.data.sources import read_documents
-from jaxgpt.data.tokenizer import BPETokenizer
 from jaxgpt.fields import check_fields
 from jaxgpt.terminal import say
+from jaxgpt.tokenization.bpe import MERGES, train_bpe
+from jaxgpt.tokenization.tokenizer import BPETokenizer
 
 SAMPLE = 8_000_000  # characters on which the compression is measured
 

@@ -16,7 +16,7 @@ from jaxgpt.data.sources import read_documents
 from jaxgpt.terminal import say
 
 if TYPE_CHECKING:
-    from jaxgpt.parity.trajectories import Losses, Trajectories
+    from jaxgpt.benchmark.trajectories import Losses, Trajectories
 
 CONFIG = TrainConfig(
     model=ModelConfig(
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     import numpy as np
 
-    from jaxgpt.parity.trajectories import compare_training
+    from jaxgpt.benchmark.trajectories import compare_training
     from jaxgpt.training.plots import plot_trajectories
 
     tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)

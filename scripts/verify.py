@@ -17,7 +17,7 @@ from jaxgpt.finetuning.records import read_records
 from jaxgpt.terminal import say
 
 if TYPE_CHECKING:
-    from jaxgpt.parity.worked.examples import Outcome
+    from jaxgpt.worked.examples import Outcome
 
 _NAME, _WIDTH = 39, 28  # characters for an id and for a value
 
@@ -45,8 +45,8 @@ def main(argv: list[str]) -> None:
     records = read_records([arguments.records]) if arguments.records else None
 
     # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
-    from jaxgpt.parity.worked.examples import CHAPTERS, Given, load_facts, run_examples
-    from jaxgpt.parity.worked.text import check_story
+    from jaxgpt.worked.examples import CHAPTERS, Given, load_facts, run_examples
+    from jaxgpt.worked.text import check_story
 
     if story is not None:
         check_story(story)

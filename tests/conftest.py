@@ -53,7 +53,7 @@ def random_params():
 def base(random_params):
     """A LoadedModel of 2 layers whose tokenizer has an end-of-text token."""
     from jaxgpt.config import get_preset
-    from jaxgpt.data.bpe import train_bpe
+    from jaxgpt.tokenization.bpe import train_bpe
     from jaxgpt.training.checkpoint import LoadedModel
 
     text = "<|im_start|>user\nWho ran 17 times?<|im_end|>\n<|im_start|>assistant\nFinn ran to sea."

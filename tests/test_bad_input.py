@@ -616,9 +616,9 @@ def _write_configs():
 
 
 def _write_tokens():
-    from jaxgpt.data.bpe import train_bpe
     from jaxgpt.data.prepare import prepare
-    from jaxgpt.data.tokenizer import ByteTokenizer
+    from jaxgpt.tokenization.bpe import train_bpe
+    from jaxgpt.tokenization.tokenizer import ByteTokenizer
 
     prepare(["text.txt"], ByteTokenizer(), "tokens")
     whole = Path("tokens", SHARD).read_bytes()
@@ -654,7 +654,7 @@ def _write_tokens():
 
 
 def _write_vocabularies():
-    from jaxgpt.data.bpe import train_bpe
+    from jaxgpt.tokenization.bpe import train_bpe
 
     train_bpe([TEXT], 265).save(Path("vocabulary"))
     ranks = Path("vocabulary/ranks.tiktoken").read_bytes().splitlines(keepends=True)
@@ -700,9 +700,9 @@ def _write_models():
     from safetensors.numpy import load_file, save_file
 
     from jaxgpt.config import ModelConfig
-    from jaxgpt.data.tokenizer import ByteTokenizer
+    from jaxgpt.huggingface.weights import save_gpt2
     from jaxgpt.model.parameters import init_params
-    from jaxgpt.parity.hf_weights import save_gpt2
+    from jaxgpt.tokenization.tokenizer import ByteTokenizer
 
     sizes = {"context_length": 16, "num_layers": 1, "num_heads": 2, "embed_dim": 8}
     for name, vocab_size in {"gpt": 300, "narrow": 99}.items():
@@ -737,8 +737,8 @@ def _write_models():
 
 def _write_records():
     from jaxgpt.config import ModelConfig, TrainConfig
-    from jaxgpt.data.tokenizer import load_tokenizer
     from jaxgpt.model.parameters import init_params
+    from jaxgpt.tokenization.tokenizer import load_tokenizer
     from jaxgpt.training.checkpoint import LoadedModel, save_model
 
     sizes = {"context_length": 64, "num_layers": 1, "num_heads": 2, "embed_dim": 8}
@@ -858,7 +858,7 @@ def test_a_run_that_another_process_has(run, folder):
 
 
 def test_gpt2_without_its_vocabulary(run, monkeypatch):
-    vocabulary = importlib.import_module("jaxgpt.data.gpt2_vocabulary")
+    vocabulary = importlib.import_module("jaxgpt.tokenization.gpt2_vocabulary")
     monkeypatch.setattr(vocabulary, "_local_files", lambda: iter(()))
 
     def offline(url):
@@ -912,8 +912,8 @@ def test_ids_beyond_the_tokenizer_are_padding(run):
 
 
 def tokens_of(folder):
-    from jaxgpt.data.tokenizer import load_tokenizer
     from jaxgpt.data.tokens import TokenDataset
+    from jaxgpt.tokenization.tokenizer import load_tokenizer
 
     splits = TokenDataset.open(folder).splits.values()
     tokens = [token for split in splits for token in split.read(0, len(split)).tolist()]

@@ -20,9 +20,9 @@ from jaxgpt.finetuning.classification import pool
 from jaxgpt.finetuning.settings import TuningConfig
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.generation.text import stream_texts
+from jaxgpt.huggingface.weights import load_gpt2
 from jaxgpt.model.attention_kernels import choose_attention
 from jaxgpt.model.layers import gelu
-from jaxgpt.parity.hf_weights import load_gpt2
 
 X = np.ones((2, 1, 1, 1), np.float32)
 ROOT = Path(jaxgpt.__file__).parent

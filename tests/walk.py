@@ -72,7 +72,7 @@ FILES = {
     "sms_spam.tsv": "".join(f"ham\tSee you at {n}\nspam\tYou won {n}! Call\n" for n in range(50)),
     "messages.txt": "Call now\nSee you\n",
     "mine.py": """
-from jaxgpt.parity.hf_weights import load_gpt2
+from jaxgpt.huggingface.weights import load_gpt2
 from jaxgpt.parity.torch_reference import from_params
 
 def make_model():
@@ -84,7 +84,7 @@ def make_model():
 }
 # Imported once, by the process that all scripts are forked from.
 MODULES = (
-    *("jaxgpt.training.pretrain", "jaxgpt.parity.pretrained", "jaxgpt.generation.text", "tyro"),
+    *("jaxgpt.training.pretrain", "jaxgpt.finetuning.pretrained", "jaxgpt.generation.text", "tyro"),
     *("jaxgpt.finetuning.tune_classifier", "jaxgpt.finetuning.tune_instructions"),
     *("jaxgpt.finetuning.tune_preferences", "jaxgpt.assistant.answers", "jaxgpt.assistant.chat"),
     *("matplotlib.figure", "matplotlib.backends.backend_agg"),
@@ -172,7 +172,7 @@ def make_gpt2() -> None:
     import jax
 
     from jaxgpt import ModelConfig, init_params, load_tokenizer
-    from jaxgpt.parity.hf_weights import save_gpt2
+    from jaxgpt.huggingface.weights import save_gpt2
 
     config = ModelConfig(vocab_size=257, context_length=32, num_layers=3, num_heads=2, embed_dim=8)
     params = init_params(config, jax.random.key(0))

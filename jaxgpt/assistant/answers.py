@@ -5,7 +5,6 @@ from functools import partial
 
 import jax
 
-from jaxgpt.data.tokenizer import ends_of
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.finetuning.batching import TooLong
 from jaxgpt.finetuning.instructions import (
@@ -17,6 +16,7 @@ from jaxgpt.finetuning.templates import Template, Turn
 from jaxgpt.generation.decoding import generate, prepare_params
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.generation.text import LanguageModel
+from jaxgpt.tokenization.tokenizer import ends_of
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.evaluation import finite, total_loss
 from jaxgpt.training.loss import next_token_loss

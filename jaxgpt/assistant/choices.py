@@ -10,13 +10,13 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.batching import Rows, bucket_widths
 from jaxgpt.finetuning.instructions import TokenRow, collate, token_row
 from jaxgpt.finetuning.likelihood import row_likelihood
 from jaxgpt.finetuning.records import Record, read_records
 from jaxgpt.finetuning.usable import usable
+from jaxgpt.tokenization.tokenizer import Tokenizer
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.evaluation import finite
 

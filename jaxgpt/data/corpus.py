@@ -8,7 +8,6 @@ from pathlib import Path
 
 from jaxgpt.config import DataConfig
 from jaxgpt.data.atomic import check_new_folder
-from jaxgpt.data.bpe import MERGES, train_bpe
 from jaxgpt.data.downloads import SOURCES, fetch
 from jaxgpt.data.holdout import label_documents
 from jaxgpt.data.ownership import foreign_names
@@ -17,10 +16,11 @@ from jaxgpt.data.paths import SUFFIXES, expand_paths, is_dataset
 from jaxgpt.data.prepare import describe_sources, prepare, prepare_stories
 from jaxgpt.data.sources import read_documents
 from jaxgpt.data.stories import write_stories
-from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.terminal import note
+from jaxgpt.tokenization.bpe import MERGES, train_bpe
+from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 Progress = Callable[[str, int, int | None], object]
 """Told what is done, how many bytes (or `MERGES`) of it are through, and of how many if known."""

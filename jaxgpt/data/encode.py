@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from jaxgpt.data.text import PIECE, Document, safe_cut
-from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import TokenSplit
+from jaxgpt.tokenization.tokenizer import Tokenizer
 
 WORKERS = os.cpu_count() or 1
 

@@ -14,9 +14,9 @@ from jaxgpt.data.shards import SHARD_TOKENS, VERSION, TokenWriter
 from jaxgpt.data.sources import are_collected, read_file
 from jaxgpt.data.stories import write_stories
 from jaxgpt.data.text import Document
-from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import SPLITS, TokenDataset, write_manifest
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.tokenization.tokenizer import Tokenizer
 
 Progress = Callable[[int, int], object]
 

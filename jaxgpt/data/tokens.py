@@ -29,10 +29,10 @@ from jaxgpt.data.shards import (
     shard_name,
     verify_shard,
 )
-from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.files import is_sealed, parse_json, read_regular, seal
 from jaxgpt.shell import script
+from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 SUMS = "sums.bin"
 SPLITS = ("train", "validation")

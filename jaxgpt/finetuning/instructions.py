@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxgpt.data.batches import IGNORE, Batch
-from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.batching import Rows, TooLong, bucket_widths, pad
 from jaxgpt.finetuning.messages import end_of_conversation, list_name, read_messages
 from jaxgpt.finetuning.records import Record, read_records
 from jaxgpt.finetuning.templates import Piece, Template, Turn
 from jaxgpt.finetuning.usable import usable
+from jaxgpt.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxgpt.data.batches import IGNORE
-from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.batching import Rows, TooLong, bucket_widths, pad
 from jaxgpt.finetuning.records import Record, read_records
 from jaxgpt.finetuning.splits import FRACTIONS, rank, split
 from jaxgpt.finetuning.usable import usable
+from jaxgpt.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

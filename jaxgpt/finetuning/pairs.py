@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.data.batches import IGNORE
-from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.batching import Rows, bucket_widths
 from jaxgpt.finetuning.instructions import (
@@ -26,6 +25,7 @@ from jaxgpt.finetuning.preferences import Pairs
 from jaxgpt.finetuning.records import EmptyRecordError, Record, read_records
 from jaxgpt.finetuning.templates import Template, Turn
 from jaxgpt.finetuning.usable import left_out, usable
+from jaxgpt.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from jaxgpt.data.paths import expand_paths
 from jaxgpt.data.tables import SUFFIXES, read_rows
-from jaxgpt.data.vocabulary import to_utf8
 from jaxgpt.errors import DataError
+from jaxgpt.tokenization.vocabulary import to_utf8
 
 RECORD_SUFFIXES = (*SUFFIXES, ".txt")
 _SUFFIXES = ".json (a list of objects), .jsonl (an object a line), .csv (with a header) or .tsv"

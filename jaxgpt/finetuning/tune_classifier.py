@@ -32,7 +32,7 @@ from jaxgpt.finetuning.measures import (
     confusion_matrix,
     reliability,
 )
-from jaxgpt.finetuning.saved import with_class_head
+from jaxgpt.finetuning.saved_classifier import with_class_head
 from jaxgpt.finetuning.settings import ClassifierConfig
 from jaxgpt.finetuning.tuning import (
     Job,

@@ -11,7 +11,6 @@ import jax
 from jax.sharding import Mesh
 
 from jaxgpt.config import FolderOptions
-from jaxgpt.data.tokenizer import Tokenizer, ends_of
 from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.batching import Rows
 from jaxgpt.finetuning.checks import check_held_out
@@ -38,6 +37,7 @@ from jaxgpt.finetuning.vocabulary import grow_vocabulary, has_special_markers
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.model.layers import Params
+from jaxgpt.tokenization.tokenizer import Tokenizer, ends_of
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.evaluation import total_loss
 from jaxgpt.training.loss import LossFunction, next_token_loss

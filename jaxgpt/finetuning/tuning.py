@@ -17,9 +17,9 @@ from jax.sharding import Mesh
 from jaxgpt.config import FolderOptions, TrainConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.errors import ConfigError
+from jaxgpt.finetuning.bases import ADAPTERS_FOLDER
 from jaxgpt.finetuning.checks import refuse_idle_settings
 from jaxgpt.finetuning.lora_file import are_whole, save_adapters
-from jaxgpt.finetuning.saved import ADAPTERS_FOLDER
 from jaxgpt.finetuning.settings import TuningConfig
 from jaxgpt.finetuning.trainable import Trainable, restore, trainable
 from jaxgpt.finetuning.tuning_card import CURVES, TuningCard

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgpt.data.deferred_tokenizer import DeferredGPT2
-from jaxgpt.data.tokenizer import BPETokenizer, JsonTokenizer, Tokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.templates import Template
+from jaxgpt.tokenization.deferred_tokenizer import DeferredGPT2
+from jaxgpt.tokenization.tokenizer import BPETokenizer, JsonTokenizer, Tokenizer
 from jaxgpt.training.checkpoint import LoadedModel
 
 

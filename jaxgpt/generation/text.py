@@ -7,12 +7,12 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.data.tokenizer import Tokenizer, ends_of
 from jaxgpt.errors import ConfigError
 from jaxgpt.fields import typed
 from jaxgpt.generation.decoding import stream
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.model.layers import Params
+from jaxgpt.tokenization.tokenizer import Tokenizer, ends_of
 
 Truncate = Literal["none", "left"]
 """What becomes of a prompt that is too long: an error, or its end."""

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.config_file import from_dict, read_mapping, to_dict
 from jaxgpt.data.atomic import new_folder
-from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.model.layers import Params
 from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.shell import script
 from jaxgpt.terminal import note, one_line
+from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.training.arrays import read_arrays, why, write_arrays
 from jaxgpt.training.kept import FOLDER, named_checkpoints, prune, write_validation
 from jaxgpt.training.manifest import MANIFEST, DamagedError, verify, write_manifest

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import jax
 
 from jaxgpt.config import TrainConfig
-from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.model.parameters import count_parameters
 from jaxgpt.shell import script
+from jaxgpt.tokenization.tokenizer import Tokenizer
 from jaxgpt.training.overfitting import MOST_PASSES, passes_line
 from jaxgpt.training.run_card import entropy_per_byte
 

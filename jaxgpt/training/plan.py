@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh
 
 from jaxgpt.config import ModelConfig, TrainConfig
-from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import ConfigError, ResourceError
 from jaxgpt.model.flops import flops_per_token
 from jaxgpt.model.gpt import init_cache
 from jaxgpt.model.parameters import count_parameters, parameter_shapes
 from jaxgpt.model.schema import names_of, sharded_axis
+from jaxgpt.tokenization.tokenizer import load_tokenizer
 from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.liveness import Size, nbytes, peak_bytes
 from jaxgpt.training.loss import head_loss, next_token_loss

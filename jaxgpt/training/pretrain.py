@@ -14,11 +14,11 @@ from jax.sharding import Mesh
 from jaxgpt.config import ModelConfig, RunOptions, TrainConfig
 from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.data.corpus import Progress, open_corpus
-from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import CheckpointError, ConfigError, DataError, ResourceError
 from jaxgpt.model.layers import Params
 from jaxgpt.model.parameters import count_parameters, init_params
+from jaxgpt.tokenization.tokenizer import Tokenizer
 from jaxgpt.training.checkpoint import save
 from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.completion import complete

@@ -9,14 +9,14 @@ from jaxgpt.assistant import chat as chat_module
 from jaxgpt.assistant.chat import Chat, find_template
 from jaxgpt.assistant.chat_config import ChatConfig
 from jaxgpt.config import ModelConfig, TrainConfig
-from jaxgpt.data.bpe import train_bpe
-from jaxgpt.data.tokenizer import BPETokenizer, ByteTokenizer
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.finetuning.instructions import encode_prompt, read_conversations
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
 from jaxgpt.generation import decoding, dispatch, text
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
+from jaxgpt.tokenization.bpe import train_bpe
+from jaxgpt.tokenization.tokenizer import BPETokenizer, ByteTokenizer
 from jaxgpt.training.checkpoint import LoadedModel
 
 TOKENIZER = train_bpe(["Name the hero. Who was kind? "] * 9, 270)

@@ -15,9 +15,9 @@ from jaxgpt.assistant.choices import (
     read_questions,
 )
 from jaxgpt.config import get_preset
-from jaxgpt.data.bpe import train_bpe
 from jaxgpt.errors import DataError
 from jaxgpt.model.gpt import GPT
+from jaxgpt.tokenization.bpe import train_bpe
 from jaxgpt.training.checkpoint import LoadedModel
 
 TOKENIZER = train_bpe(["The king set sail. Who was kind? "] * 9, 275)

@@ -7,8 +7,8 @@ import pytest
 from jaxgpt.data.batches import IGNORE, Batch, SlidingWindows, permute
 from jaxgpt.data.prepare import write_tokens
 from jaxgpt.data.text import Document
-from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.tokenization.tokenizer import ByteTokenizer
 
 
 def starts(batch):

@@ -4,12 +4,12 @@ import pytest
 
 from jaxgpt.data import encode
 from jaxgpt.data import text as text_module
-from jaxgpt.data.bpe import train_bpe
 from jaxgpt.data.encode import SplitEncoder
 from jaxgpt.data.shards import TokenWriter, open_shard
 from jaxgpt.data.text import Document
-from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.errors import DataError
+from jaxgpt.tokenization.bpe import train_bpe
+from jaxgpt.tokenization.tokenizer import ByteTokenizer
 
 TEXT = "".join(f"The year {year} had {year % 9} days.\n\n" for year in range(200))
 TOKENIZER = train_bpe([TEXT], 300)

@@ -7,13 +7,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxgpt.data.bpe import train_bpe
 from jaxgpt.data.ownership import LISTING, foreign_names, unfinished_foreign
 from jaxgpt.data.prepare import prepare
 from jaxgpt.finetuning.lora import init_adapters
 from jaxgpt.finetuning.lora_file import save_adapters
 from jaxgpt.finetuning.settings import LoraConfig
-from jaxgpt.parity.hf_weights import save_gpt2
+from jaxgpt.huggingface.weights import save_gpt2
+from jaxgpt.tokenization.bpe import train_bpe
 from jaxgpt.training.checkpoint import save_model
 
 

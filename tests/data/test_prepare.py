@@ -6,14 +6,14 @@ import pytest
 
 from jaxgpt.config import DataConfig
 from jaxgpt.data import prepare as prepare_module
-from jaxgpt.data.bpe import train_bpe
 from jaxgpt.data.corpus import is_current, prepare_corpus
 from jaxgpt.data.prepare import prepare, prepare_stories, write_tokens
 from jaxgpt.data.stories import write_stories
 from jaxgpt.data.text import Document
-from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.tokenization.bpe import train_bpe
+from jaxgpt.tokenization.tokenizer import ByteTokenizer
 
 TEXT = "".join(f"The year {year} had {year % 9} days.\n" for year in range(200))
 BYTES = ByteTokenizer()

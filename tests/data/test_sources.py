@@ -7,10 +7,10 @@ import pytest
 
 from jaxgpt.data import sources
 from jaxgpt.data import text as text_module
-from jaxgpt.data.bpe import train_bpe
 from jaxgpt.data.sources import read_documents
 from jaxgpt.data.text import Document, read_text, safe_cut
 from jaxgpt.errors import DataError
+from jaxgpt.tokenization.bpe import train_bpe
 
 WORDS = "".join(f"Année {year}: it's {year % 9} ships, isn't it?\n\n  " for year in range(300))
 

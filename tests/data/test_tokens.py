@@ -8,10 +8,10 @@ from jaxgpt.data import tokens
 from jaxgpt.data.prepare import write_tokens
 from jaxgpt.data.shards import BLOCK
 from jaxgpt.data.text import Document
-from jaxgpt.data.tokenizer import ByteTokenizer, load_tokenizer
 from jaxgpt.data.tokens import TokenDataset
-from jaxgpt.data.words import WordTokenizer
 from jaxgpt.errors import DataError
+from jaxgpt.tokenization.tokenizer import ByteTokenizer, load_tokenizer
+from jaxgpt.tokenization.words import WordTokenizer
 
 TRAIN = bytes(range(32, 127)) * 3
 

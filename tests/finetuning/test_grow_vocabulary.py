@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import ModelConfig, TrainConfig
-from jaxgpt.data.bpe import train_bpe
-from jaxgpt.data.tokenizer import ByteTokenizer, WordTokenizer, load_tokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.instructions import encode_conversation, encode_prompt
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
 from jaxgpt.finetuning.vocabulary import grow_vocabulary
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import parameter_shapes
+from jaxgpt.tokenization.bpe import train_bpe
+from jaxgpt.tokenization.tokenizer import ByteTokenizer, WordTokenizer, load_tokenizer
 from jaxgpt.training.checkpoint import LoadedModel, load_model, save_model
 from jaxgpt.training.loss import head_table, hidden
 

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import get_preset
-from jaxgpt.data.bpe import train_bpe
-from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.instructions import (
     Conversation,
@@ -22,6 +20,8 @@ from jaxgpt.finetuning.instructions import (
     token_row,
 )
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
+from jaxgpt.tokenization.bpe import train_bpe
+from jaxgpt.tokenization.tokenizer import ByteTokenizer
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.step import gradients
 

@@ -5,7 +5,6 @@ from itertools import chain
 
 import pytest
 
-from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.labelled import (
     Labelled,
@@ -15,6 +14,7 @@ from jaxgpt.finetuning.labelled import (
     read_labelled,
     split_labelled,
 )
+from jaxgpt.tokenization.tokenizer import ByteTokenizer
 
 TEXTS = [Labelled(f"text {i}", "ham" if i % 4 else "spam", f"f:{i + 1}") for i in range(40)]
 

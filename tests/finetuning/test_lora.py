@@ -20,10 +20,10 @@ from jaxgpt.finetuning.lora_file import (
     save_adapters,
 )
 from jaxgpt.finetuning.settings import LORA_TARGETS, LoraConfig
+from jaxgpt.huggingface.weights import load_gpt2, save_gpt2
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import linear
 from jaxgpt.model.parameters import init_params
-from jaxgpt.parity.hf_weights import load_gpt2, save_gpt2
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.step import gradients, init_state, train_step

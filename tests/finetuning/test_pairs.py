@@ -6,8 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.data.bpe import train_bpe
-from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.pairs import (
     collate_pairs,
@@ -17,6 +15,8 @@ from jaxgpt.finetuning.pairs import (
     with_reference,
 )
 from jaxgpt.finetuning.templates import TEMPLATES
+from jaxgpt.tokenization.bpe import train_bpe
+from jaxgpt.tokenization.tokenizer import ByteTokenizer
 
 TOKENIZER = train_bpe(["the cat sat on the mat"], 262)
 ALPACA = TEMPLATES["alpaca"]

@@ -14,9 +14,11 @@ from safetensors.numpy import load_file, save_file
 
 from jaxgpt.config import FolderOptions, OptimizerConfig
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
-from jaxgpt.finetuning import tuning
+from jaxgpt.finetuning import pretrained, tuning
+from jaxgpt.finetuning.bases import find_adapters
 from jaxgpt.finetuning.batching import Rows
-from jaxgpt.finetuning.saved import find_adapters, load_adapted, load_classifier
+from jaxgpt.finetuning.pretrained import load_adapted
+from jaxgpt.finetuning.saved_classifier import load_classifier
 from jaxgpt.finetuning.settings import (
     ClassifierConfig,
     InstructionConfig,
@@ -111,7 +113,9 @@ def same(one, other):
 
 
 @pytest.mark.parametrize(("kind", "trained"), CASES)
-def test_a_run_learns_leaves_its_base_alone_and_can_be_loaded(kind, trained, tune, base, tmp_path):
+def test_a_run_learns_leaves_its_base_alone_and_can_be_loaded(
+    kind, trained, tune, base, tmp_path, monkeypatch
+):
     before = jax.tree.map(np.array, base.params)
     result = result_of(kind, tune(kind, "run", trained=trained))
     same(base.params, before)
@@ -127,12 +131,13 @@ def test_a_run_learns_leaves_its_base_alone_and_can_be_loaded(kind, trained, tun
     # A checkpoint of adapters is a model by itself.
     newest = tmp_path / "run" / "checkpoints" / "00000004"
 
-    load_base = lambda path, tokenizer: base  # noqa: E731, where it lies is of no interest here
+    # Where it lies is of no interest here.
+    monkeypatch.setattr(pretrained, "load_base", lambda path, tokenizer: base)
     for folder in (tmp_path / "run", newest):
         if kind == "classification":
-            loaded = load_classifier(folder, load_base)
+            loaded = load_classifier(folder)
         elif trained == "lora":
-            loaded = load_adapted(folder / "adapters", load_base)
+            loaded = load_adapted(folder / "adapters")
         else:
             loaded = load_model(folder)
         assert loaded.task["kind"] == kind

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from jaxgpt.assistant.chat import find_template
 from jaxgpt.config import ModelConfig, TrainConfig
-from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.errors import CheckpointError, JaxgptError
+from jaxgpt.finetuning import pretrained
 from jaxgpt.finetuning.lora import fingerprint, init_adapters
 from jaxgpt.finetuning.lora_file import ADAPTERS, RECORD, load_adapters, save_adapters
-from jaxgpt.finetuning.saved import load_adapted, load_classifier, with_class_head
+from jaxgpt.finetuning.pretrained import load_adapted
+from jaxgpt.finetuning.saved_classifier import load_classifier, with_class_head
 from jaxgpt.finetuning.settings import LoraConfig
+from jaxgpt.tokenization.tokenizer import ByteTokenizer
 from jaxgpt.training.checkpoint import LoadedModel
 
 LORA = LoraConfig(rank=2, alpha=4.0, targets=("query", "up"))
@@ -121,10 +123,12 @@ def use_task(folder, params, kind, task):
     adapters = init_adapters(params.value, LORA, jax.random.key(1))
     made_for = fingerprint(params.value)
     save_adapters(folder, adapters, LORA, made_for, new=new, task=task, overwrite=True)
-    try:
-        model = load_adapted(folder, lambda *_: base, ".")
-    except CheckpointError:
-        model = load_classifier(folder, lambda *_: base, ".")
-        assert all(isinstance(name, str) for name in model.task["classes"])
-        return model.task["pooling"] in ("last", "first", "mean")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrained, "load_base", lambda *_: base)
+        try:
+            model = load_adapted(folder, ".")
+        except CheckpointError:
+            model = load_classifier(folder, ".")
+            assert all(isinstance(name, str) for name in model.task["classes"])
+            return model.task["pooling"] in ("last", "first", "mean")
     return find_template(model)

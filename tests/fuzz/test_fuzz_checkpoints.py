@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jaxgpt.assistant.chat import find_template
 from jaxgpt.errors import CheckpointError, JaxgptError
-from jaxgpt.finetuning.saved import load_classifier, with_class_head
+from jaxgpt.finetuning.saved_classifier import load_classifier, with_class_head
 from jaxgpt.training.checkpoint import TASK, load_model, save_model
 from jaxgpt.training.manifest import MANIFEST, verify, write_manifest
 
@@ -100,7 +100,7 @@ def use(folder):
     try:
         model = load_model(folder)
     except CheckpointError:
-        model = load_classifier(folder, lambda *_: None)
+        model = load_classifier(folder)
         assert all(isinstance(name, str) for name in model.task["classes"])
         return model.task["pooling"] in ("last", "first", "mean")
     return find_template(model)

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import CheckpointError, JaxgptError
-from jaxgpt.parity.hf_files import INDEX, WEIGHTS, read_headers
-from jaxgpt.parity.hf_weights import load_gpt2, save_gpt2
-from jaxgpt.parity.pretrained import load_pretrained
+from jaxgpt.finetuning.pretrained import load_pretrained
+from jaxgpt.huggingface.files import INDEX, WEIGHTS, read_headers
+from jaxgpt.huggingface.weights import load_gpt2, save_gpt2
 
 SHAPE = ModelConfig(vocab_size=300, context_length=8, num_layers=1, num_heads=1, embed_dim=4)
 TEXT = "Once upon a time a king's 17 ships set sail: café, 日本."

@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jaxgpt.assistant.judge import Judge
-from jaxgpt.data.gpt2_vocabulary import read_gpt2_file
 from jaxgpt.data.sources import read_documents
 from jaxgpt.errors import DataError
+from jaxgpt.tokenization.gpt2_vocabulary import read_gpt2_file
 
 TEXTS = ["Once upon a time", "", "there was café\u2028 日本\n"]
 ROWS = [{"text": text, "id": number} for number, text in enumerate(TEXTS)]

@@ -10,12 +10,12 @@ from harness import HOSTILE, Put, Raw, Whole, attempt, cuts, json_mutations, rep
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jaxgpt.data.bpe import train_bpe
-from jaxgpt.data.gpt2_vocabulary import GPT2_PATTERN
-from jaxgpt.data.tokenizer import ByteTokenizer, load_tokenizer
-from jaxgpt.data.vocabulary import RANKS, RECORD, fingerprint, format_ranks, parse_ranks
-from jaxgpt.data.words import WordTokenizer
 from jaxgpt.errors import DataError
+from jaxgpt.tokenization.bpe import train_bpe
+from jaxgpt.tokenization.gpt2_vocabulary import GPT2_PATTERN
+from jaxgpt.tokenization.tokenizer import ByteTokenizer, load_tokenizer
+from jaxgpt.tokenization.vocabulary import RANKS, RECORD, fingerprint, format_ranks, parse_ranks
+from jaxgpt.tokenization.words import WordTokenizer
 
 TEXT = (
     "Once upon a time a king's 17 ships, <|endoftext|> set sail: café, 日本, \U0001f600.\r\n\t  \n"

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from jaxgpt.data import tokens
 from jaxgpt.data.prepare import write_tokens
 from jaxgpt.data.text import Document
-from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.data.tokens import SUMS, TokenDataset
 from jaxgpt.errors import DataError
+from jaxgpt.tokenization.tokenizer import ByteTokenizer
 
 SHARDS = ("train-00000.bin", "train-00001.bin", "validation-00000.bin")
 HEADER = 24

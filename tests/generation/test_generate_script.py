@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import pytest
 
 from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
-from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.generation.text import generate_text
+from jaxgpt.tokenization.tokenizer import ByteTokenizer
 from jaxgpt.training import checkpoint
 from jaxgpt.training.step import TrainState
 

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.data.tokenizer import ByteTokenizer
-from jaxgpt.data.words import WordTokenizer
 from jaxgpt.errors import ConfigError
 from jaxgpt.generation import text as text_module
 from jaxgpt.generation.decoding import generate
@@ -19,6 +17,8 @@ from jaxgpt.generation.text import (
     prompt_tokens,
     stream_texts,
 )
+from jaxgpt.tokenization.tokenizer import ByteTokenizer
+from jaxgpt.tokenization.words import WordTokenizer
 
 BYTES = ByteTokenizer()
 

@@ -11,11 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from jaxgpt.config import ModelConfig
-from jaxgpt.errors import ConfigError, JaxgptError
-from jaxgpt.model.flops import flops_per_token
-from jaxgpt.parity import torch_reference
-from jaxgpt.parity.benchmark import (
+from jaxgpt.benchmark import (
     children,
     contenders,
     decoding,
@@ -24,13 +20,17 @@ from jaxgpt.parity.benchmark import (
     torch_trainer,
     training,
 )
-from jaxgpt.parity.benchmark.busy import Bystanders, verdict
-from jaxgpt.parity.benchmark.contenders import CONTENDERS, Unavailable, choose
-from jaxgpt.parity.benchmark.report import bars, table, to_json
-from jaxgpt.parity.benchmark.shapes import SHAPES, get_shape
-from jaxgpt.parity.benchmark.torch_rates import measure_torch_products
-from jaxgpt.parity.benchmark.turns import take_turns
-from jaxgpt.parity.benchmark.workload import load_start, make_batches, save_start
+from jaxgpt.benchmark.busy import Bystanders, verdict
+from jaxgpt.benchmark.contenders import CONTENDERS, Unavailable, choose
+from jaxgpt.benchmark.report import bars, table, to_json
+from jaxgpt.benchmark.shapes import SHAPES, get_shape
+from jaxgpt.benchmark.torch_rates import measure_torch_products
+from jaxgpt.benchmark.turns import take_turns
+from jaxgpt.benchmark.workload import load_start, make_batches, save_start
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import ConfigError, JaxgptError
+from jaxgpt.model.flops import flops_per_token
+from jaxgpt.parity import torch_reference
 
 CONFIG = get_shape(
     "tiny",
@@ -295,7 +295,7 @@ def test_another_token_ends_it(monkeypatch):
 
 
 def test_a_tie_is_no_difference():
-    from jaxgpt.parity.benchmark.transformers_writer import TransformersWriter
+    from jaxgpt.benchmark.transformers_writer import TransformersWriter
 
     class Model:
         dtype = torch.float32
@@ -323,7 +323,7 @@ def test_a_context_too_short_is_refused():
 
 
 def test_without_transformers_jaxgpt_writes_alone(monkeypatch):
-    monkeypatch.delitem(sys.modules, "jaxgpt.parity.benchmark.transformers_writer", raising=False)
+    monkeypatch.delitem(sys.modules, "jaxgpt.benchmark.transformers_writer", raising=False)
     monkeypatch.setitem(sys.modules, "transformers", None)
     report = decoding.measure_decoding(
         CONFIG, batch_sizes=(1,), prompt_tokens=5, new_tokens=6, turns=1
@@ -398,7 +398,7 @@ def test_a_process_that_fails_is_one_line(monkeypatch):
 
 def test_pytorchs_process_does_without_jax():
     code = (
-        "import sys, jaxgpt.parity.benchmark.child, jaxgpt.parity.benchmark.torch_trainer;"
+        "import sys, jaxgpt.benchmark.child, jaxgpt.benchmark.torch_trainer;"
         "assert 'torch' in sys.modules and 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,21 +11,21 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GenerationConfig, GPT2Config, PreTrainedTokenizerFast
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.data import deferred_tokenizer, huggingface_folder
-from jaxgpt.data import tokenizer as tokenizer_module
-from jaxgpt.data.bpe import train_bpe
-from jaxgpt.data.deferred_tokenizer import DeferredGPT2
-from jaxgpt.data.gpt2_vocabulary import MissingVocabularyError
-from jaxgpt.data.huggingface_folder import is_gpt2
-from jaxgpt.data.json_tokenizer import PROBE, JsonTokenizer
-from jaxgpt.data.tokenizer import ByteTokenizer, WordTokenizer, ends_of, load_tokenizer
-from jaxgpt.data.tokenizer_json import describe
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.finetuning.pretrained import find_tokenizer, load_pretrained
 from jaxgpt.finetuning.vocabulary import grow_vocabulary
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.generation.text import generate_text
-from jaxgpt.parity.hf_weights import load_gpt2, save_gpt2
-from jaxgpt.parity.pretrained import find_tokenizer, load_pretrained
+from jaxgpt.huggingface.weights import load_gpt2, save_gpt2
+from jaxgpt.tokenization import deferred_tokenizer, huggingface_folder
+from jaxgpt.tokenization import tokenizer as tokenizer_module
+from jaxgpt.tokenization.bpe import train_bpe
+from jaxgpt.tokenization.deferred_tokenizer import DeferredGPT2
+from jaxgpt.tokenization.gpt2_vocabulary import MissingVocabularyError
+from jaxgpt.tokenization.huggingface_folder import is_gpt2
+from jaxgpt.tokenization.json_tokenizer import PROBE, JsonTokenizer
+from jaxgpt.tokenization.tokenizer import ByteTokenizer, WordTokenizer, ends_of, load_tokenizer
+from jaxgpt.tokenization.tokenizer_json import describe
 from jaxgpt.training.checkpoint import load_model, save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")

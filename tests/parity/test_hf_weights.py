@@ -20,12 +20,12 @@ from safetensors.numpy import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.data.tokenizer import ByteTokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.generation.decoding import generate
+from jaxgpt.huggingface import weights as hf_weights
+from jaxgpt.huggingface.weights import load_gpt2, save_gpt2
 from jaxgpt.model.gpt import GPT
-from jaxgpt.parity import hf_weights
-from jaxgpt.parity.hf_weights import load_gpt2, save_gpt2
+from jaxgpt.tokenization.tokenizer import ByteTokenizer, load_tokenizer
 from jaxgpt.training.loss import cross_entropy
 
 # Transformers leaves a file open where it reads a config.
@@ -612,14 +612,14 @@ def test_files_that_cannot_be_read(folder, monkeypatch):
     def denied(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("jaxgpt.parity.hf_files.safe_open", denied)
+    monkeypatch.setattr("jaxgpt.huggingface.files.safe_open", denied)
     assert "model.safetensors cannot be read: [Errno 13] Permission denied" in refused(folder)
 
 
 MEASURE = """
 import sys
 import jax
-from jaxgpt.parity.hf_weights import load_gpt2
+from jaxgpt.huggingface.weights import load_gpt2
 
 def memory(name):
     lines = open("/proc/self/status").read().splitlines()

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxgpt.benchmark import trajectories
+from jaxgpt.benchmark.trajectories import compare_training, train_in_torch
 from jaxgpt.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from jaxgpt.errors import ConfigError
-from jaxgpt.parity import trajectories
-from jaxgpt.parity.trajectories import compare_training, train_in_torch
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 CONFIG = TrainConfig(

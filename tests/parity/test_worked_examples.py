@@ -3,9 +3,9 @@
 import pytest
 
 from jaxgpt.errors import DataError
-from jaxgpt.parity.worked import examples
-from jaxgpt.parity.worked.examples import CHAPTERS, Given, disagreement, load_facts, run_examples
-from jaxgpt.parity.worked.letter_pairs import LetterPairs, spaced_words, whole_text
+from jaxgpt.worked import examples
+from jaxgpt.worked.examples import CHAPTERS, Given, disagreement, load_facts, run_examples
+from jaxgpt.worked.letter_pairs import LetterPairs, spaced_words, whole_text
 
 FACTS = {fact["id"]: fact for fact in load_facts()}
 TEXT = "the cat sat on the mat. the cat ate\nthe rat  and sat"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from jaxgpt.benchmark import rates, training
 from jaxgpt.errors import ConfigError, ResourceError
-from jaxgpt.parity.benchmark import rates, training
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 SMALL = (

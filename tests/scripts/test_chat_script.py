@@ -17,10 +17,10 @@ from jaxgpt.assistant import chat as chat_module
 from jaxgpt.assistant.chat import Chat
 from jaxgpt.assistant.chat_config import ChatConfig
 from jaxgpt.config import ModelConfig, TrainConfig
-from jaxgpt.data.bpe import train_bpe
 from jaxgpt.finetuning.instructions import read_conversations
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
 from jaxgpt.generation.settings import SamplingConfig
+from jaxgpt.tokenization.bpe import train_bpe
 from jaxgpt.training.checkpoint import LoadedModel, load_model, save_model
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"

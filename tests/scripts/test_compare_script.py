@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import ModelConfig, TrainConfig
-from jaxgpt.data.tokenizer import load_tokenizer
-from jaxgpt.parity.hf_weights import save_gpt2
+from jaxgpt.huggingface.weights import save_gpt2
+from jaxgpt.tokenization.tokenizer import load_tokenizer
 from jaxgpt.training.checkpoint import LoadedModel, save_model
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"

@@ -16,11 +16,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
-from jaxgpt.data.huggingface_folder import TOKENIZER_FILES
-from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.errors import ConfigError
-from jaxgpt.parity.hf_hub import fetch_gpt2
-from jaxgpt.parity.hf_weights import load_gpt2, save_gpt2
+from jaxgpt.huggingface.hub import fetch_gpt2
+from jaxgpt.huggingface.weights import load_gpt2, save_gpt2
+from jaxgpt.tokenization.huggingface_folder import TOKENIZER_FILES
+from jaxgpt.tokenization.tokenizer import ByteTokenizer
 from jaxgpt.training import checkpoint
 from jaxgpt.training.step import TrainState
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgpt.finetuning.pretrained import load_pretrained
+from jaxgpt.huggingface.weights import load_gpt2
 from jaxgpt.model.gpt import GPT
-from jaxgpt.parity.hf_weights import load_gpt2
-from jaxgpt.parity.pretrained import load_pretrained
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 FAST = "--steps 4 --learning-rate 1e-2 --batch-size 8 --platform cpu"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt.data.tokenizer import load_tokenizer
+from jaxgpt.tokenization.tokenizer import load_tokenizer
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_tokenizer.py"
 TEXT = "".join(

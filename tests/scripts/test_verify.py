@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxgpt.errors import DataError
-from jaxgpt.parity.worked import examples
+from jaxgpt.worked import examples
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "verify.py"
 

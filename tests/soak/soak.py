@@ -62,7 +62,7 @@ MODULES = [
     *(
         "jaxgpt.training.pretrain",
         "jaxgpt.finetuning.tune_instructions",
-        "jaxgpt.parity.pretrained",
+        "jaxgpt.finetuning.pretrained",
     ),
     *("jaxgpt.generation.text", "matplotlib.figure", "matplotlib.backends.backend_agg", "tyro"),
 ]
@@ -307,7 +307,7 @@ def ending(run: Path) -> Ending:
 
     from jaxgpt.data.tokens import TokenDataset
     from jaxgpt.finetuning.lora import fingerprint
-    from jaxgpt.parity.pretrained import load_pretrained
+    from jaxgpt.finetuning.pretrained import load_pretrained
     from jaxgpt.training.checkpoint import verify
     from jaxgpt.training.kept import find_best
 

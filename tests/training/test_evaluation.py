@@ -12,13 +12,13 @@ import pytest
 
 from jaxgpt.config import get_preset
 from jaxgpt.data.batches import Batch, SlidingWindows
-from jaxgpt.data.bpe import train_bpe
 from jaxgpt.data.prepare import prepare
 from jaxgpt.data.text import Document
-from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import ConfigError, DataError, NonFiniteError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
+from jaxgpt.tokenization.bpe import train_bpe
+from jaxgpt.tokenization.tokenizer import load_tokenizer
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.evaluation import (
     Evaluation,

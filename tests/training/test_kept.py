@@ -13,7 +13,7 @@ import pytest
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.files import seal
 from jaxgpt.finetuning.settings import InstructionConfig
-from jaxgpt.parity.hf_weights import load_gpt2
+from jaxgpt.huggingface.weights import load_gpt2
 from jaxgpt.training.checkpoint import load_model, save
 from jaxgpt.training.kept import by_validation, checkpoints, find_best, write_validation
 from jaxgpt.training.manifest import DamagedError

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import OptimizerConfig, TrainConfig, get_preset
-from jaxgpt.data.tokenizer import ByteTokenizer
 from jaxgpt.data.tokens import TokenDataset, TokenSplit
+from jaxgpt.tokenization.tokenizer import ByteTokenizer
 from jaxgpt.training.headline import SMALL_TEXT, headline
 from jaxgpt.training.loop import Hooks, fit
 from jaxgpt.training.overfitting import best, improved, newly_overfit, passes_line, validation_loss

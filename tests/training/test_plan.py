@@ -145,7 +145,7 @@ def test_the_vocabulary_is_known_without_the_tokenizer(tokenizer, vocab_size, ex
 
 
 def test_a_tokenizer_in_a_folder_is_counted(tmp_path):
-    from jaxgpt.data.words import WordTokenizer
+    from jaxgpt.tokenization.words import WordTokenizer
 
     words = WordTokenizer(["a", "b", "c"])
     words.save(tmp_path)

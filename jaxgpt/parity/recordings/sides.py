@@ -9,15 +9,15 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
-from jaxgpt.finetuning.saved import find_adapters
+from jaxgpt.finetuning.bases import find_adapters
+from jaxgpt.finetuning.pretrained import find_tokenizer, is_own, load_pretrained
+from jaxgpt.huggingface.config import check_folder
+from jaxgpt.huggingface.weights import load_gpt2
 from jaxgpt.model.layers import Params
-from jaxgpt.parity.hf_config import check_folder
-from jaxgpt.parity.hf_weights import load_gpt2
-from jaxgpt.parity.pretrained import find_tokenizer, is_own, load_pretrained
 from jaxgpt.parity.recordings.recording import Recording, record_model
 from jaxgpt.parity.recordings.recording_file import load_recording
+from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.training.checkpoint import load_model
 
 Record = Callable[[Int[np.ndarray, "B T"], int | None], Recording]

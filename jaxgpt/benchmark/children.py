@@ -1,0 +1,153 @@
+"""The suites `load` and `memory`: each contender in processes of its own, for a few steps."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxgpt.benchmark import child
+from jaxgpt.benchmark.contenders import CONTENDERS, Unavailable, need_torch
+from jaxgpt.benchmark.machine import describe_machine
+from jaxgpt.benchmark.report import Report
+from jaxgpt.benchmark.shapes import describe
+from jaxgpt.benchmark.training import compare_losses, start
+from jaxgpt.benchmark.turns import Turns, take_turns
+from jaxgpt.benchmark.workload import save_start
+from jaxgpt.config import TrainConfig
+from jaxgpt.config_file import to_dict
+from jaxgpt.errors import ConfigError, JaxgptError
+
+_COLD, _WARM = "", ", from the cache"
+
+
+def measure_loading(config: TrainConfig, names: Sequence[str], *, turns: int = 3) -> Report:
+    """Seconds from the start of a process to its imports and to the end of its first step.
+
+    Whoever compiles is measured twice: with an empty compilation cache, and with what that left.
+    """
+    return _measure("load", config, names, turns)
+
+
+def measure_memory(config: TrainConfig, names: Sequence[str], *, turns: int = 1) -> Report:
+    """The most memory that a process in training took."""
+    return _measure("memory", config, names, turns)
+
+
+def _measure(suite: str, config: TrainConfig, names: Sequence[str], turns: int) -> Report:
+    with tempfile.TemporaryDirectory(prefix="jaxgpt-benchmark-") as made:
+        folder = Path(made)
+        (folder / "config.json").write_text(json.dumps(to_dict(config)))
+        save_start(folder / "start.npz", start(config))
+        chosen, left_out = _choose(names)
+        works, runs = {}, {}
+        for name in chosen:
+            contender = CONTENDERS[name]
+            # One that does not compile is the same with a cache; memory is asked for only once.
+            compiles = contender.compiled or contender.library == "jaxgpt"
+            for how in (_COLD, _WARM) if compiles and suite == "load" else (_COLD,):
+                label = contender.label + how
+                runs[label] = name
+                works[label] = partial(_run, folder, name, fresh=how == _COLD)
+        taken = take_turns(works, turns)
+    for label, results in taken.results.items():
+        for result in results:
+            if "unavailable" in result:
+                left_out[label] = result["unavailable"]
+    kept = {label: name for label, name in runs.items() if label not in left_out}
+    if not kept:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise ConfigError(f"no contender is left: {reasons}")
+    compare_losses(
+        {name: taken.results[label][-1]["losses"] for label, name in kept.items()},
+        jax.default_backend(),
+    )
+    return Report(
+        suite=suite,
+        shape=f"{describe(config.model)}, batch {config.batch_size}",
+        config=to_dict(config),
+        machine=describe_machine(),
+        rows=[_ROWS[suite](label, taken) for label in kept],
+        figure="first_step_seconds" if suite == "load" else "peak_mb",
+        others=taken.others,
+        seconds=taken.window,
+        left_out=left_out,
+        notes=_NOTES[suite],
+    )
+
+
+def _choose(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    try:
+        need_torch()
+    except Unavailable as reason:
+        without = {name: CONTENDERS[name].library == "torch" for name in names}
+        left_out = {CONTENDERS[name].label: str(reason) for name in names if without[name]}
+        return [name for name in names if not without[name]], left_out
+    return list(names), {}
+
+
+def _run(folder: Path, name: str, *, fresh: bool) -> dict[str, Any]:
+    """What a child says; with `fresh`, its compilers find an empty cache, and else the last one."""
+    if fresh:
+        (folder / name).mkdir(exist_ok=True)
+    cache = tempfile.mkdtemp(dir=folder / name) if fresh else str(_newest(folder / name))
+    caches = {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "TORCHINDUCTOR_CACHE_DIR": cache,
+    }
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", child.__name__),
+            *(str(folder), name, jax.default_backend(), repr(time.time())),
+        ],
+        env=os.environ | caches,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise JaxgptError(f"the process of {CONTENDERS[name].label} failed: {last}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _newest(folder: Path) -> Path:
+    return max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+
+def _loading_row(label: str, taken: Turns) -> dict[str, Any]:
+    results = taken.results[label]
+    keys = ("import_seconds", "first_step_seconds")
+    middle = {key: statistics.median(result[key] for result in results) for key in keys}
+    return {"contender": label, **middle, "turns": results}
+
+
+def _memory_row(label: str, taken: Turns) -> dict[str, Any]:
+    results = taken.results[label]
+    row = {"contender": label, "turns": results}
+    for key, column in (("peak_bytes", "peak_mb"), ("device_peak_bytes", "device_peak_mb")):
+        values = [result[key] for result in results]
+        if None not in values:
+            row[column] = statistics.median(values) / 1e6
+    return row
+
+
+_ROWS = {"load": _loading_row, "memory": _memory_row}
+_NOTES = {
+    "load": (
+        "from the start of the process, whose imports and whose first step, with what is compiled "
+        "for it, end then; losses agree",
+    ),
+    "memory": (
+        f"the most resident memory of a process that takes {child.STEPS} steps: interpreter, "
+        "libraries, compiler, parameters, gradients, optimizer and activations; losses agree",
+    ),
+}

@@ -1,0 +1,189 @@
+"""Attention in its four steps, on six words in three dimensions (chapter 3)."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt.model.attention import (
+    attention_weights,
+    causal_attention,
+    causal_mask,
+    multi_head_attention,
+    multi_head_attention_by_heads,
+    self_attention,
+    simplified_attention,
+)
+from jaxgpt.model.layers import Params, linear
+from jaxgpt.parity.torch_random import TorchGenerator
+from jaxgpt.worked.examples import Given, example, on_device
+
+INPUTS = jnp.array(
+    [  # your, journey, starts, with, one, step
+        [0.43, 0.15, 0.89],
+        [0.55, 0.87, 0.66],
+        [0.57, 0.85, 0.64],
+        [0.22, 0.58, 0.33],
+        [0.77, 0.25, 0.10],
+        [0.05, 0.80, 0.55],
+    ]
+)
+BATCH = jnp.stack([INPUTS, INPUTS])
+MAPS = ("query", "key", "value")
+_QUERY = 1  # the example's query is the second word
+
+
+@example("ch03.inputs")
+def _(given: Given) -> Any:
+    return [[float(str(number)) for number in row] for row in np.asarray(INPUTS)]
+
+
+@example("ch03.scores2")
+def _(given: Given) -> Any:
+    return INPUTS @ INPUTS[_QUERY]
+
+
+@example("ch03.norm2")
+def _(given: Given) -> Any:
+    scores = INPUTS @ INPUTS[_QUERY]
+    return scores / scores.sum()
+
+
+@example("ch03.weights")
+def _(given: Given) -> Any:
+    return attention_weights(INPUTS, INPUTS)
+
+
+@example("ch03.context2")
+def _(given: Given) -> Any:
+    return simplified_attention(INPUTS)[_QUERY]
+
+
+@example("ch03.contexts")
+def _(given: Given) -> Any:
+    return simplified_attention(INPUTS)
+
+
+def _from_rand(seed: int) -> Params:
+    generator = TorchGenerator(seed)
+    return on_device({name: {"weight": generator.rand(3, 2)} for name in MAPS})
+
+
+def _from_linear(generator: TorchGenerator) -> Params:
+    return on_device({name: generator.linear(3, 2, bias=False) for name in MAPS})
+
+
+def _weights(params: Params, mask: Any = None) -> Any:
+    queries, keys = linear(INPUTS, **params["query"]), linear(INPUTS, **params["key"])
+    return attention_weights(queries, keys, scale=1 / math.sqrt(2), mask=mask)
+
+
+@example("ch03.trainable.weights2")
+def _(given: Given) -> Any:
+    return _weights(_from_rand(123))[_QUERY]
+
+
+@example("ch03.trainable.context2")
+def _(given: Given) -> Any:
+    return self_attention(INPUTS, **_from_rand(123))[_QUERY]
+
+
+@example("ch03.sa_v1")
+def _(given: Given) -> Any:
+    return self_attention(INPUTS, **_from_rand(123))
+
+
+@example("ch03.sa_v2")
+def _(given: Given) -> Any:
+    return self_attention(INPUTS, **_from_linear(TorchGenerator(789)))
+
+
+@example("ch03.sa_v2.weights")
+def _(given: Given) -> Any:
+    return _weights(_from_linear(TorchGenerator(789)))
+
+
+@example("ch03.ex31")
+def _(given: Given) -> Any:
+    return self_attention(INPUTS, **_from_linear(TorchGenerator(123)))
+
+
+@example("ch03.causal.scores_lower")
+def _(given: Given) -> Any:
+    params = _from_linear(TorchGenerator(789))
+    scores = linear(INPUTS, **params["query"]) @ linear(INPUTS, **params["key"]).T
+    return [row[: place + 1] for place, row in enumerate(scores)]
+
+
+@example("ch03.causal.weights")
+def _(given: Given) -> Any:
+    return _weights(_from_linear(TorchGenerator(789)), causal_mask(6))
+
+
+@example("ch03.dropout.ones")
+def _(given: Given) -> Any:
+    return TorchGenerator(123).dropout(np.ones((6, 6), np.float32), 0.5)
+
+
+@example("ch03.dropout.applied")
+def _(given: Given) -> Any:
+    weights = _weights(_from_linear(TorchGenerator(789)), causal_mask(6))
+    return TorchGenerator(123).dropout(weights, 0.5)
+
+
+@example("ch03.causal_attention")
+def _(given: Given) -> Any:
+    params = _from_linear(TorchGenerator(123))
+    first, second = causal_attention(BATCH, **params)
+    return first if (first == second).all() else None
+
+
+@example("ch03.mha_wrapper")
+def _(given: Given) -> Any:
+    generator = TorchGenerator(123)
+    heads = [_from_linear(generator) for _ in range(2)]
+    return multi_head_attention_by_heads(BATCH, heads=heads)[0]
+
+
+def _fused(generator: TorchGenerator, inputs: int, outputs: int) -> Params:
+    # Without biases, three maps drawn one after the other are the thirds of a fused one.
+    qkv = generator.linear(inputs, 3 * outputs, bias=False)
+    return on_device({"qkv": qkv, "out": generator.linear(outputs, outputs)})
+
+
+@example("ch03.mha")
+def _(given: Given) -> Any:
+    return multi_head_attention(BATCH, **_fused(TorchGenerator(123), 3, 2), num_heads=2)[0]
+
+
+@example("ch03.ex33.params")
+def _(given: Given) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(_fused(TorchGenerator(0), 768, 768)))
+
+
+@example("ch03.bonus.mha_equiv")
+def _(given: Given) -> dict[str, Any]:
+    """All heads from one product against one head after another, and the shape of a long batch."""
+
+    def equal(inputs: int, outputs: int) -> bool:
+        generator = TorchGenerator(123)
+        params, x = _fused(generator, inputs, outputs), on_device(generator.randn(2, 8, inputs))
+        thirds = jnp.split(params["qkv"]["weight"], 3, axis=1)
+        by_head = zip(*(jnp.split(third, 4, axis=1) for third in thirds), strict=True)
+        heads = [
+            {name: {"weight": weight} for name, weight in zip(MAPS, weights, strict=True)}
+            for weights in by_head
+        ]
+        at_once = multi_head_attention(x, **params, num_heads=4)
+        one_by_one = multi_head_attention_by_heads(x, heads=heads, out=params["out"])
+        return bool(jnp.abs(at_once - one_by_one).max() < 1e-5)
+
+    shape = jax.eval_shape(
+        lambda x, params: multi_head_attention(x, **params, num_heads=12),
+        jax.ShapeDtypeStruct((8, 1024, 768), jnp.float32),
+        _fused(TorchGenerator(123), 768, 768),
+    ).shape
+    widths = [(768, 768), (768, 1536), (1024, 512)]
+    return {"equal": [equal(*pair) for pair in widths], "shape": list(shape)}
