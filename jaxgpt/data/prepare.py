@@ -99,11 +99,11 @@ def prepare_stories(
     stories = write_stories(num_bytes, seed=seed)
 
     def documents() -> Iterator[tuple[str, Document]]:
-        told = 0
+        bytes_read = 0
         for story in stories:
-            split = "train" if told < num_bytes * (1 - validation_fraction) else "validation"
+            split = "train" if bytes_read < num_bytes * (1 - validation_fraction) else "validation"
             size = len(story.text.encode())
-            told += size
+            bytes_read += size
             yield split, Document(story.text, source_bytes=size, entropy_bits=story.bits)
 
     return _write(

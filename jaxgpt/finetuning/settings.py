@@ -43,7 +43,7 @@ class PreferenceConfig:
     """Direct preference optimization (Rafailov et al. 2023)."""
 
     beta: float = 0.1
-    """How dear a distance from the reference is: a larger beta keeps the model closer to it."""
+    """How costly a distance from the reference is: a larger beta keeps the model closer to it."""
     log_probability: Literal["sum", "mean"] = "sum"
     """Of a response: the sum over its tokens, as in the paper, or their mean, by which a long
     response weighs no more than a short one."""

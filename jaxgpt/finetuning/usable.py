@@ -30,10 +30,10 @@ def usable(
                 raise
             empty.append(error.brief)
     if empty:
-        told = left_out(empty, len(records))
+        message = left_out(empty, len(records))
         if not kept:
-            raise DataError(f"{told}; nothing remains, so give other records")
-        warnings.warn(told, stacklevel=3)
+            raise DataError(f"{message}; nothing remains, so give other records")
+        warnings.warn(message, stacklevel=3)
     return kept
 
 

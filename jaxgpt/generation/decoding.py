@@ -23,7 +23,7 @@ from jaxgpt.model.attention import attention_in_force
 from jaxgpt.model.gpt import decoding_params
 from jaxgpt.model.layers import Params
 
-_LEAST_SLOTS = 128  # a cache doubles from here on: each token reads all slots of all rows
+_LEAST_CACHE_LENGTH = 128  # a cache doubles from here on: each token reads all of all rows
 
 
 def generate(
@@ -88,11 +88,13 @@ def stream(
     ends = np.ravel(np.asarray([] if end_of_text is None else end_of_text, "int32"))
     ends = ends if ends.size else np.array([-1], "int32")  # which no token is
     width = _bucket(max(map(len, texts)), config)
-    slots = _bucket(max(width, _LEAST_SLOTS), config)
+    cache_length = _bucket(max(width, _LEAST_CACHE_LENGTH), config)
     same, steps, made = all(text == texts[0] for text in texts), 1, 0
     settings: dict[str, Any] = {"config": config, "sampling": sampling}
     settings["attention"] = attention_in_force()
-    written, cache = prefill(params, rows(width), keys, ends, **settings, slots=slots, same=same)
+    written, cache = prefill(
+        params, rows(width), keys, ends, **settings, cache_length=cache_length, same=same
+    )
     while True:
         # By NumPy, which compiles nothing for a slice of another shape.
         tokens = np.asarray(written)[:count, :steps].tolist()
@@ -108,12 +110,14 @@ def stream(
         longest = max(len(text) for text, ended in zip(texts, done, strict=False) if not ended)
         room = config.context_length - longest + 1
         if room < 1:
-            slots, cache = config.context_length, []
+            cache_length, cache = config.context_length, []
         steps = min(max_new_tokens - made, min(room, CACHED_STEPS) if cache else SLIDING_STEPS)
-        if cache and longest + steps - 1 > slots:
-            slots = _bucket(longest + steps - 1, config)
-            cache = grow(cache, slots)
-        written, cache = extend(params, cache, rows(slots), keys, made, steps, ends, **settings)
+        if cache and longest + steps - 1 > cache_length:
+            cache_length = _bucket(longest + steps - 1, config)
+            cache = grow(cache, cache_length)
+        written, cache = extend(
+            params, cache, rows(cache_length), keys, made, steps, ends, **settings
+        )
 
 
 def prepare_params(params: Params) -> Params:

@@ -28,7 +28,9 @@ class Rows(NamedTuple):
     done: Bool[Array, " B"]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "sampling", "attention", "slots", "same"))
+@functools.partial(
+    jax.jit, static_argnames=("config", "sampling", "attention", "cache_length", "same")
+)
 def prefill(
     params: Params,
     rows: Rows,
@@ -38,7 +40,7 @@ def prefill(
     config: ModelConfig,
     sampling: SamplingConfig,
     attention: AttentionInForce,
-    slots: int,
+    cache_length: int,
     same: bool,
 ) -> tuple[Int[Array, "B 1"], list[KeyValueCache]]:
     """The first new token of each row, or -1, and a cache that holds the prompts.
@@ -49,7 +51,7 @@ def prefill(
     del attention
     batch = len(rows.length)
     count = 1 if same else batch
-    cache = init_cache(config, count, slots, params["embed"]["tokens"].dtype)
+    cache = init_cache(config, count, cache_length, params["embed"]["tokens"].dtype)
     start, last = jnp.zeros(count, dtype=jnp.int32), rows.length[:count] - 1
     taken_in = GPT(config, params).decode(rows.window[:count], cache, start, last)
     logits, cache = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), taken_in)
@@ -57,11 +59,11 @@ def prefill(
     return jnp.where(done, -1, tokens)[:, None], cache
 
 
-@functools.partial(jax.jit, static_argnames="slots")
-def grow(cache: list, slots: int) -> list:
-    """The cache with room for `slots` tokens, more than it has."""
+@functools.partial(jax.jit, static_argnames="cache_length")
+def grow(cache: list, cache_length: int) -> list:
+    """The cache with room for `cache_length` tokens, more than it has."""
     return jax.tree.map(
-        lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, slots - x.shape[2]), (0, 0))), cache
+        lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, cache_length - x.shape[2]), (0, 0))), cache
     )
 
 

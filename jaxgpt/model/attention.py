@@ -21,11 +21,11 @@ from jaxgpt.model.agreement import check_rank
 from jaxgpt.model.attention_kernels import KERNELS, Attention, choose_attention
 from jaxgpt.model.layers import Params, Rate, dropout, linear
 
-_RUN = 64  # queries; the fastest on CPU of 32, 64, 128 and 256
-_MOST_RUNS = 8  # more would lengthen compilation for little
+_CHUNK = 64  # queries; the fastest on CPU of 32, 64, 128 and 256
+_MOST_CHUNKS = 8  # more would lengthen compilation for little
 
 KeyValueCache = tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]
-"""One layer's keys and values of the tokens so far, in S slots."""
+"""One layer's keys and values of the tokens so far, with room for S."""
 
 
 def attention_weights(
@@ -35,7 +35,7 @@ def attention_weights(
     scale: float = 1.0,
     mask: Bool[Array, "*#B T S"] | None = None,
 ) -> Float[Array, "*B T S"]:
-    """How much each query takes from each key: the softmax of their scaled dot products.
+    """Attention weights: the softmax of the scaled dot products of queries and keys.
 
     Rows sum to 1; where `mask` is False the weight is 0. Softmax in float32.
     """
@@ -46,19 +46,19 @@ def attention_weights(
 
 
 def causal_mask(length: int) -> Bool[Array, "T T"]:
-    """True where a token (row) may look at another (column): at itself and before."""
+    """Causal mask: True where a token (row) may attend to another (column), itself or earlier."""
     return jnp.tril(jnp.ones((length, length), dtype=bool))
 
 
 def simplified_attention(x: Float[Array, "*B T D"]) -> Float[Array, "*B T D"]:
-    """Variant 1, without weights: each vector becomes the mean of all, weighted by likeness."""
+    """Self-attention, variant 1: each vector becomes the mean of all, weighted by dot products."""
     return attention_weights(x, x) @ x
 
 
 def self_attention(
     x: Float[Array, "*B T D"], *, query: Params, key: Params, value: Params
 ) -> Float[Array, "*B T K"]:
-    """Variant 2, trainable: what asks, what answers and what is passed on are linear maps of `x`.
+    """Self-attention, variant 2: queries, keys and values are trainable linear maps of `x`.
 
     Dividing by the root of K keeps the scores' variance near 1.
     """
@@ -75,7 +75,7 @@ def causal_attention(
     dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "*B T K"]:
-    """Variant 3: variant 2 that sees only itself and the past, with dropout on the weights."""
+    """Causal self-attention, variant 3: over itself and the past, with dropout on the weights."""
     queries, keys, values = linear(x, **query), linear(x, **key), linear(x, **value)
     mask = causal_mask(x.shape[-2])
     weights = attention_weights(queries, keys, scale=_scale(queries), mask=mask)
@@ -90,7 +90,7 @@ def multi_head_attention_by_heads(
     dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "*B T E"]:
-    """Variant 4a: one `causal_attention` per head, side by side, then the projection `out`.
+    """Multi-head attention, variant 4a: a `causal_attention` for each head, then `out`.
 
     `heads` holds the query, key and value of each; E is H times K, or the width of `out`.
     """
@@ -115,7 +115,7 @@ def multi_head_attention(
     dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "*B T E"]:
-    """Variant 4b: all heads at once, with their queries, keys and values from one product.
+    """Multi-head attention, variant 4b: all heads at once, their inputs from one product.
 
     The columns of `qkv` are queries, keys, values, each with the heads in order, as in GPT-2. E is
     the width of `out`, in a block that of `x`. Of `num_kv_heads` heads of keys and values, each
@@ -149,9 +149,9 @@ def attend_causally(
     dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "B H T K"]:
-    """Causal attention for all heads, one run of queries after another; S is T.
+    """Causal attention for all heads, one chunk of queries after another; S is T.
 
-    Each run meets only the keys up to its own end, so that most of the masked half is never
+    Each chunk meets only the keys up to its own end, so that most of the masked half is never
     computed and the weights stay in the processor's cache, forward and backward. With `segments`,
     a query meets only the keys of its own. With `start`, as in decoding, row b's queries stand at
     position `start[b]` and after among S keys, and there is no dropout. What replaces this function
@@ -160,19 +160,19 @@ def attend_causally(
     if start is not None:
         return _attend_from(start, queries, keys, values)
     length = queries.shape[2]
-    run = max(_RUN, math.ceil(length / _MOST_RUNS))
-    starts = range(0, length, run)
+    chunk = max(_CHUNK, math.ceil(length / _MOST_CHUNKS))
+    starts = range(0, length, chunk)
     rngs = [None] * len(starts) if rng is None else list(jax.random.split(rng, len(starts)))
     contexts = []
-    for first, run_rng in zip(starts, rngs, strict=True):
-        end = min(first + run, length)
+    for first, chunk_rng in zip(starts, rngs, strict=True):
+        end = min(first + chunk, length)
         mask = jnp.arange(end) <= jnp.arange(first, end)[:, None]
         if segments is not None:
             mask &= segments[:, None, first:end, None] == segments[:, None, None, :end]
         weights = attention_weights(
             queries[:, :, first:end], keys[:, :, :end], scale=_scale(queries), mask=mask
         )
-        contexts.append(dropout(weights, dropout_rate, run_rng) @ values[:, :, :end])
+        contexts.append(dropout(weights, dropout_rate, chunk_rng) @ values[:, :, :end])
     return jnp.concatenate(contexts, axis=2)
 
 
@@ -217,9 +217,9 @@ def cached_attention(
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
     """`multi_head_attention` of T new tokens, of which row b begins at position `start[b]`.
 
-    Their keys and values are written into the cache's slots from `start` on; each new token sees
-    every slot up to its own. Slots after that may hold anything, so padding on the right of a
-    prompt needs no mask. `start + T` must not exceed the S slots.
+    Their keys and values are written into the cache's places from `start` on; each new token sees
+    every one up to its own. Places after that may hold anything, so padding on the right of a
+    prompt needs no mask. `start + T` must not exceed S.
     """
     check_rank("x", x, "B T D")
     queries, new_keys, new_values = split_heads(linear(x, **qkv), num_heads, num_kv_heads)

@@ -166,7 +166,7 @@ KERNELS: dict[Kernel, Callable[..., Array]] = {"cudnn": attend_cudnn, "splash": 
 def keep_products_and_kernels(primitive: Any, *args: Any, **params: Any) -> bool:
     """A policy of `jax.checkpoint`: keep what linear layers and attention kernels computed.
 
-    A kernel's backward pass starts from its output, which is small and dear; without this the
+    A kernel's backward pass starts from its output, which is small and costly; without this the
     kernel would run forward twice.
     """
     products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable

@@ -15,34 +15,34 @@ def embed(
     *,
     tokens_table: Float[Array, "V D"],
     positions_table: Float[Array, "S D"],
-    places: Int[Array, "*B T"] | None = None,
+    positions: Int[Array, "*B T"] | None = None,
 ) -> Float[Array, "*B T D"]:
-    """The token's row plus the position's row, for each token.
+    """Token and position embedding: the sum of the two rows, for each token.
 
-    Positions count from 0 unless `places` are given. Raises ConfigError if T exceeds S, and
+    Positions count from 0 unless `positions` are given. Raises ConfigError if T exceeds S, and
     DataError for an id outside [0, V) or a position outside [0, S); a lookup under `jit` cannot
     raise, so there they are checked where data is read.
     """
     check_ids("token id", tokens, len(tokens_table), "; encode with the model's own tokenizer")
-    if places is not None:
-        check_ids("position", places, len(positions_table), "; take a longer context")
+    if positions is not None:
+        check_ids("position", positions, len(positions_table), "; take a longer context")
     length, longest = tokens.shape[-1], len(positions_table)
     if length > longest:
         raise ConfigError(f"{length} tokens are longer than context_length {longest}")
-    if places is None:
+    if positions is None:
         return tokens_table[tokens] + positions_table[:length]
-    return tokens_table[tokens] + positions_table[places]
+    return tokens_table[tokens] + positions_table[positions]
 
 
-def places_within(segments: Int[Array, "*B T"]) -> Int[Array, "*B T"]:
-    """The position of each token in its text, where several lie in a row, each with its number."""
-    places = jnp.arange(segments.shape[-1])
+def positions_within(segments: Int[Array, "*B T"]) -> Int[Array, "*B T"]:
+    """Position of each token in its text, where several texts are packed into a row."""
+    positions = jnp.arange(segments.shape[-1])
     begins = jnp.diff(segments, axis=-1, prepend=segments[..., :1]) != 0
-    return places - jax.lax.cummax(jnp.where(begins, places, 0), axis=segments.ndim - 1)
+    return positions - jax.lax.cummax(jnp.where(begins, positions, 0), axis=segments.ndim - 1)
 
 
 def sinusoidal_positions(length: int, width: int) -> Float[Array, "T D"]:
-    """Fixed position vectors: sines in the even columns, cosines in the odd ones.
+    """Sinusoidal position vectors: sines in the even columns, cosines in the odd ones.
 
     The wavelengths run in a geometric row from 2 pi to 10,000 * 2 pi (Vaswani et al. 2017). `width`
     is even.
@@ -60,7 +60,7 @@ def unembed(
     tokens_table: Float[Array, "V D"],
     head: Params | None = None,
 ) -> Float[Array, "*B V"]:
-    """Logits: by the head's own `weight` (D, V) if it has one, else by the token table (tied).
+    """Output head, x -> logits: by its own `weight` (D, V), else by the token table (tied).
 
     Reading one table twice is what ties the head (Press & Wolf 2017): its gradient is the sum of
     both uses.

@@ -8,5 +8,5 @@ from jaxgpt.model.layers import Gelu, Params, gelu, linear
 def feed_forward(
     x: Float[Array, "*B D"], *, up: Params, down: Params, form: Gelu = "tanh"
 ) -> Float[Array, "*B D"]:
-    """`down(gelu(up(x)))`: D -> F -> D (Vaswani et al. 2017, with GPT's GELU)."""
+    """Feed-forward network `down(gelu(up(x)))`, D -> F -> D (Vaswani et al. 2017; GPT's GELU)."""
     return linear(gelu(linear(x, **up), form), **down)

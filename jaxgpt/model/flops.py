@@ -6,9 +6,10 @@ from jaxgpt.model.schema import dimensions
 
 
 def flops_per_token(model: ModelConfig) -> int:
-    """nanoGPT's count of a training step: 6 (N - positions) + 12 L C T (Chowdhery et al. 2022).
+    """Floating-point operations of a training step for each token (Chowdhery et al. 2022).
 
-    N counts a tied head once; the position table takes no part in a product.
+    6 (N - positions) + 12 L C T, as nanoGPT counts. N counts a tied head once; the position table
+    takes no part in a product.
     """
     sizes, length = dimensions(model), model.context_length
     positions = length * sizes["D"] if model.positions == "learned" else 0

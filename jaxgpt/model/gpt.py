@@ -14,7 +14,7 @@ from jaxgpt.model.agreement import Shapes, check_params, check_rank, leaf_shapes
 from jaxgpt.model.attention import KeyValueCache
 from jaxgpt.model.embedding import (
     embed,
-    places_within,
+    positions_within,
     sinusoidal_positions,
     unembed,
 )
@@ -63,8 +63,8 @@ class GPT(nnx.Module):
         config, params = self.config, self.params.get_value()
         embed_rng, stack_rng = (None, None) if rng is None else jax.random.split(rng)
         with jax.named_scope("embedding"):
-            places = None if segments is None else places_within(segments)
-            x = embed(tokens, **self._tables(), places=places)
+            positions = None if segments is None else positions_within(segments)
+            x = embed(tokens, **self._tables(), positions=positions)
             x = _share_rows(dropout(x, config.dropout, embed_rng))
         x = stack(x, params["blocks"], config, segments=segments, rng=stack_rng, **options)
         with jax.named_scope("norm"):
@@ -84,8 +84,8 @@ class GPT(nnx.Module):
         """
         check_rank("tokens", tokens, "B T")
         config, params = self.config, self.params.get_value()
-        places = start[:, None] + jnp.arange(tokens.shape[1])
-        x, new_cache = embed(tokens, **self._tables(), places=places), []
+        positions = start[:, None] + jnp.arange(tokens.shape[1])
+        x, new_cache = embed(tokens, **self._tables(), positions=positions), []
         for layer, layer_cache in zip(params["blocks"], cache, strict=True):
             layer = jax.tree.map(jnp.transpose, layer)
             x, layer_cache = cached_block(x, layer_cache, start, **layer, **block_settings(config))
@@ -140,8 +140,11 @@ def decoding_params(params: Params) -> Params:
     return params | {"blocks": blocks}
 
 
-def init_cache(config: ModelConfig, rows: int, slots: int, dtype=jnp.float32) -> list:
-    """An empty cache for `rows` sequences of up to `slots` tokens: a (K, V) pair for each layer."""
+def init_cache(config: ModelConfig, rows: int, cache_length: int, dtype=jnp.float32) -> list:
+    """Key-value cache, empty, of `rows` sequences of up to `cache_length` tokens.
+
+    A pair (keys, values) for each layer, each (rows, G, S, K).
+    """
     sizes = dimensions(config)
-    shape = (rows, sizes["G"], slots, sizes["K"])
+    shape = (rows, sizes["G"], cache_length, sizes["K"])
     return [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers)]

@@ -24,7 +24,7 @@ def linear(
     weight: Float[Array, "I O"],
     bias: Float[Array, " O"] | None = None,
 ) -> Float[Array, "*B O"]:
-    """An affine map of the last axis, `x @ weight + bias`.
+    """Linear layer on the last axis, `x @ weight + bias`.
 
     The weight is `(in, out)`, as in GPT-2's published files; PyTorch's `nn.Linear` is transposed.
     """
@@ -40,7 +40,7 @@ def linear(
 def init_linear(
     key: PRNGKeyArray, inputs: int, outputs: int, *, bias: bool = True, std: float = STD
 ) -> Params:
-    """Normal weights `(inputs, outputs)` of standard deviation `std`, and a zero bias."""
+    """Linear layer's start: normal weights `(inputs, outputs)`, by `std`, and a zero bias."""
     params = {"weight": std * jax.random.normal(key, (inputs, outputs), jnp.float32)}
     return params | ({"bias": jnp.zeros(outputs, jnp.float32)} if bias else {})
 
@@ -52,7 +52,7 @@ def layer_norm(
     bias: Float[Array, " D"],
     epsilon: float = 1e-5,
 ) -> Float[Array, "*B D"]:
-    """Each vector shifted to mean 0 and scaled to variance 1, then by `scale` and `bias`.
+    """Layer norm: each vector to mean 0 and variance 1, then times `scale` plus `bias`.
 
     The variance is the biased one, and `epsilon` stands inside the root (Ba et al. 2016; the same
     choices as PyTorch). Computed in float32 whatever the dtype of `x`, which the result keeps.
@@ -65,14 +65,14 @@ def layer_norm(
 
 
 def init_layer_norm(width: int) -> Params:
-    """The norm that changes nothing more: scale 1, bias 0, each `(width,)`."""
+    """Layer norm's start: scale 1, bias 0, each `(width,)`."""
     return {"scale": jnp.ones(width, jnp.float32), "bias": jnp.zeros(width, jnp.float32)}
 
 
 def dropout(
     x: Float[Array, "*B"], rate: Rate, rng: PRNGKeyArray | None = None
 ) -> Float[Array, "*B"]:
-    """Zero each element with probability `rate` and divide the rest by `1 - rate`.
+    """Dropout: zero each element with probability `rate` and divide the rest by `1 - rate`.
 
     Without `rng`, as in evaluation, `x` is returned (Srivastava et al. 2014).
     """
@@ -92,7 +92,7 @@ Gelu = Literal["tanh", "erf"]
 
 
 def gelu(x: Float[Array, "*B"], form: Gelu = "tanh") -> Float[Array, "*B"]:
-    """The Gaussian error linear unit, by GPT-2's tanh or exactly by erf (Hendrycks & Gimpel 2016).
+    """Gaussian error linear unit, by GPT-2's tanh or exactly by erf (Hendrycks & Gimpel 2016).
 
     The tanh form differs from the exact one by up to 5e-4.
     """

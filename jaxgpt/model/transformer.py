@@ -32,14 +32,14 @@ def block(
     dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "*B T D"]:
-    """Attention, then the feed-forward network, each on a normed copy and added to `x`.
+    """Transformer block, pre-norm: attention, then feed-forward, each added to `x`.
 
     The sum is the shortcut connection; the norm stands before, not after, as in GPT-2.
     """
     weights_rng, attn_rng, mlp_rng = (None,) * 3 if rng is None else jax.random.split(rng, 3)
     with jax.named_scope("attention"):
         normed = layer_norm(x, **norm1, epsilon=epsilon)
-        heard = multi_head_attention(
+        attention_output = multi_head_attention(
             normed,
             **attn,
             num_heads=num_heads,
@@ -49,10 +49,10 @@ def block(
             dropout_rate=dropout_rate,
             rng=weights_rng,
         )
-        x = x + dropout(heard, dropout_rate, attn_rng)
+        x = x + dropout(attention_output, dropout_rate, attn_rng)
     with jax.named_scope("feed_forward"):
-        thought = feed_forward(layer_norm(x, **norm2, epsilon=epsilon), **mlp, form=gelu)
-        return x + dropout(thought, dropout_rate, mlp_rng)
+        mlp_output = feed_forward(layer_norm(x, **norm2, epsilon=epsilon), **mlp, form=gelu)
+        return x + dropout(mlp_output, dropout_rate, mlp_rng)
 
 
 def cached_block(
@@ -69,12 +69,12 @@ def cached_block(
     gelu: Gelu = "tanh",
     epsilon: float = 1e-5,
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
-    """`block` without dropout on T new tokens that follow those in the cache."""
+    """Transformer block with a cache: `block`, without dropout, on T tokens after those in it."""
     normed = layer_norm(x, **norm1, epsilon=epsilon)
-    heard, cache = cached_attention(
+    attention_output, cache = cached_attention(
         normed, cache, start, **attn, num_heads=num_heads, num_kv_heads=num_kv_heads
     )
-    x = x + heard
+    x = x + attention_output
     return x + feed_forward(layer_norm(x, **norm2, epsilon=epsilon), **mlp, form=gelu), cache
 
 
@@ -89,7 +89,7 @@ def stack(
     remat: bool = False,
     unroll: int = 1,
 ) -> Float[Array, "*B T D"]:
-    """All L blocks, whose parameters are stacked on a leading axis, by `jax.lax.scan`.
+    """Stack of all L blocks, whose parameters have a leading axis, by `jax.lax.scan`.
 
     Compile time then does not grow with L. The backward pass keeps what linear layers and attention
     kernels computed and computes the cheap rest again, such as norms and GELU; with `remat`, whole

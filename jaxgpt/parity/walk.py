@@ -114,8 +114,8 @@ def _block_steps(
         return made[""]
     normed = _norm("norm1", x, layer, config, habits)
     yield f"{name}.norm1", normed
-    heard = yield from _named(_attention(normed, layer["attn"], config, habits), name)
-    x = _shortcut("attn", x, normed, habits) + habits.dropout(heard)
+    attention_output = yield from _named(_attention(normed, layer["attn"], config, habits), name)
+    x = _shortcut("attn", x, normed, habits) + habits.dropout(attention_output)
     yield f"{name}.middle", x
     normed = _norm("norm2", x, layer, config, habits)
     yield f"{name}.norm2", normed
@@ -136,8 +136,10 @@ def _named(parts: Steps, name: str) -> Generator[tuple[str, Array], None, Array]
 def _normed_later(x: Array, layer: Params, config: ModelConfig, habits: Habits) -> Activations:
     """A block's activations where its norms come later; `middle` is what enters the second."""
     made = dict(_attention(x, layer["attn"], config, habits))
-    heard, on_sums = habits.dropout(made[".attn.out"]), habits.norm_place == "sum"
-    made[".norm1"] = _norm("norm1", x + heard if on_sums else heard, layer, config, habits)
+    attention_output, on_sums = habits.dropout(made[".attn.out"]), habits.norm_place == "sum"
+    made[".norm1"] = _norm(
+        "norm1", x + attention_output if on_sums else attention_output, layer, config, habits
+    )
     x = made[".norm1"] if on_sums else x + made[".norm1"]
     made |= dict(_feed_forward(x, layer["mlp"], config, habits))
     down = habits.dropout(made[".mlp.down"])

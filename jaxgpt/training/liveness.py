@@ -23,10 +23,10 @@ _CHEAP |= {"add", "add_any", "sub", "mul", "neg", "abs", "sign", "square", "inte
 _CHEAP |= {"and", "or", "not", "xor", "eq", "ne", "lt", "le", "gt", "ge", "is_finite"}
 _CHEAP |= {"shift_left", "shift_right_arithmetic", "shift_right_logical", "reduce_precision"}
 # and these where there is but one.
-_DEAR = {"exp", "exp2", "expm1", "log", "log1p", "div", "sqrt", "rsqrt", "pow"}
-_DEAR |= {"tanh", "logistic", "erf", "erf_inv", "sin", "cos"}
+_COSTLY = {"exp", "exp2", "expm1", "log", "log1p", "div", "sqrt", "rsqrt", "pow"}
+_COSTLY |= {"tanh", "logistic", "erf", "erf_inv", "sin", "cos"}
 _REDUCTIONS = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_sum"}
-_FUSED = _VIEWS | _CHEAP | _DEAR | _REDUCTIONS
+_FUSED = _VIEWS | _CHEAP | _COSTLY | _REDUCTIONS
 _IN_PLACE = {"dynamic_update_slice", "scatter", "scatter-add"}  # written over what they change
 
 Size = Callable[[Any], int]
@@ -64,7 +64,7 @@ class _Array:
     size: int
     buffers: set[_Buffer] = field(default_factory=set)
     readers: list[str] = field(default_factory=list)
-    dear: bool = False
+    costly: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,14 +154,16 @@ class _Program:
             for buffer in sources:
                 buffer.last = number
             written.append([])
-            dear = operation.name in _DEAR or any(array.dear for array in operation.reads)
+            costly = operation.name in _COSTLY or any(array.costly for array in operation.reads)
             for array in operation.writes:
                 fused = all(reader in _FUSED for reader in array.readers)
-                again = operation.name in _CHEAP | _DEAR and (not dear or len(array.readers) == 1)
+                again = operation.name in _CHEAP | _COSTLY and (
+                    not costly or len(array.readers) == 1
+                )
                 if operation.name in _VIEWS:
                     array.buffers = operation.reads[0].buffers
                 elif fused and again and id(array) not in results:
-                    array.buffers, array.dear = sources, dear
+                    array.buffers, array.costly = sources, costly
                 else:
                     array.buffers = {_Buffer(array.size, number)}
                     written[-1] += array.buffers

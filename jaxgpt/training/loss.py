@@ -27,7 +27,7 @@ LossFunction = Callable[[Params, Any, PRNGKeyArray | None], Loss]
 
 
 def cross_entropy(logits: Float[Array, "*B V"], targets: Int[Array, "*B"]) -> Loss:
-    """The negative log-probability of the targets, in nats, summed; targets of -100 do not count.
+    """Cross-entropy of the targets in nats, summed over (B, T); targets of -100 do not count.
 
     In float32 whatever the dtype of the logits. -100 is PyTorch's `ignore_index`. Raises DataError
     for another target outside [0, V), unless it is traced.
@@ -42,7 +42,7 @@ def cross_entropy(logits: Float[Array, "*B V"], targets: Int[Array, "*B"]) -> Lo
 
 
 def next_token_loss(config: TrainConfig) -> LossFunction:
-    """The loss of pretraining: each token's surprise, on batches of (inputs, targets), each (B, T).
+    """Next-token loss of pretraining on batches of (inputs, targets), each (B, T).
 
     A third array numbers the texts of a row, if there are several. The parameters are cast once to
     the compute dtype; the gradient comes back in theirs.
@@ -82,7 +82,7 @@ def hidden(
 
 
 def head_table(config: TrainConfig, params: Params) -> Float[Array, "V D"]:
-    """What the head multiplies by, uncast: the token table if it is tied, or a table of its own."""
+    """Table of the head, (V, D), uncast: the token table if it is tied, or its own."""
     return params["embed"]["tokens"] if config.model.tie_head else params["head"]["weight"].T
 
 

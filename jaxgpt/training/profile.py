@@ -134,12 +134,12 @@ def read_trace(folder: Path, program: str) -> str:
     module = program.split(maxsplit=2)[1].rstrip(",")
     events, steps = [], []
     for event in trace["traceEvents"]:
-        told = event.get("args", {})
+        args = event.get("args", {})
         if event.get("name") == "step":
             steps.append(float(event["dur"]))
-        elif told.get("hlo_module") == module and told.get("hlo_op") in origins:
-            told["op_name"] = origins[told["hlo_op"]]
-            stage, backward = stage_of(told["op_name"])
+        elif args.get("hlo_module") == module and args.get("hlo_op") in origins:
+            args["op_name"] = origins[args["hlo_op"]]
+            stage, backward = stage_of(args["op_name"])
             event["name"] = f"{stage} backward" if backward else stage
             begin = float(event["ts"])
             events.append((begin, begin + event["dur"], (stage, backward)))

@@ -51,11 +51,11 @@ def gradients(
         return 1 / jnp.maximum(count, 1).astype(jnp.float32)
 
     if micro_batches == 1:
-        nats, pull, count = jax.vjp(
+        nats, vjp_fn, count = jax.vjp(
             lambda params: loss_of(loss_fn, params, batch, rng), params, has_aux=True
         )
         # Divided at the loss: one number, where the gradient has as many as the model.
-        return pull(share(count))[0], (nats, count)
+        return vjp_fn(share(count))[0], (nats, count)
 
     def add(sums: Any, turn: tuple[Any, PRNGKeyArray]) -> tuple[Any, None]:
         value_and_grad = jax.value_and_grad(partial(loss_of, loss_fn), has_aux=True)

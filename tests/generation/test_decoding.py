@@ -157,7 +157,7 @@ def test_few_shapes_are_compiled_whatever_the_prompts_and_the_batch(params):
 
 
 def test_a_cache_that_grows_changes_nothing(params, oracle, monkeypatch):
-    monkeypatch.setattr(decoding, "_LEAST_SLOTS", 4)
+    monkeypatch.setattr(decoding, "_LEAST_CACHE_LENGTH", 4)
     grown = dispatch.grow._cache_size()
     texts = generate(CONFIG, params, [SHORT, MEDIUM], max_new_tokens=30, sampling=GREEDY)
     assert dispatch.grow._cache_size() == grown + 1
@@ -192,7 +192,7 @@ def test_cache_is_updated_in_place(params, batch):
     keys = jax.random.split(jax.random.key(0), batch)
     settings = {"config": CONFIG, "sampling": GREEDY, "attention": attention_in_force()}
     ends = np.array([-1], "int32")
-    _, cache = dispatch.prefill(ready, rows, keys, ends, **settings, slots=24, same=False)
+    _, cache = dispatch.prefill(ready, rows, keys, ends, **settings, cache_length=24, same=False)
     call = functools.partial(dispatch.extend, ready, cache, rows, keys, 0, 5, ends, **settings)
     program = dispatch.extend.lower(*call.args, **settings).compile().as_text()
     size = cache[0][0].size

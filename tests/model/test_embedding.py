@@ -32,7 +32,7 @@ def test_embed_refuses_what_has_no_row(tokens, places, message):
     places = None if places is None else jnp.array(places)
     tables = {"tokens_table": TOKENS_TABLE, "positions_table": POSITIONS_TABLE}
     with pytest.raises((ConfigError, DataError), match=message):
-        embed(jnp.array(tokens), **tables, places=places)
+        embed(jnp.array(tokens), **tables, positions=places)
 
 
 def test_embed_at_given_places():
@@ -40,7 +40,7 @@ def test_embed_at_given_places():
         TOKENS[:, :2],
         tokens_table=TOKENS_TABLE,
         positions_table=POSITIONS_TABLE,
-        places=jnp.array([[0, 1], [2, 3]]),
+        positions=jnp.array([[0, 1], [2, 3]]),
     )
     np.testing.assert_array_equal(x[0, 1], TOKENS_TABLE[7] + POSITIONS_TABLE[1])
     np.testing.assert_array_equal(x[1, 0], TOKENS_TABLE[1] + POSITIONS_TABLE[2])
