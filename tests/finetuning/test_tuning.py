@@ -145,13 +145,12 @@ def test_a_run_learns_leaves_its_base_alone_and_can_be_loaded(
 
 
 def test_a_run_by_other_numbers_compiles_nothing_anew(tune, compiled_anew):
-    # Rates so small that both runs show an answer of full length.
-    first = OptimizerConfig(learning_rate=1e-6, warmup_steps=0)
-    other = OptimizerConfig(2e-6, warmup_steps=2, beta1=0.5, weight_decay=0.0, gradient_clip=0.1)
-    tune("preferences", "first", dropout=0.1, optimizer=first)
+    other = OptimizerConfig(2e-3, warmup_steps=1, beta1=0.5, weight_decay=0.0, gradient_clip=0.1)
+    run = partial(tune, "classification", evaluate_every=9, checkpoint_every=9)
+    run("first", dropout=0.1, steps=1)
     assert compiled_anew
     compiled_anew.clear()
-    tune("preferences", "other", dropout=0.3, optimizer=other, steps=5, seed=7)
+    run("other", dropout=0.3, steps=2, optimizer=other, seed=7)
     assert compiled_anew == []
 
 
