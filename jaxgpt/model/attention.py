@@ -20,6 +20,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.model.agreement import check_rank
 from jaxgpt.model.attention_kernels import KERNELS, Attention, choose_attention
 from jaxgpt.model.layers import Params, Rate, dropout, linear
+from jaxgpt.model.record import Record, recorded, shaped, unrecorded
 
 _CHUNK = 64  # queries; the fastest on CPU of 32, 64, 128 and 256
 _MOST_CHUNKS = 8  # more would lengthen compilation for little
@@ -34,15 +35,16 @@ def attention_weights(
     *,
     scale: float = 1.0,
     mask: Bool[Array, "*#B T S"] | None = None,
+    record: Record = unrecorded,
 ) -> Float[Array, "*B T S"]:
     """Attention weights: the softmax of the scaled dot products of queries and keys.
 
     Rows sum to 1; where `mask` is False the weight is 0. Softmax in float32.
     """
-    scores = (queries @ keys.mT).astype(jnp.float32) * scale
+    scores = record("scores", (queries @ keys.mT).astype(jnp.float32) * scale)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    return jax.nn.softmax(scores, axis=-1).astype(queries.dtype)
+    return record("weights", jax.nn.softmax(scores, axis=-1).astype(queries.dtype))
 
 
 def causal_mask(length: int) -> Bool[Array, "T T"]:
@@ -114,29 +116,38 @@ def multi_head_attention(
     segments: Int[Array, "*B T"] | None = None,
     dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
+    record: Record = unrecorded,
 ) -> Float[Array, "*B T E"]:
     """Multi-head attention, variant 4b: all heads at once, their inputs from one product.
 
     The columns of `qkv` are queries, keys, values, each with the heads in order, as in GPT-2. E is
     the width of `out`, in a block that of `x`. Of `num_kv_heads` heads of keys and values, each
     serves several of queries (Ainslie et al. 2023); 0 is one for each. Where several texts lie in
-    one row, `segments` tells them apart, and none sees another. Raises as `choose_attention` does,
-    and ConfigError for heads that do not divide the columns.
+    one row, `segments` tells them apart, and none sees another. `record` sees `q`, `k`, `v`,
+    `scores`, `weights`, `context` and `out`. Raises as `choose_attention` does, and ConfigError for
+    heads that do not divide the columns.
     """
-    queries, keys, values = split_heads(linear(x, **qkv), num_heads, num_kv_heads)
+    queries, keys, values = _recorded_heads(linear(x, **qkv), num_heads, num_kv_heads, record)
     keys, values = share_heads(keys, num_heads), share_heads(values, num_heads)
     rate = 0.0 if rng is None else dropout_rate
-    if attention == "auto" and attention_in_force() != _OWN:
-        attention = "chunked"  # a kernel would not compute what has been put in its place
+    if recorded(record) or (attention == "auto" and attention_in_force() != _OWN):
+        attention = "chunked"  # a kernel shows no weights, nor what has been put in its place
     kernel = choose_attention(
         attention, queries.shape, queries.dtype, dropout_rate=rate, packed=segments is not None
     )
     if kernel == "chunked":
         rows = None if segments is None else segments.reshape(-1, segments.shape[-1])
-        contexts = attend_causally(queries, keys, values, segments=rows, dropout_rate=rate, rng=rng)
+        contexts = attend_causally(
+            *(queries, keys, values),
+            segments=rows,
+            dropout_rate=rate,
+            rng=rng,
+            **recorded(record),
+        )
     else:
         contexts = KERNELS[kernel](queries, keys, values)
-    return linear(_join_heads(contexts).reshape(*x.shape[:-1], -1), **out)
+    contexts = _join_heads(record("context", contexts)).reshape(*x.shape[:-1], -1)
+    return record("out", linear(contexts, **out))
 
 
 def attend_causally(
@@ -148,6 +159,7 @@ def attend_causally(
     segments: Int[Array, "B T"] | None = None,
     dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
+    record: Record = unrecorded,
 ) -> Float[Array, "B H T K"]:
     """Causal attention for all heads, one chunk of queries after another; S is T.
 
@@ -155,12 +167,13 @@ def attend_causally(
     computed and the weights stay in the processor's cache, forward and backward. With `segments`,
     a query meets only the keys of its own. With `start`, as in decoding, row b's queries stand at
     position `start[b]` and after among S keys, and there is no dropout. What replaces this function
-    in its module computes training, decoding and `walk` alike.
+    in its module computes training, decoding and `walk` alike. Where there is something to
+    `record`, all queries are one chunk.
     """
     if start is not None:
-        return _attend_from(start, queries, keys, values)
+        return _attend_from(start, queries, keys, values, record)
     length = queries.shape[2]
-    chunk = max(_CHUNK, math.ceil(length / _MOST_CHUNKS))
+    chunk = max(_CHUNK, math.ceil(length / _MOST_CHUNKS)) if record is unrecorded else length
     starts = range(0, length, chunk)
     rngs = [None] * len(starts) if rng is None else list(jax.random.split(rng, len(starts)))
     contexts = []
@@ -170,7 +183,10 @@ def attend_causally(
         if segments is not None:
             mask &= segments[:, None, first:end, None] == segments[:, None, None, :end]
         weights = attention_weights(
-            queries[:, :, first:end], keys[:, :, :end], scale=_scale(queries), mask=mask
+            *(queries[:, :, first:end], keys[:, :, :end]),
+            scale=_scale(queries),
+            mask=mask,
+            **recorded(record),
         )
         contexts.append(dropout(weights, dropout_rate, chunk_rng) @ values[:, :, :end])
     return jnp.concatenate(contexts, axis=2)
@@ -181,13 +197,17 @@ def _attend_from(
     queries: Float[Array, "B H T K"],
     keys: Float[Array, "B H S K"],
     values: Float[Array, "B H S K"],
+    record: Record,
 ) -> Float[Array, "B H T K"]:
     num_heads, length = queries.shape[1:3]
     asking = start[:, None] + jnp.arange(length)
     mask = jnp.repeat(jnp.arange(keys.shape[2]) <= asking[..., None], num_heads, axis=0)
     # Rows and heads on one axis: on two, XLA:CPU copies all keys for each token where B is 1.
     flat = [array.reshape(-1, *array.shape[2:]) for array in (queries, keys, values)]
-    weights = attention_weights(flat[0], flat[1], scale=_scale(queries), mask=mask)
+    by_head = shaped(record, (len(queries), num_heads, length, keys.shape[2]))
+    weights = attention_weights(
+        flat[0], flat[1], scale=_scale(queries), mask=mask, **recorded(by_head)
+    )
     return (weights @ flat[2]).reshape(queries.shape)
 
 
@@ -214,6 +234,7 @@ def cached_attention(
     out: Params,
     num_heads: int,
     num_kv_heads: int = 0,
+    record: Record = unrecorded,
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
     """`multi_head_attention` of T new tokens, of which row b begins at position `start[b]`.
 
@@ -222,15 +243,17 @@ def cached_attention(
     prompt needs no mask. `start + T` must not exceed S.
     """
     check_rank("x", x, "B T D")
-    queries, new_keys, new_values = split_heads(linear(x, **qkv), num_heads, num_kv_heads)
+    projected = linear(x, **qkv)
+    queries, new_keys, new_values = _recorded_heads(projected, num_heads, num_kv_heads, record)
     asking = start[:, None] + jnp.arange(x.shape[1])
     # Indexed by head too: as a slice of all heads, XLA:CPU copies the cache where B is 1.
     rows, heads = jnp.arange(x.shape[0])[:, None, None], jnp.arange(new_keys.shape[1])[:, None]
     keys = cache[0].at[rows, heads, asking[:, None]].set(new_keys)
     values = cache[1].at[rows, heads, asking[:, None]].set(new_values)
     shared = share_heads(keys, num_heads), share_heads(values, num_heads)
-    contexts = attend_causally(queries, *shared, start=start)
-    return linear(_join_heads(contexts), **out), (keys, values)
+    contexts = attend_causally(queries, *shared, start=start, **recorded(record))
+    contexts = _join_heads(record("context", contexts))
+    return record("out", linear(contexts, **out)), (keys, values)
 
 
 def _scale(queries: Array) -> float:
@@ -257,6 +280,13 @@ def split_heads(
     # Cut, then transposed: where a kernel wants tokens before heads, XLA then moves nothing.
     parts = jnp.split(heads, [num_heads, num_heads + groups], axis=2)
     return [part.swapaxes(1, 2) for part in parts]
+
+
+def _recorded_heads(
+    qkv: Float[Array, "*B T E"], num_heads: int, num_kv_heads: int, record: Record
+) -> list[Float[Array, "R _ T K"]]:
+    parts = split_heads(qkv, num_heads, num_kv_heads)
+    return [record(name, part) for name, part in zip("qkv", parts, strict=True)]
 
 
 def share_heads(x: Float[Array, "B G T K"], num_heads: int) -> Float[Array, "B H T K"]:

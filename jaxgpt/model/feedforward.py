@@ -3,10 +3,17 @@
 from jaxtyping import Array, Float
 
 from jaxgpt.model.layers import Gelu, Params, gelu, linear
+from jaxgpt.model.record import Record, unrecorded
 
 
 def feed_forward(
-    x: Float[Array, "*B D"], *, up: Params, down: Params, form: Gelu = "tanh"
+    x: Float[Array, "*B D"],
+    *,
+    up: Params,
+    down: Params,
+    form: Gelu = "tanh",
+    record: Record = unrecorded,
 ) -> Float[Array, "*B D"]:
     """Feed-forward network `down(gelu(up(x)))`, D -> F -> D (Vaswani et al. 2017; GPT's GELU)."""
-    return linear(gelu(linear(x, **up), form), **down)
+    hidden = record("hidden", gelu(record("up", linear(x, **up)), form))
+    return record("out", linear(hidden, **down))

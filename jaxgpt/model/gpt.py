@@ -20,8 +20,9 @@ from jaxgpt.model.embedding import (
 )
 from jaxgpt.model.layers import Params, dropout, layer_norm
 from jaxgpt.model.parameters import parameter_shapes
+from jaxgpt.model.record import Record, unrecorded, within
 from jaxgpt.model.schema import dimensions
-from jaxgpt.model.transformer import block_settings, cached_block, stack, unstack
+from jaxgpt.model.transformer import block, block_settings, stack, unstack
 
 
 class GPT(nnx.Module):
@@ -38,14 +39,19 @@ class GPT(nnx.Module):
         self.params = nnx.Param(params)
 
     def __call__(
-        self, tokens: Int[Array, "*B T"], *, rng: PRNGKeyArray | None = None
+        self,
+        tokens: Int[Array, "*B T"],
+        *,
+        rng: PRNGKeyArray | None = None,
+        record: Record = unrecorded,
     ) -> Float[Array, "*B T V"]:
-        """The logits of the token that follows each token; with `rng`, in training, with dropout.
+        """Logits of the token that follows each token; with `rng`, in training, with dropout.
 
+        `record` sees each activation (`activations.recorded_names`) and gives what to go on with.
         Raises ConfigError if T exceeds the context length, and DataError for an id outside the
         vocabulary, unless it is traced.
         """
-        return self._logits(self.hidden(tokens, rng=rng))
+        return record("logits", self._logits(self.hidden(tokens, rng=rng, record=record)))
 
     def hidden(
         self,
@@ -53,9 +59,10 @@ class GPT(nnx.Module):
         *,
         segments: Int[Array, "*B T"] | None = None,
         rng: PRNGKeyArray | None = None,
+        record: Record = unrecorded,
         **options: Any,
     ) -> Float[Array, "*B T D"]:
-        """The vectors that the head turns into logits; `options` go to `stack`.
+        """Hidden vectors, which the head turns into logits; `options` go to `stack`.
 
         Where several texts lie in one row, `segments` numbers them; each is computed as if it had a
         row of its own. Raises as a call does.
@@ -65,10 +72,11 @@ class GPT(nnx.Module):
         with jax.named_scope("embedding"):
             positions = None if segments is None else positions_within(segments)
             x = embed(tokens, **self._tables(), positions=positions)
-            x = _share_rows(dropout(x, config.dropout, embed_rng))
-        x = stack(x, params["blocks"], config, segments=segments, rng=stack_rng, **options)
+            x = record("embed", _share_rows(dropout(x, config.dropout, embed_rng)))
+        options |= {"segments": segments, "rng": stack_rng, "record": record}
+        x = stack(x, params["blocks"], config, **options)
         with jax.named_scope("norm"):
-            return layer_norm(x, **params["norm"], epsilon=config.norm_epsilon)
+            return record("norm", layer_norm(x, **params["norm"], epsilon=config.norm_epsilon))
 
     def decode(
         self,
@@ -76,8 +84,9 @@ class GPT(nnx.Module):
         cache: list[KeyValueCache],
         start: Int[Array, " B"],
         last: Int[Array, " B"],
+        record: Record = unrecorded,
     ) -> tuple[Float[Array, "B V"], list[KeyValueCache]]:
-        """The logits after token `last[b]` of each row's T new ones, and the cache with them in it.
+        """Logits after token `last[b]` of each row's T new ones, and the cache with them in it.
 
         Row b's new tokens begin at position `start[b]`. `params["blocks"]` must be the list that
         `decoding_params` makes.
@@ -85,13 +94,16 @@ class GPT(nnx.Module):
         check_rank("tokens", tokens, "B T")
         config, params = self.config, self.params.get_value()
         positions = start[:, None] + jnp.arange(tokens.shape[1])
-        x, new_cache = embed(tokens, **self._tables(), positions=positions), []
-        for layer, layer_cache in zip(params["blocks"], cache, strict=True):
+        x = record("embed", embed(tokens, **self._tables(), positions=positions))
+        new_cache = []
+        for i, (layer, layer_cache) in enumerate(zip(params["blocks"], cache, strict=True)):
             layer = jax.tree.map(jnp.transpose, layer)
-            x, layer_cache = cached_block(x, layer_cache, start, **layer, **block_settings(config))
+            settings = block_settings(config) | {"cache": layer_cache, "start": start}
+            x, layer_cache = block(x, **layer, **settings, record=within(record, f"blocks.{i}"))
             new_cache.append(layer_cache)
         x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-        return self._logits(layer_norm(x, **params["norm"], epsilon=config.norm_epsilon)), new_cache
+        x = record("norm", layer_norm(x, **params["norm"], epsilon=config.norm_epsilon))
+        return record("logits", self._logits(x)), new_cache
 
     def _tables(self) -> Params:
         config, tables = self.config, self.params.get_value()["embed"]

@@ -14,6 +14,7 @@ from jaxgpt.model.attention import (
 from jaxgpt.model.attention_kernels import Attention, keep_products_and_kernels
 from jaxgpt.model.feedforward import feed_forward
 from jaxgpt.model.layers import Gelu, Params, Rate, dropout, layer_norm
+from jaxgpt.model.record import Record, unrecorded, within
 
 
 def block(
@@ -31,51 +32,39 @@ def block(
     segments: Int[Array, "*B T"] | None = None,
     dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
-) -> Float[Array, "*B T D"]:
+    cache: KeyValueCache | None = None,
+    start: Int[Array, " B"] | None = None,
+    record: Record = unrecorded,
+) -> tuple[Float[Array, "*B T D"], KeyValueCache | None]:
     """Transformer block, pre-norm: attention, then feed-forward, each added to `x`.
 
-    The sum is the shortcut connection; the norm stands before, not after, as in GPT-2.
+    The sum is the shortcut connection; the norm stands before, not after, as in GPT-2. With a
+    `cache`, the T tokens of row b follow the `start[b]` that are in it, and the result has the
+    cache with them. `record` sees `norm1`, `attn.*`, `middle`, `norm2`, `mlp.*` and `out`; see
+    `recorded_names`.
     """
     weights_rng, attn_rng, mlp_rng = (None,) * 3 if rng is None else jax.random.split(rng, 3)
+    heads: Any = {"num_heads": num_heads, "num_kv_heads": num_kv_heads}
+    heads["record"] = within(record, "attn")
     with jax.named_scope("attention"):
-        normed = layer_norm(x, **norm1, epsilon=epsilon)
-        attention_output = multi_head_attention(
-            normed,
-            **attn,
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            attention=attention,
-            segments=segments,
-            dropout_rate=dropout_rate,
-            rng=weights_rng,
-        )
-        x = x + dropout(attention_output, dropout_rate, attn_rng)
+        normed = record("norm1", layer_norm(x, **norm1, epsilon=epsilon))
+        if cache is not None:
+            attention_output, cache = cached_attention(normed, cache, start, **attn, **heads)
+        else:
+            attention_output = multi_head_attention(
+                normed,
+                **attn,
+                **heads,
+                attention=attention,
+                segments=segments,
+                dropout_rate=dropout_rate,
+                rng=weights_rng,
+            )
+        x = record("middle", x + dropout(attention_output, dropout_rate, attn_rng))
     with jax.named_scope("feed_forward"):
-        mlp_output = feed_forward(layer_norm(x, **norm2, epsilon=epsilon), **mlp, form=gelu)
-        return x + dropout(mlp_output, dropout_rate, mlp_rng)
-
-
-def cached_block(
-    x: Float[Array, "B T D"],
-    cache: KeyValueCache,
-    start: Int[Array, " B"],
-    *,
-    norm1: Params,
-    attn: Params,
-    norm2: Params,
-    mlp: Params,
-    num_heads: int,
-    num_kv_heads: int = 0,
-    gelu: Gelu = "tanh",
-    epsilon: float = 1e-5,
-) -> tuple[Float[Array, "B T D"], KeyValueCache]:
-    """Transformer block with a cache: `block`, without dropout, on T tokens after those in it."""
-    normed = layer_norm(x, **norm1, epsilon=epsilon)
-    attention_output, cache = cached_attention(
-        normed, cache, start, **attn, num_heads=num_heads, num_kv_heads=num_kv_heads
-    )
-    x = x + attention_output
-    return x + feed_forward(layer_norm(x, **norm2, epsilon=epsilon), **mlp, form=gelu), cache
+        normed = record("norm2", layer_norm(x, **norm2, epsilon=epsilon))
+        mlp_output = feed_forward(normed, **mlp, form=gelu, record=within(record, "mlp"))
+        return record("out", x + dropout(mlp_output, dropout_rate, mlp_rng)), cache
 
 
 def stack(
@@ -88,6 +77,7 @@ def stack(
     segments: Int[Array, "*B T"] | None = None,
     remat: bool = False,
     unroll: int = 1,
+    record: Record = unrecorded,
 ) -> Float[Array, "*B T D"]:
     """Stack of all L blocks, whose parameters have a leading axis, by `jax.lax.scan`.
 
@@ -95,7 +85,8 @@ def stack(
     kernels computed and computes the cheap rest again, such as norms and GELU; with `remat`, whole
     blocks. `unroll` is how many blocks one turn of the loop holds; from L on, there is no loop.
     Where the blocks come in several parts, there is a loop for each, and no backward pass through
-    the first ones if they have no gradient.
+    the first ones if they have no gradient. Where there is something to `record`, as `blocks.i.*`,
+    the layers come one after the other.
     """
     settings: dict[str, Any] = block_settings(config) | {
         "attention": attention,
@@ -105,9 +96,14 @@ def stack(
 
     def body(x: Array, layer: tuple[Params, PRNGKeyArray | None]) -> tuple[Array, None]:
         params, layer_rng = layer
-        return block(x, **params, **settings, rng=layer_rng), None
+        return block(x, **params, **settings, rng=layer_rng)[0], None
 
     rngs = None if rng is None else jax.random.split(rng, config.num_layers)
+    if record is not unrecorded:
+        for i, params in enumerate(unstack(blocks)):
+            layer_rng, inner = None if rngs is None else rngs[i], within(record, f"blocks.{i}")
+            x, _ = block(x, **params, **settings, rng=layer_rng, record=inner)
+        return x
     # Outside a loop, XLA would take the second computation for the first, and keep that.
     outside, kept = unroll >= config.num_layers, None if remat else keep_products_and_kernels
     body = jax.checkpoint(body, prevent_cse=outside, policy=kept)
@@ -128,10 +124,14 @@ def block_settings(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def unstack(blocks: Params) -> list[Params]:
-    """The blocks' parameters as a list of L dicts: a copy, made once before decoding.
+def unstack(blocks: Params | tuple[Params, ...]) -> list[Params]:
+    """Parameters of the blocks as a list of L dicts: a copy, made once before decoding.
 
     A loop over layers that slices the stacked leaves would copy every weight for every token.
     """
-    num_layers = jax.tree.leaves(blocks)[0].shape[0]
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(num_layers)]
+    parts = blocks if isinstance(blocks, tuple) else (blocks,)
+    return [
+        jax.tree.map(lambda leaf, i=i: leaf[i], part)
+        for part in parts
+        for i in range(len(jax.tree.leaves(part)[0]))
+    ]

@@ -59,7 +59,7 @@ def test_a_block_adds_attention_then_the_feed_forward_network(one):
         x = x + multi_head_attention(layer_norm(x, **one["norm1"]), **one["attn"], num_heads=2)
         return x + feed_forward(layer_norm(x, **one["norm2"]), **one["mlp"])
 
-    y = jax.jit(lambda x: block(x, **one, **settings))(X)
+    y = jax.jit(lambda x: block(x, **one, **settings)[0])(X)
     assert y.shape == X.shape
     assert_same(y, jax.jit(by_hand)(X), TERMS)
 
@@ -69,7 +69,7 @@ def test_a_block_that_adds_nothing_leaves_x(one):
         "attn": one["attn"] | {"out": jax.tree.map(jnp.zeros_like, one["attn"]["out"])},
         "mlp": one["mlp"] | {"down": jax.tree.map(jnp.zeros_like, one["mlp"]["down"])},
     }
-    np.testing.assert_array_equal(block(X, **silent, num_heads=2), X)
+    np.testing.assert_array_equal(block(X, **silent, num_heads=2)[0], X)
 
 
 def test_a_missing_or_misspelt_weight_is_a_type_error(one):
@@ -92,7 +92,7 @@ def test_no_gradient_comes_from_the_future(blocks):
 def test_the_scan_is_a_loop_with_a_key_for_each_layer(blocks, scanned):
     @jax.jit
     def layer(x, params, rng):
-        return block(x, **params, **block_settings(CONFIG), dropout_rate=0.5, rng=rng)
+        return block(x, **params, **block_settings(CONFIG), dropout_rate=0.5, rng=rng)[0]
 
     x = X
     for params, layer_rng in zip(unstack(blocks), jax.random.split(RNG, L), strict=True):

@@ -97,12 +97,12 @@ CASES = {
     ),
     "block": (
         torch_reference.Block(CONFIG),
-        lambda x, p: block(x, **p, **block_settings(CONFIG)),
+        lambda x, p: block(x, **p, **block_settings(CONFIG))[0],
         D + D + K + 2 * T + D + D + D + F,
     ),
     "block with other settings": (
         torch_reference.Block(ERF),
-        lambda x, p: block(x, **p, **block_settings(ERF)),
+        lambda x, p: block(x, **p, **block_settings(ERF))[0],
         D + D + K + 2 * T + D + D + D + F,
     ),
 }

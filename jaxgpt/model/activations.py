@@ -1,0 +1,91 @@
+"""Activations of a GPT by name: read them, or run with some of them changed.
+
+What TransformerLens calls hook points (Nanda and Bloom 2022). Both functions are pure, so they work
+under `jit`, `grad` and `vmap`.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from jaxtyping import Array, Float, Int
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import ConfigError
+from jaxgpt.model.gpt import GPT
+
+_BLOCK = (
+    *("norm1", "attn.q", "attn.k", "attn.v", "attn.scores", "attn.weights", "attn.context"),
+    *("attn.out", "middle", "norm2", "mlp.up", "mlp.hidden", "mlp.out", "out"),
+)
+
+
+def recorded_names(config: ModelConfig) -> list[str]:
+    """Names of the activations in the order in which they are computed.
+
+    `embed` (B, T, D) enters the first block. In block i: `blocks.i.norm1` (B, T, D);
+    `blocks.i.attn.q` (B, H, T, K), `k` and `v` (B, G, T, K); `scores`, before the mask, and
+    `weights` (B, H, T, T); `context` (B, H, T, K), what each head brings together; `attn.out`
+    (B, T, D); `middle`, the residual stream between attention and feed-forward; `norm2`; `mlp.up`
+    and `mlp.hidden` (B, T, F), before and after GELU; `mlp.out`; and `out`, the stream that leaves
+    the block. `norm` (B, T, D) is the last layer norm, `logits` (B, T, V).
+    """
+    blocks = [f"blocks.{i}.{name}" for i in range(config.num_layers) for name in _BLOCK]
+    return ["embed", *blocks, "norm", "logits"]
+
+
+def activations(
+    model: GPT, tokens: Int[Array, "B T"], names: str | Iterable[str] = "*"
+) -> dict[str, Float[Array, "B _ *_"]]:
+    """Activations of `model` on `tokens` by name; see `recorded_names` for names and shapes.
+
+    A name may hold `*`, as in `blocks.*.attn.weights`. Raises ConfigError for an unknown one.
+    """
+    wanted = set(_matching([names] if isinstance(names, str) else names, model.config))
+    found: dict[str, Array] = {}
+
+    def record(name: str, x: Array) -> Array:
+        if name in wanted:
+            found[name] = x
+        return x
+
+    model(tokens, record=record)
+    return found
+
+
+def intervene(
+    model: GPT, tokens: Int[Array, "B T"], changes: Mapping[str, Callable[[Array], Array]]
+) -> Float[Array, "B T V"]:
+    """Logits of `model` on `tokens` where each named activation is what its function makes of it.
+
+    To patch one from another prompt, give `lambda x: activations(model, other, [name])[name]`; to
+    knock a head out, `lambda x: x.at[:, head].set(0)` for a block's `attn.context`. A name may hold
+    `*`. Raises ConfigError for an unknown name, or a function that gives another shape.
+    """
+    by_name = {
+        name: change
+        for pattern, change in changes.items()
+        for name in _matching([pattern], model.config)
+    }
+
+    def record(name: str, x: Array) -> Array:
+        if name not in by_name:
+            return x
+        changed = by_name[name](x)
+        if changed.shape != x.shape:
+            raise ConfigError(f"{name} has shape {x.shape}, but was changed to {changed.shape}")
+        return changed.astype(x.dtype)
+
+    return model(tokens, record=record)
+
+
+def _matching(patterns: Iterable[str], config: ModelConfig) -> list[str]:
+    names = recorded_names(config)
+    found = []
+    for pattern in patterns:
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching:
+            near = ", ".join(difflib.get_close_matches(pattern, names, 3)) or ", ".join(names[:3])
+            raise ConfigError(f"there is no activation {pattern!r}; near it are {near}")
+        found += matching
+    return found
