@@ -1,6 +1,7 @@
 """Record points of the forward pass: where an activation can be read or changed, by name."""
 
 from collections.abc import Callable
+from typing import Any
 
 from jaxtyping import Array
 
@@ -27,7 +28,7 @@ def shaped(record: Record, shape: tuple[int, ...]) -> Record:
     return lambda name, x: record(name, x.reshape(shape)).reshape(x.shape)
 
 
-def recorded(record: Record) -> dict[str, Record]:
+def recorded(record: Record) -> dict[str, Any]:
     """Keyword argument `record`, where there is something to record.
 
     Without it, a function that was put in another's place need not take it.

@@ -48,7 +48,7 @@ def block(
     heads["record"] = within(record, "attn")
     with jax.named_scope("attention"):
         normed = record("norm1", layer_norm(x, **norm1, epsilon=epsilon))
-        if cache is not None:
+        if cache is not None and start is not None:
             attention_output, cache = cached_attention(normed, cache, start, **attn, **heads)
         else:
             attention_output = multi_head_attention(
