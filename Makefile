@@ -44,7 +44,7 @@ benchmark: $(BIN)/.installed-dev
 	$(BIN)/python scripts/benchmark.py decode --shape gpt2-1024 $(BENCHMARK)
 
 docs: $(BIN)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "site/index.html is built; to search it, $(BIN)/python -m http.server --directory site"
 
 lint: $(BIN)/.installed-dev
