@@ -139,7 +139,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019) and its learning rate over time."""
+    """AdamW (Loshchilov and Hutter 2019) or Muon (Jordan et al. 2024), and its learning rate."""
 
     learning_rate: float = 6e-4
     """The peak."""
@@ -166,6 +166,11 @@ class OptimizerConfig:
     """matrices spares biases and layer norms, as GPT-3's training did; all is PyTorch's default."""
     gradient_clip: float | Literal["none"] = 1.0
     """Largest global norm of the gradient; none disables clipping."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW; or Muon for the matrices of the blocks, by AdamW's learning rate and decay, with AdamW
+    for embeddings, head, norms and biases."""
+    momentum: float = 0.95
+    """Decay of the gradient's running mean in Muon; AdamW ignores it."""
 
     def __post_init__(self):
         """Refuse rates and decays outside their ranges."""
@@ -195,6 +200,7 @@ class OptimizerConfig:
             )
         check_share(self, "beta1")
         check_share(self, "beta2")
+        check_share(self, "momentum")
         check(self.epsilon > 0, f"epsilon is {self.epsilon}; it must be above 0")
         check(
             0 < self.decay_fraction <= 1,

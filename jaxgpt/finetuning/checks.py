@@ -37,6 +37,11 @@ def _idle(config: TuningConfig) -> Iterable[tuple[str, str]]:
         yield "optimizer.final_learning_rate", "with --schedule constant; choose another"
     if not optimizer.warmup_steps:
         yield "optimizer.initial_learning_rate", "without a warm-up; set --warmup-steps"
+    if config.trained in ("lora", 0):
+        why = f"with --trained {config.trained}, where AdamW trains all; set --trained all"
+        yield "optimizer.optimizer", why
+    if optimizer.optimizer != "muon":
+        yield "optimizer.momentum", "without --optimizer muon; set it"
     if config.steps:
         yield "epochs", "where --steps says how long to train; leave that out"
     for part in ("validation", "test"):

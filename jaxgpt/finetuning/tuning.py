@@ -183,7 +183,12 @@ def tune(
     key, _ = jax.random.split(jax.random.key(config.seed))
     parts = trainable(base.params, config, key, job.new)
     # The base stays in memory, whatever is trained of it.
-    check_memory(train.model, train.fsdp, trained=_count(parts.trained), frozen=_count(base.params))
+    check_memory(
+        *(train.model, train.fsdp),
+        trained=_count(parts.trained),
+        frozen=_count(base.params),
+        optimizer=train.optimizer,
+    )
     _check_step(train, mesh.size, parts, job)
     frozen = jax.device_put(parts.frozen, state_shardings(parts.frozen, mesh))
     join = jax.jit(parts.join)

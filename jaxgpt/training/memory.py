@@ -4,7 +4,7 @@ import os
 
 import jax
 
-from jaxgpt.config import ModelConfig
+from jaxgpt.config import ModelConfig, OptimizerConfig
 from jaxgpt.errors import ResourceError
 from jaxgpt.model.parameters import count_parameters
 
@@ -13,21 +13,29 @@ BYTES_PER_PARAMETER = 16
 
 
 def check_memory(
-    model: ModelConfig, fsdp: int = 1, *, trained: int | None = None, frozen: int = 0
+    model: ModelConfig,
+    fsdp: int = 1,
+    *,
+    trained: int | None = None,
+    frozen: int = 0,
+    optimizer: OptimizerConfig | None = None,
 ) -> None:
     """Raise ResourceError, with the arithmetic, if parameters and optimizer exceed the memory.
 
     `trained` are all of the model's parameters if not given; `frozen` ones beside them have neither
-    a gradient nor running means.
+    a gradient nor running means. Muon, if it is the `optimizer`, has one mean of most parameters.
     """
+    muon = optimizer is not None and optimizer.optimizer == "muon"
+    each = BYTES_PER_PARAMETER - 4 * muon
     parameters = count_parameters(model) if trained is None else trained
-    needed = (parameters * BYTES_PER_PARAMETER + frozen * 4) // fsdp
+    needed = (parameters * each + frozen * 4) // fsdp
     available = device_memory()
     if available is not None and needed > available:
         beside = f" and {frozen:,} frozen ones x 4" if frozen else ""
+        means = "running mean" if muon else "two running means"
         raise ResourceError(
-            f"{parameters:,} parameters x {BYTES_PER_PARAMETER} bytes (parameter, gradient, two "
-            f"running means){beside} / {fsdp} shards = {needed / 1e9:,.1f} GB, but a device has "
+            f"{parameters:,} parameters x {each} bytes (parameter, gradient, {means}){beside} / "
+            f"{fsdp} shards = {needed / 1e9:,.1f} GB, but a device has "
             f"{available / 1e9:,.1f} GB; choose a smaller model"
         )
 

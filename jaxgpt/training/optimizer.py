@@ -1,4 +1,4 @@
-"""AdamW, its learning rate over the steps, and which parameters decay."""
+"""AdamW or Muon, its learning rate over the steps, and which parameters decay."""
 
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import optax
 from jaxgpt.config import OptimizerConfig, check_warmup
 from jaxgpt.model.layers import Params
 from jaxgpt.model.schema import decays, names_of
+from jaxgpt.training.muon import labels, scale_by_muon
 from jaxgpt.training.step import HealthyOptimizer
 
 _PI = np.float32(np.pi)
@@ -40,6 +41,8 @@ class OptimizerNumbers(NamedTuple):
     beta1: tuple[Any, Any]
     """Decay of the gradient's running mean, and 1 - beta1."""
     beta2: tuple[Any, Any]
+    momentum: tuple[Any, Any] | None
+    """The same of Muon's mean; None without Muon."""
     epsilon: Any
     weight_decay: Any
     gradient_clip: Any
@@ -75,6 +78,11 @@ def optimizer_numbers(config: OptimizerConfig, steps: Any) -> OptimizerNumbers:
         floor=real(floor),
         beta1=(real(config.beta1), real(1 - config.beta1)),
         beta2=(real(config.beta2), real(1 - config.beta2)),
+        momentum=(
+            (real(config.momentum), real(1 - config.momentum))
+            if config.optimizer == "muon"
+            else None
+        ),
         epsilon=real(config.epsilon),
         weight_decay=real(config.weight_decay),
         gradient_clip=None if isinstance(clip, str) else real(clip),
@@ -120,12 +128,14 @@ def decay_mask(params: Params) -> Params:
 
 
 def make_optimizer(config: OptimizerConfig, steps: Any) -> HealthyOptimizer:
-    """Clipping by the gradient's global norm, then AdamW (Loshchilov & Hutter 2019).
+    """Clipping by the gradient's global norm, then AdamW (Loshchilov & Hutter 2019) or Muon.
 
     The same update as `torch.optim.AdamW`: epsilon is added outside the root, decay is decoupled
-    and scaled by the learning rate. Clipping differs from PyTorch's by 1e-6 in the norm, which
-    PyTorch adds. An update with `healthy=False` leaves the running means as they are. The numbers
-    of `config`, and `steps`, may be traced. Raises as `optimizer_numbers` does.
+    and scaled by the learning rate. Muon takes the matrices of the blocks, by the same learning
+    rate and decay, and leaves the rest to AdamW (`muon.labels`, `muon.scale_by_muon`). Clipping
+    differs from PyTorch's by 1e-6 in the norm, which PyTorch adds. An update with `healthy=False`
+    leaves the running means as they are. The numbers of `config`, and `steps`, may be traced.
+    Raises as `optimizer_numbers` does.
     """
     return optimizer_of(config, optimizer_numbers(config, steps))
 
@@ -136,9 +146,12 @@ def optimizer_of(config: OptimizerConfig, numbers: OptimizerNumbers) -> HealthyO
         decay_mask if config.weight_decay_on == "matrices" else None,
         numbers.gradient_clip,
     )
+    scale = scale_by_adam(numbers.beta1, numbers.beta2, numbers.epsilon)
+    if numbers.momentum is not None:
+        scale = optax.partition({"muon": scale_by_muon(numbers.momentum), "adamw": scale}, labels)
     chain = optax.chain(
         optax.identity() if limit is None else clip_by_norm(limit),
-        scale_by_adam(numbers.beta1, numbers.beta2, numbers.epsilon),
+        scale,
         optax.add_decayed_weights(numbers.weight_decay, mask),
         optax.scale_by_learning_rate(schedule(config.schedule, numbers)),
     )

@@ -106,7 +106,8 @@ def pretrain(
     make_loss = next_token_loss if loss_fn is None else partial(own_loss, loss_fn)
     check_attention(config, mesh)
     # The tokenizer may not be known yet; what is too much without a vocabulary is too much.
-    check_memory(replace(config.model, vocab_size=config.model.vocab_size or 1), config.fsdp)
+    shape = replace(config.model, vocab_size=config.model.vocab_size or 1)
+    check_memory(shape, config.fsdp, optimizer=config.optimizer)
     with claim(run, config, options):
         dataset, tokenizer = open_corpus(
             config.data,
@@ -116,7 +117,7 @@ def pretrain(
             progress=progress,
         )
         config = _settle_vocabulary(config, tokenizer)
-        check_memory(config.model, config.fsdp)
+        check_memory(config.model, config.fsdp, optimizer=config.optimizer)
         check_step(config, mesh.size)
         if loss_fn is not None:
             check_loss(loss_fn, config)

@@ -43,6 +43,12 @@ def test_defaults_do_something(kind, trained):
             {"optimizer": OptimizerConfig(initial_learning_rate=1e-6, warmup_steps=0)},
             "--initial-learning-rate",
         ),
+        ({"optimizer": OptimizerConfig(momentum=0.9)}, "--momentum"),
+        (
+            {"optimizer": OptimizerConfig(optimizer="muon", weight_decay=0.0), "trained": "lora"},
+            "--optimizer",
+        ),
+        ({"optimizer": OptimizerConfig(optimizer="muon"), "trained": 0}, "--optimizer"),
         ({"steps": 9, "epochs": 5}, "--epochs"),
         ({"validation": ("b",), "validation_fraction": 0.2}, "--validation-fraction"),
     ],

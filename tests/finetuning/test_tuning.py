@@ -154,6 +154,13 @@ def test_a_run_by_other_numbers_compiles_nothing_anew(tune, compiled_anew):
     assert compiled_anew == []
 
 
+def test_muon_trains_the_last_block(tune):
+    muon = replace(FAST, optimizer="muon")
+    result = result_of("instructions", tune("instructions", "run", trained=1, optimizer=muon))
+    measured = [item["validation_loss"] for item in result.records if "validation_loss" in item]
+    assert measured[-1] < measured[0]
+
+
 @pytest.mark.parametrize(("kind", "trained"), [("classification", "lora"), ("instructions", 1)])
 def test_a_run_that_was_stopped_goes_on_to_the_same_parameters(
     kind, trained, tune, tmp_path, monkeypatch

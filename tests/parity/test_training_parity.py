@@ -1,4 +1,4 @@
-"""The loss function, AdamW alone, and 20 steps of training against PyTorch."""
+"""The loss function, AdamW alone, and 20 steps by AdamW or Muon against PyTorch."""
 
 import dataclasses
 import functools
@@ -33,6 +33,9 @@ UNCLIPPED = OptimizerConfig(
     weight_decay_on="all",
     gradient_clip="none",
 )
+MUON, UNCLIPPED_MUON = (
+    dataclasses.replace(config, optimizer="muon") for config in (CLIPPED, UNCLIPPED)
+)
 
 
 def test_cross_entropy(agree, rounding):
@@ -55,20 +58,45 @@ def test_cross_entropy(agree, rounding):
     agree(grads, theirs.grad.numpy(), rounding(V))
 
 
+def torch_optimizers(model, config):
+    """AdamW; or Muon for the matrices of the blocks, and AdamW for the rest."""
+    adamw = torch_reference.configure_adamw(model, config)
+    if config.optimizer == "adamw":
+        return [adamw]
+    blocks = model.blocks.parameters()
+    matrices = {id(parameter): parameter for parameter in blocks if parameter.ndim == 2}
+    for group in adamw.param_groups:
+        group["params"] = [leaf for leaf in group["params"] if id(leaf) not in matrices]
+    muon = torch.optim.Muon(
+        matrices.values(),
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [adamw, muon]
+
+
+@pytest.fixture(autouse=True)
+def newton_schulz_in_float32(monkeypatch):
+    """PyTorch's Muon rounds to bfloat16, of which the rest of its step knows nothing."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
+
+
 def torch_steps(model, config):
     """Functions that each clip the gradients in `model` and make one step of the schedule."""
-    optimizer = torch_reference.configure_adamw(model, config)
+    optimizers = torch_optimizers(model, config)
     rates = jax.jit(jax.vmap(learning_rate(config, STEPS)))(jnp.arange(STEPS))
 
     def step(rate):
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         if config.gradient_clip != "none":
             # Divides by the norm plus 1e-6, Optax by the norm. A gradient that is smaller by a
             # share of 1e-6 makes the same step, since AdamW divides it by its own running size.
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
 
     return [functools.partial(step, rate) for rate in rates.tolist()]
 
@@ -199,8 +227,29 @@ def at(params, path):
     return functools.reduce(lambda node, entry: node[entry.key], path, params)
 
 
+def mean_errors(ours, theirs, start):
+    """By leaf, the mean distance of two results, in shares of the mean way from the start."""
+    ours, theirs, start = map(without_key_bias, (ours, theirs, start))
+    errors = {}
+    for path, leaf in jax.tree.leaves_with_path(theirs):
+        error, move = np.abs(at(ours, path) - leaf), np.abs(leaf - at(start, path))
+        errors[jax.tree_util.keystr(path)] = error.mean() / move.mean()
+    return errors
+
+
+# AdamW divides each element by its own size, so what counts is the relative error of each, not of
+# the largest. A gradient's tolerance is 4.6e-6 of the leaf's largest, which is about 4 times the
+# typical: d = 1.8e-5 of a typical step. Elements near 0 are relatively further off: the mean of
+# d / |g| over a normal g, up to 1, is 0.8 d ln(1 / d), or 9 d. Measured: 2e-5.
+# Muon does the same to singular values, but multiplies those near 0 by 3.4445^5 = 485 at most,
+# where the typical of D is multiplied by sqrt(D): it is further from 9 d. Measured: 8e-6.
+MEAN_TOLERANCE = 1.6e-4
+
+
 @pytest.mark.parametrize(
-    ("model_config", "config"), [(GPT2, CLIPPED), (OTHER, UNCLIPPED)], ids=["gpt2", "other"]
+    ("model_config", "config"),
+    [(GPT2, CLIPPED), (OTHER, UNCLIPPED), (GPT2, MUON), (OTHER, UNCLIPPED_MUON)],
+    ids=["gpt2", "other", "gpt2-muon", "other-muon"],
 )
 def test_twenty_steps(model_config, config, random_params, agree, rounding):
     noise = np.random.default_rng(0)
@@ -214,11 +263,17 @@ def test_twenty_steps(model_config, config, random_params, agree, rounding):
     forward = model_config.num_layers * (5 * D + K + 2 * T + F) + 2 * D
     agree(losses, expected_losses, rounding(forward))
 
-    # AdamW divides each element by its own size, so what counts is the relative error of each, not
-    # of the largest. A gradient's tolerance is 4.6e-6 of the leaf's largest, which is about 4 times
-    # the typical: d = 1.8e-5 of a typical step. Elements near 0 are relatively further off: the
-    # mean of d / |g| over a normal g, up to 1, is 0.8 d ln(1 / d), or 9 d. Measured: 2e-5.
-    ours, theirs, start = map(without_key_bias, (ours, theirs, params))
-    for path, leaf in jax.tree.leaves_with_path(theirs):
-        error, move = np.abs(at(ours, path) - leaf), np.abs(leaf - at(start, path))
-        assert error.mean() < 1.6e-4 * move.mean(), jax.tree_util.keystr(path)
+    errors = mean_errors(ours, theirs, params)
+    assert max(errors.values()) < MEAN_TOLERANCE, errors
+
+
+@pytest.mark.parametrize("bug", [{"momentum": 0.951}, {"weight_decay": 0.11}], ids=str)
+def test_a_planted_setting_of_muon_shows(bug, params):
+    noise = np.random.default_rng(0)
+    batches = noise.integers(GPT2.vocab_size, size=(STEPS, B, T + 1), dtype=np.int32)
+    wrong, right = (
+        train_in_torch(GPT2, config, params, batches)[1]
+        for config in (dataclasses.replace(MUON, **bug), MUON)
+    )
+    errors = mean_errors(wrong, right, params)
+    assert errors["['blocks']['mlp']['up']['weight']"] > 10 * MEAN_TOLERANCE

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
 
-from jaxgpt.config import ModelConfig, TrainConfig, get_preset
+from jaxgpt.config import ModelConfig, OptimizerConfig, TrainConfig, get_preset
 from jaxgpt.errors import ConfigError, ResourceError
 from jaxgpt.model.gpt import init_cache
 from jaxgpt.model.parameters import count_parameters, init_params, parameter_shapes
@@ -60,8 +60,9 @@ def _compiled(config, devices=1):
         _config(
             2, 4, 64, 64, 256, batch_size=16, model={"tie_head": False}, gradient_accumulation=4
         ),
+        _config(2, 4, 64, 64, 256, optimizer=OptimizerConfig(optimizer="muon")),
     ],
-    ids=["plain", "wide", "long", "words", "dropout", "remat", "bfloat16", "accumulated"],
+    ids=["plain", "wide", "long", "words", "dropout", "remat", "bfloat16", "accumulated", "muon"],
 )
 def test_the_peak_is_what_xla_says(config):
     needed, given = _compiled(config)
