@@ -137,8 +137,8 @@ def _check_leaves(have: dict[str, str], want: dict[str, str], folder: Path) -> N
     if odd is not None:
         raise CheckpointError(
             f"{folder} holds other arrays than the model has: {odd} is {have.get(odd, 'not there')}"
-            f" where {want.get(odd, 'none')} is wanted; set the model as it was, or name another "
-            "--out"
+            f" where {want.get(odd, 'none')} is wanted; set model and optimizer as they were, or "
+            "name another --out"
         )
 
 
