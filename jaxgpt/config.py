@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jaxgpt.compute import Compute
 from jaxgpt.errors import ConfigError, brief
 from jaxgpt.fields import check, check_at_least, check_fields, check_share, traced
 from jaxgpt.ranges import check_float
@@ -269,6 +270,11 @@ class TrainConfig:
     """What a sample begins with."""
     sample_tokens: int = 128
     """Length of a sample, in tokens."""
+
+    @property
+    def compute(self) -> Compute:
+        """What of this a forward pass is computed by."""
+        return Compute(self.compute_dtype, self.attention, self.remat, self.unroll)
 
     def __post_init__(self):
         """Refuse runs that cannot be stepped."""

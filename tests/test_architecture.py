@@ -37,6 +37,7 @@ STAGES = [
     "panics",
     "ranges",
     "fields",
+    "compute",
     "config",
     "config_file",
     "tokenization",

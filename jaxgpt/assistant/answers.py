@@ -19,7 +19,7 @@ from jaxgpt.generation.text import LanguageModel
 from jaxgpt.tokenization.tokenizer import ends_of
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.evaluation import finite, total_loss
-from jaxgpt.training.loss import next_token_loss
+from jaxgpt.training.loss import pretraining_loss
 from jaxgpt.training.step import eval_step
 
 GREEDY = SamplingConfig(temperature=0.0)
@@ -114,7 +114,7 @@ def answer_loss(
         context_length=model.config.context_length,
         too_long=too_long,
     )
-    measure = jax.jit(partial(eval_step, loss_fn=next_token_loss(model.train_config)))
+    measure = jax.jit(partial(eval_step, loss_fn=pretraining_loss(model.train_config)))
     nats, count = total_loss(measure, model.params, rows.in_order(batch_size))
     return finite(nats / count), count
 

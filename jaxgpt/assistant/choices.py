@@ -121,7 +121,7 @@ def ending_likelihoods(
         ),
         filler=token_row([0, 0], [False, False]),
     )
-    measure = jax.jit(row_likelihood(model.train_config))
+    measure = jax.jit(row_likelihood(model.config, model.train_config.compute))
     measured = [
         measure(model.params, batch.inputs, batch.targets)[0]
         for batch in batches.in_order(batch_size)

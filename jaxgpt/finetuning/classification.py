@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32, PRNGKeyArray
 
-from jaxgpt.config import TrainConfig
+from jaxgpt.compute import Compute
+from jaxgpt.config import ModelConfig
 from jaxgpt.data.batches import IGNORE
 from jaxgpt.fields import typed
 from jaxgpt.finetuning.labelled import LabelledBatch
 from jaxgpt.model.layers import Params, init_linear, linear
-from jaxgpt.training.loss import Loss, LossFunction, cross_entropy, hidden
+from jaxgpt.training.loss import AS_IT_IS, Loss, LossFunction, cross_entropy, hidden
 
 Pooling = Literal["last", "first", "mean"]
 """Which vector stands for a text: that of its last real token, the only one that has seen the whole
@@ -27,20 +28,22 @@ def classifier_params(params: Params, num_classes: int, key: PRNGKeyArray) -> Pa
 
 
 def classify(
-    config: TrainConfig,
+    config: ModelConfig,
     params: Params,
     tokens: Int[Array, "B T"],
     lengths: Int[Array, " B"],
+    compute: Compute = AS_IT_IS,
     *,
     pooling: Pooling = "last",
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "B C"]:
     """The logits of each text's class; `lengths` tells how many of a row's tokens are real.
 
-    What follows them changes nothing. The blocks compute in the config's dtype, the head in
+    What follows them changes nothing. The blocks compute in the dtype of `compute`, the head in
     float32.
     """
-    pooled = pool(hidden(config, params, tokens, rng=rng), lengths, pooling).astype(jnp.float32)
+    x = hidden(config, params, tokens, compute, rng=rng)
+    pooled = pool(x, lengths, pooling).astype(jnp.float32)
     with jax.named_scope("head"):
         return linear(pooled, **params["head"])
 
@@ -59,7 +62,9 @@ def pool(
     return total / lengths[:, None]
 
 
-def class_loss(config: TrainConfig, pooling: Pooling = "last") -> LossFunction:
+def class_loss(
+    config: ModelConfig, compute: Compute = AS_IT_IS, pooling: Pooling = "last"
+) -> LossFunction:
     """The surprise at each text's class, on batches of (tokens, lengths, labels).
 
     Rows with the label -100 do not count. The parameters are cast to the compute dtype, as in
@@ -68,19 +73,20 @@ def class_loss(config: TrainConfig, pooling: Pooling = "last") -> LossFunction:
 
     def loss(params: Params, batch: Any, rng: PRNGKeyArray | None) -> Loss:
         tokens, lengths, labels = batch
-        logits = classify(config, params, tokens, lengths, pooling=pooling, rng=rng)
+        logits = classify(config, params, tokens, lengths, compute, pooling=pooling, rng=rng)
         return cross_entropy(logits, labels)
 
     return loss
 
 
 def class_probabilities(
-    config: TrainConfig, pooling: Pooling = "last"
+    config: ModelConfig, compute: Compute = AS_IT_IS, pooling: Pooling = "last"
 ) -> Callable[[Params, Any], Float[Array, "B C"]]:
     """The function of parameters and a batch that gives each row's probability of each class."""
 
     def probabilities(params: Params, batch: Any) -> Float[Array, "B C"]:
-        return jax.nn.softmax(classify(config, params, batch[0], batch[1], pooling=pooling))
+        logits = classify(config, params, batch[0], batch[1], compute, pooling=pooling)
+        return jax.nn.softmax(logits)
 
     return probabilities
 

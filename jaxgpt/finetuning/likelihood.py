@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxgpt.config import TrainConfig
+from jaxgpt.compute import Compute
+from jaxgpt.config import ModelConfig
 from jaxgpt.data.batches import IGNORE
 from jaxgpt.model.layers import Params
-from jaxgpt.training.loss import cross_entropy, head_table, hidden
+from jaxgpt.training.loss import AS_IT_IS, cross_entropy, head_table, hidden
 
 _MOST_LOGITS = 1 << 25  # in memory at once
 
@@ -17,7 +18,7 @@ Likelihood = tuple[Float[Array, " B"], Int[Array, " B"]]
 """Each row's summed log-probability in nats, and the number of targets that it sums over."""
 
 
-def row_likelihood(config: TrainConfig) -> Callable[..., Likelihood]:
+def row_likelihood(config: ModelConfig, compute: Compute = AS_IT_IS) -> Callable[..., Likelihood]:
     """A function of parameters, inputs, targets, each (B, T), and a random key for dropout or None.
 
     It gives the log-probability of each row's targets, but for those of -100. Parameters are cast
@@ -30,7 +31,7 @@ def row_likelihood(config: TrainConfig) -> Callable[..., Likelihood]:
         targets: Int[Array, "B T"],
         rng: PRNGKeyArray | None = None,
     ) -> Likelihood:
-        x = hidden(config, params, inputs, rng=rng)
+        x = hidden(config, params, inputs, compute, rng=rng)
         nats = head_likelihood(x, head_table(config, params), targets)
         return nats, (targets != IGNORE).sum(axis=-1, dtype=jnp.int32)
 

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxgpt.config import TrainConfig
+from jaxgpt.compute import Compute
+from jaxgpt.config import ModelConfig
 from jaxgpt.data.batches import IGNORE
 from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.likelihood import row_likelihood
 from jaxgpt.finetuning.settings import PreferenceConfig
 from jaxgpt.model.layers import Params
-from jaxgpt.training.loss import Loss, LossFunction
+from jaxgpt.training.loss import AS_IT_IS, Loss, LossFunction
 
 
 class Pairs(NamedTuple):
@@ -33,13 +34,13 @@ class Pairs(NamedTuple):
 
 
 def pair_likelihood(
-    config: TrainConfig, preference: PreferenceConfig
+    config: ModelConfig, preference: PreferenceConfig, compute: Compute = AS_IT_IS
 ) -> Callable[..., Float[Array, "B 2"]]:
     """A function of parameters, `Pairs` and a random key or None: the answers' log-probabilities.
 
     In nats. Under the reference's parameters, it gives what `Pairs.reference` holds.
     """
-    measure = row_likelihood(config)
+    measure = row_likelihood(config, compute)
 
     def likelihood(
         params: Params, pairs: Pairs, rng: PRNGKeyArray | None = None
@@ -54,13 +55,15 @@ def pair_likelihood(
     return likelihood
 
 
-def preference_loss(config: TrainConfig, preference: PreferenceConfig) -> LossFunction:
+def preference_loss(
+    config: ModelConfig, preference: PreferenceConfig, compute: Compute = AS_IT_IS
+) -> LossFunction:
     """DPO's loss on `Pairs` with a reference: summed in nats, and the number of pairs.
 
     A pair without a target in both answers adds nothing to either. Raises ConfigError at the first
     call if the pairs have no reference.
     """
-    rewards = _rewards(config, preference)
+    rewards = _rewards(config, preference, compute)
 
     def loss(params: Params, pairs: Pairs, rng: PRNGKeyArray | None) -> Loss:
         (chosen, rejected), counted = rewards(params, pairs, rng)
@@ -70,10 +73,10 @@ def preference_loss(config: TrainConfig, preference: PreferenceConfig) -> LossFu
 
 
 def preference_sums(
-    config: TrainConfig, preference: PreferenceConfig
+    config: ModelConfig, preference: PreferenceConfig, compute: Compute = AS_IT_IS
 ) -> Callable[[Params, Pairs], dict[str, Float[Array, ""]]]:
     """A function of parameters and `Pairs`: their number, and sums of what `evaluate` averages."""
-    rewards = _rewards(config, preference)
+    rewards = _rewards(config, preference, compute)
 
     def sums(params: Params, pairs: Pairs) -> dict[str, Float[Array, ""]]:
         (chosen, rejected), counted = rewards(params, pairs, None)
@@ -108,8 +111,10 @@ def evaluate_preferences(
     return {name: value / max(count, 1) for name, value in values.items()} | {"pairs": count}
 
 
-def _rewards(config: TrainConfig, preference: PreferenceConfig) -> Callable[..., Any]:
-    likelihood = pair_likelihood(config, preference)
+def _rewards(
+    config: ModelConfig, preference: PreferenceConfig, compute: Compute
+) -> Callable[..., Any]:
+    likelihood = pair_likelihood(config, preference, compute)
 
     def rewards(
         params: Params, pairs: Pairs, rng: PRNGKeyArray | None

@@ -122,7 +122,9 @@ def tune_classifier(
     base = with_class_head(base, len(classes), config.seed)
     train = train_config(config, base, len(rows))
     mesh = make_mesh(train)
-    probabilities = jax.jit(on_mesh(class_probabilities(train, config.pooling), mesh))
+    probabilities = jax.jit(
+        on_mesh(class_probabilities(train.model, train.compute, config.pooling), mesh)
+    )
     batch_size = config.batch_size // config.gradient_accumulation
 
     def score(params: Any, rows: Any) -> Scores:
@@ -138,7 +140,7 @@ def tune_classifier(
         }
 
     job = Job(
-        make_loss=partial(class_loss, pooling=config.pooling),
+        make_loss=lambda train: class_loss(train.model, train.compute, config.pooling),
         batch=lambda row: rows.batch(row, config.batch_size, seed=config.seed),
         num_rows=len(rows),
         measure=watch,
@@ -175,7 +177,8 @@ def classify_texts(
         model.tokenizer,
         context_length=model.config.context_length,
     )
-    probabilities = jax.jit(class_probabilities(model.train_config, model.task["pooling"]))
+    compute = model.train_config.compute
+    probabilities = jax.jit(class_probabilities(model.config, compute, model.task["pooling"]))
     return predict(probabilities, model.params, rows.in_order(min(batch_size, len(texts))))[1]
 
 

@@ -40,7 +40,7 @@ from jaxgpt.model.layers import Params
 from jaxgpt.tokenization.tokenizer import Tokenizer, ends_of
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.evaluation import total_loss
-from jaxgpt.training.loss import LossFunction, next_token_loss
+from jaxgpt.training.loss import LossFunction, pretraining_loss
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh
 from jaxgpt.training.plots import LOSSES, Panel
 from jaxgpt.training.step import eval_step
@@ -89,10 +89,10 @@ def tune_instructions(
     mesh = make_mesh(train)
     batch_size = config.batch_size // config.gradient_accumulation
     job = Job(
-        make_loss=next_token_loss,
+        make_loss=pretraining_loss,
         batch=lambda row: rows.batch(row, config.batch_size, seed=config.seed),
         num_rows=len(rows),
-        measure=_held_out_loss(next_token_loss(train), watched, batch_size, mesh),
+        measure=_held_out_loss(pretraining_loss(train), watched, batch_size, mesh),
         task={"kind": "instructions", "template": config.template},
         data=data_fingerprint(*([item.turns for item in part] for part in (training, held_out))),
         panels=[Panel("loss (nats per token)", LOSSES, "log")],

@@ -77,7 +77,9 @@ def tune_preferences(
     # A micro-batch's rows are pairs.
     batch_size = config.batch_size // config.gradient_accumulation
     likelihood = _compiled(
-        lambda params, batch: pair_likelihood(train, config.preference)(params, Pairs(*batch)),
+        lambda params, batch: pair_likelihood(train.model, config.preference, train.compute)(
+            params, Pairs(*batch)
+        ),
         mesh,
     )
     reference = partial(likelihood, jax.device_put(base.params, state_shardings(base.params, mesh)))
@@ -90,7 +92,7 @@ def tune_preferences(
             return pairs
         return pairs._replace(reference=reference(pairs))
 
-    sums = preference_sums(train, config.preference)
+    sums = preference_sums(train.model, config.preference, train.compute)
     measure = _compiled(lambda params, batch: sums(params, Pairs(*batch)), mesh)
 
     def watch(params: Params) -> dict[str, float]:
@@ -123,7 +125,7 @@ def tune_preferences(
 
 
 def _pairs_loss(train: TrainConfig, preference: PreferenceConfig) -> LossFunction:
-    loss_fn = preference_loss(train, preference)
+    loss_fn = preference_loss(train.model, preference, train.compute)
     return lambda params, batch, rng: loss_fn(params, Pairs(*batch), rng)
 
 

@@ -6,6 +6,7 @@ import jax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.errors import ConfigError
 from jaxgpt.model.attention import (
     KeyValueCache,
     cached_attention,
@@ -41,14 +42,16 @@ def block(
     The sum is the shortcut connection; the norm stands before, not after, as in GPT-2. With a
     `cache`, the T tokens of row b follow the `start[b]` that are in it, and the result has the
     cache with them. `record` sees `norm1`, `attn.*`, `middle`, `norm2`, `mlp.*` and `out`; see
-    `recorded_names`.
+    `recorded_names`. Raises ConfigError for a cache without `start`.
     """
     weights_rng, attn_rng, mlp_rng = (None,) * 3 if rng is None else jax.random.split(rng, 3)
     heads: Any = {"num_heads": num_heads, "num_kv_heads": num_kv_heads}
     heads["record"] = within(record, "attn")
     with jax.named_scope("attention"):
         normed = record("norm1", layer_norm(x, **norm1, epsilon=epsilon))
-        if cache is not None and start is not None:
+        if cache is not None:
+            if start is None:
+                raise ConfigError("a cache goes with start, the number of tokens in it of each row")
             attention_output, cache = cached_attention(normed, cache, start, **attn, **heads)
         else:
             attention_output = multi_head_attention(

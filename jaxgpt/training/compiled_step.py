@@ -12,7 +12,7 @@ from jaxgpt.config import TrainConfig
 from jaxgpt.fields import unchecked
 from jaxgpt.model.layers import never_drops
 from jaxgpt.model.parameters import parameter_shapes
-from jaxgpt.training.loss import LossFunction, next_token_loss
+from jaxgpt.training.loss import LossFunction, pretraining_loss
 from jaxgpt.training.mesh import on_mesh
 from jaxgpt.training.optimizer import optimizer_numbers, optimizer_of, schedule
 from jaxgpt.training.run_state import state_template
@@ -41,7 +41,7 @@ class CompiledStep:
 
 
 def make_step(
-    config: TrainConfig, mesh: Mesh, make_loss: Callable[..., LossFunction] = next_token_loss
+    config: TrainConfig, mesh: Mesh, make_loss: Callable[..., LossFunction] = pretraining_loss
 ) -> CompiledStep:
     """The jitted step of pretraining on `mesh`; see `compile_step`."""
     template = state_template(parameter_shapes(config.model), config, mesh)

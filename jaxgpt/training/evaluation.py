@@ -17,7 +17,7 @@ from jaxgpt.data.tokens import TokenSplit
 from jaxgpt.errors import ConfigError, DataError, NonFiniteError
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import LoadedModel
-from jaxgpt.training.loss import Loss, next_token_loss
+from jaxgpt.training.loss import Loss, pretraining_loss
 from jaxgpt.training.step import eval_step
 
 # Added up on the device, whose float32 would lose digits beyond, before a double takes the sum.
@@ -117,7 +117,7 @@ def evaluate_tokens(
     if batch_size is None:
         batch_size = max(1, run.batch_size // run.gradient_accumulation)
     windows = SlidingWindows(split, min(length, len(split) - 1), stride)
-    measure = jax.jit(partial(eval_step, loss_fn=next_token_loss(run)))
+    measure = jax.jit(partial(eval_step, loss_fn=pretraining_loss(run)))
     nats, count = total_loss(measure, model.params, windows.in_order(batch_size))
     return Evaluation(finite(nats / count), count, split.num_bytes)
 

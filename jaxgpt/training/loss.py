@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxgpt.config import TrainConfig
+from jaxgpt.compute import Compute
+from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.data.batches import IGNORE
 from jaxgpt.model.agreement import check_ids, check_rank
 from jaxgpt.model.gpt import GPT
@@ -17,6 +18,9 @@ from jaxgpt.model.layers import Params
 _MOST_LOGITS = {"cpu": 1 << 26, "other": 1 << 27}
 _MOST_UNROLLED = 24  # layers; their compilation takes about a second each
 _TILE = 128  # columns of a product that GPUs and TPUs compute at once
+
+AS_IT_IS = Compute()
+"""In float32, by the fastest attention that is possible."""
 
 Loss = tuple[Float[Array, ""], Int[Array, ""]]
 """The summed loss in nats, and the number of targets that it sums over."""
@@ -41,7 +45,12 @@ def cross_entropy(logits: Float[Array, "*B V"], targets: Int[Array, "*B"]) -> Lo
     return jnp.where(counted, nats, 0).sum(), counted.sum(dtype=jnp.int32)
 
 
-def next_token_loss(config: TrainConfig) -> LossFunction:
+def pretraining_loss(config: TrainConfig) -> LossFunction:
+    """`next_token_loss` as a run of `config` has it."""
+    return next_token_loss(config.model, config.compute)
+
+
+def next_token_loss(config: ModelConfig, compute: Compute = AS_IT_IS) -> LossFunction:
     """Next-token loss of pretraining on batches of (inputs, targets), each (B, T).
 
     A third array numbers the texts of a row, if there are several. The parameters are cast once to
@@ -54,42 +63,39 @@ def next_token_loss(config: TrainConfig) -> LossFunction:
         rng: PRNGKeyArray | None,
     ) -> Loss:
         inputs, targets, *segments = batch
-        x = hidden(config, params, inputs, segments=segments[0] if segments else None, rng=rng)
+        packed = segments[0] if segments else None
+        x = hidden(config, params, inputs, compute, segments=packed, rng=rng)
         return head_loss(x, head_table(config, params), targets)
 
     return loss
 
 
 def hidden(
-    config: TrainConfig,
+    config: ModelConfig,
     params: Params,
     tokens: Int[Array, "B T"],
+    compute: Compute = AS_IT_IS,
     *,
     segments: Int[Array, "B T"] | None = None,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "B T D"]:
-    """`GPT.hidden` as `config` wants it computed: in its dtype, by its kernel, kept or not."""
-    dtype = jnp.dtype(config.compute_dtype)
+    """Hidden vectors by `GPT.hidden`, of parameters that are cast to the dtype of `compute`."""
+    dtype = jnp.dtype(compute.dtype)
     cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    return GPT(config.model, cast).hidden(
+    few = jax.default_backend() != "cpu" and config.num_layers <= _MOST_UNROLLED
+    return GPT(config, cast).hidden(
         tokens,
         segments=segments,
         rng=rng,
-        attention=config.attention,
-        remat=config.remat,
-        unroll=_unroll(config),
+        attention=compute.attention,
+        remat=compute.remat,
+        unroll=compute.unroll or (config.num_layers if few else 1),
     )
 
 
-def head_table(config: TrainConfig, params: Params) -> Float[Array, "V D"]:
+def head_table(config: ModelConfig, params: Params) -> Float[Array, "V D"]:
     """Table of the head, (V, D), uncast: the token table if it is tied, or its own."""
-    return params["embed"]["tokens"] if config.model.tie_head else params["head"]["weight"].T
-
-
-def _unroll(config: TrainConfig) -> int:
-    num_layers = config.model.num_layers
-    few = jax.default_backend() != "cpu" and num_layers <= _MOST_UNROLLED
-    return config.unroll or (num_layers if few else 1)
+    return params["embed"]["tokens"] if config.tie_head else params["head"]["weight"].T
 
 
 def head_loss(

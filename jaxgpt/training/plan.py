@@ -17,7 +17,7 @@ from jaxgpt.model.schema import names_of, sharded_axis
 from jaxgpt.tokenization.tokenizer import load_tokenizer
 from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.liveness import Size, nbytes, peak_bytes
-from jaxgpt.training.loss import head_loss, next_token_loss
+from jaxgpt.training.loss import head_loss, pretraining_loss
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.step import TrainState, init_state
 
@@ -183,7 +183,7 @@ def _cast(state: TrainState, dtype: Any, size: Size) -> int:
 
 def _kept(config: TrainConfig, state: TrainState, size: Size) -> int:
     """What the backward pass is given that grows with the batch, which the parameters do not."""
-    loss_fn = next_token_loss(config)
+    loss_fn = pretraining_loss(config)
 
     def residuals(params: Any, batch: Any, rng: Any) -> Any:
         return jax.vjp(lambda params: loss_fn(params, batch, rng), params, has_aux=True)[1]

@@ -26,7 +26,7 @@ from jaxgpt.training.device_tokens import batch_source
 from jaxgpt.training.fits import check_step
 from jaxgpt.training.headline import headline
 from jaxgpt.training.loop import Hooks, fit
-from jaxgpt.training.loss import Loss, next_token_loss
+from jaxgpt.training.loss import Loss, pretraining_loss
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.mesh import make_mesh
 from jaxgpt.training.optimizer import make_optimizer
@@ -103,7 +103,7 @@ def pretrain(
     """
     run, options = Path(run), options or RunOptions()
     mesh = make_mesh(config)
-    make_loss = next_token_loss if loss_fn is None else partial(own_loss, loss_fn)
+    make_loss = pretraining_loss if loss_fn is None else partial(own_loss, loss_fn)
     check_attention(config, mesh)
     # The tokenizer may not be known yet; what is too much without a vocabulary is too much.
     shape = replace(config.model, vocab_size=config.model.vocab_size or 1)

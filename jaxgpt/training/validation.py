@@ -12,7 +12,7 @@ from jaxgpt.config import TrainConfig
 from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.training.evaluation import total_loss
-from jaxgpt.training.loss import LossFunction, next_token_loss
+from jaxgpt.training.loss import LossFunction, pretraining_loss
 from jaxgpt.training.mesh import batch_sharding, on_mesh
 from jaxgpt.training.run_card import entropy_per_byte
 from jaxgpt.training.step import TrainState, eval_step
@@ -23,7 +23,7 @@ def validation(
     dataset: TokenDataset,
     windows: SlidingWindows,
     mesh: Mesh,
-    make_loss: Callable[[TrainConfig], LossFunction] = next_token_loss,
+    make_loss: Callable[[TrainConfig], LossFunction] = pretraining_loss,
 ) -> Callable[[TrainState], dict[str, float]]:
     """Validation loss in nats per target, and in bits per byte beside the entropy where known.
 
@@ -44,7 +44,7 @@ def validation(
         return mean
 
     own = mean_loss(make_loss)
-    standard = None if make_loss is next_token_loss else mean_loss(next_token_loss)
+    standard = None if make_loss is pretraining_loss else mean_loss(pretraining_loss)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         loss = own(state)

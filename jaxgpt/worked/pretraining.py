@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.config import TrainConfig
 from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.generation.sampling import SamplingConfig, filter_logits
 from jaxgpt.model.gpt import GPT
@@ -77,7 +76,7 @@ def _(given: Given) -> Any:
 def _(given: Given) -> Any:
     """The mean loss of each split; windows of one length, so that no order changes it."""
     config, params, _ = given.gpt2(context_length=256)
-    measure = jax.jit(partial(eval_step, loss_fn=next_token_loss(TrainConfig(model=config))))
+    measure = jax.jit(partial(eval_step, loss_fn=next_token_loss(config)))
 
     def loss(split: np.ndarray) -> float:
         windows = SlidingWindows(split, 256)

@@ -32,7 +32,7 @@ CONFIG = dataclasses.replace(
     optimizer=dataclasses.replace(TINY.optimizer, learning_rate=1e-2, warmup_steps=0),
 )
 KEY = jax.random.key(0)
-GRADIENTS = jax.jit(partial(gradients, class_loss(CONFIG)))
+GRADIENTS = jax.jit(partial(gradients, class_loss(CONFIG.model, CONFIG.compute)))
 ROWS = [([5, 6, 7], 0), ([8], 1), ([9, 10, 11, 12, 13], 1), ([14, 15, 16], 0)]
 POOLINGS = ("last", "first", "mean")
 
@@ -58,7 +58,10 @@ def test_pooling(pooling, rows):
 def test_padding_changes_nothing(params):
     @jax.jit
     def measure(batch):
-        return [class_loss(CONFIG, pooling)(params, batch, None) for pooling in POOLINGS]
+        return [
+            class_loss(CONFIG.model, CONFIG.compute, pooling)(params, batch, None)
+            for pooling in POOLINGS
+        ]
 
     alone = np.array([measure(on_device(collate([row], padding=0))) for row in ROWS])
     for padding, width in ((0, 8), (99, 32)):
@@ -82,7 +85,7 @@ def test_the_last_token_sees_all_and_the_first_only_itself(params):
 
 
 def test_rows_without_a_class_do_not_count(params):
-    loss_fn = jax.jit(class_loss(CONFIG))
+    loss_fn = jax.jit(class_loss(CONFIG.model, CONFIG.compute))
     some = loss_fn(params, on_device(collate(ROWS[:2], padding=0, widths=[8])), None)
     more = loss_fn(
         params, on_device(collate([*ROWS[:2], ([3], -100)], padding=0, widths=[8])), None
@@ -97,7 +100,9 @@ def test_rows_without_a_class_do_not_count(params):
 def test_micro_batches_do_not_change_the_gradient(params):
     batch = on_device(collate(ROWS, padding=0))
     whole, _ = GRADIENTS(params, batch, KEY)
-    parts, _ = jax.jit(partial(gradients, class_loss(CONFIG), micro_batches=2))(params, batch, KEY)
+    parts, _ = jax.jit(
+        partial(gradients, class_loss(CONFIG.model, CONFIG.compute), micro_batches=2)
+    )(params, batch, KEY)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(whole))
     for ours, theirs in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
         assert float(jnp.abs(ours - theirs).max()) < 2e-6 * largest
@@ -106,7 +111,10 @@ def test_micro_batches_do_not_change_the_gradient(params):
 def test_bfloat16_computes_the_head_in_float32(params):
     config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
     batch = on_device(collate(ROWS, padding=0))
-    coarse, fine = (jax.jit(class_probabilities(item))(params, batch) for item in (config, CONFIG))
+    coarse, fine = (
+        jax.jit(class_probabilities(item.model, item.compute))(params, batch)
+        for item in (config, CONFIG)
+    )
     assert coarse.dtype == jnp.float32
     assert np.asarray(coarse) == pytest.approx(np.asarray(fine), abs=0.05)
 
@@ -139,7 +147,7 @@ def make_step(trained_config=CONFIG):
 
     @jax.jit
     def step(frozen, state, batch, number):
-        loss_fn = frozen_loss(class_loss(trained_config), frozen)
+        loss_fn = frozen_loss(class_loss(trained_config.model, trained_config.compute), frozen)
         return train_step(
             state, batch, number, key=jax.random.key(0), loss_fn=loss_fn, optimizer=optimizer
         )
@@ -170,7 +178,9 @@ def test_the_gradient_of_what_is_trained_is_the_whole_models(params):
 
     @jax.jit
     def of_trained(frozen, trained):
-        return gradients(frozen_loss(class_loss(CONFIG), frozen), trained, batch, KEY)[0]
+        return gradients(
+            frozen_loss(class_loss(CONFIG.model, CONFIG.compute), frozen), trained, batch, KEY
+        )[0]
 
     of_part, (of_all, _) = of_trained(rest, ours), split_params(GRADIENTS(params, batch, KEY)[0], 2)
     for one, other in zip(jax.tree.leaves(of_part), jax.tree.leaves(of_all), strict=True):
@@ -190,7 +200,7 @@ def test_a_classifier_learns_and_says_how_sure_it_is(params):
     state = init_state(ours, optimizer)
     for number in range(30):
         state, _ = step(rest, state, on_device(rows.batch(8 * number, 8, seed=0)), np.int32(number))
-    probabilities = jax.jit(class_probabilities(CONFIG))
+    probabilities = jax.jit(class_probabilities(CONFIG.model, CONFIG.compute))
     whole = join_params(state.params, rest)
     labels, given = predict(probabilities, whole, rows.in_order(16))
     assert labels.tolist() == [0, 1] * 20

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgpt.compute import Compute
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.instructions import encode_conversation, encode_prompt
@@ -110,12 +111,11 @@ def test_where_a_table_grows_old_logits_keep_every_bit(model, tied, dtype):
     assert shapes == jax.tree.map(lambda leaf: leaf.shape, parameter_shapes(new.config))
     np.testing.assert_array_equal(logits(old, dtype), logits(new, dtype)[..., :270])
     # In training, too, where the head is another product.
-    trains = [dataclasses.replace(item.train_config, compute_dtype=dtype) for item in (old, new)]
-    for measure in (hidden, lambda config, params, tokens: head_table(config, params)[:270]):
-        before, after = (
-            measure(train, item.params, TOKENS)
-            for train, item in zip(trains, (old, new), strict=True)
-        )
+    for measure in (
+        lambda config, params: hidden(config, params, TOKENS, Compute(dtype)),
+        lambda config, params: head_table(config, params)[:270],
+    ):
+        before, after = (measure(item.config, item.params) for item in (old, new))
         np.testing.assert_array_equal(before, after)
 
 

@@ -215,7 +215,11 @@ def loss():
     tiny = get_preset("tiny")
     model = dataclasses.replace(tiny.model, vocab_size=270, context_length=256)
     config = dataclasses.replace(tiny, model=model)
-    return model, jax.jit(next_token_loss(config)), next_token_loss(config)
+    return (
+        model,
+        jax.jit(next_token_loss(config.model, config.compute)),
+        next_token_loss(config.model, config.compute),
+    )
 
 
 @pytest.mark.parametrize("mask_prompt", [True, False])

@@ -73,12 +73,14 @@ def batches(kind, width=LONGEST):
 def start(kind):
     """What is trained, and the loss of it."""
     if kind == "classification":
-        return classifier_params(BASE, 2, KEY), class_loss(TRAIN)
+        return classifier_params(BASE, 2, KEY), class_loss(TRAIN.model, TRAIN.compute)
     if kind == "preferences":
-        return BASE, preference_loss(TRAIN, PreferenceConfig())
+        return BASE, preference_loss(TRAIN.model, PreferenceConfig(), TRAIN.compute)
     if kind == "adapters":
-        return init_adapters(BASE, LORA, KEY), lora_loss(next_token_loss(TRAIN), BASE, LORA)
-    return BASE, next_token_loss(TRAIN)
+        return init_adapters(BASE, LORA, KEY), lora_loss(
+            next_token_loss(TRAIN.model, TRAIN.compute), BASE, LORA
+        )
+    return BASE, next_token_loss(TRAIN.model, TRAIN.compute)
 
 
 @cache

@@ -109,7 +109,7 @@ def make_step(base, micro_batches=1):
 
     @jax.jit
     def step(base, state, number):
-        loss_fn = lora_loss(next_token_loss(TRAIN), base, LORA)
+        loss_fn = lora_loss(next_token_loss(TRAIN.model, TRAIN.compute), base, LORA)
         return train_step(
             state,
             BATCH,
@@ -138,7 +138,7 @@ def test_training_moves_the_adapters_alone():
 
 
 def test_micro_batches_make_the_same_step():
-    loss_fn = lora_loss(next_token_loss(TRAIN), BASE, LORA)
+    loss_fn = lora_loss(next_token_loss(TRAIN.model, TRAIN.compute), BASE, LORA)
     compiled = jax.jit(partial(gradients, loss_fn), static_argnums=3)
     whole, parts = (compiled(trained(), BATCH, jax.random.key(0), n)[0] for n in (1, 4))
     for ours, theirs in zip(*map(jax.tree.leaves, (parts, whole)), strict=True):

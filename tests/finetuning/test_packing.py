@@ -54,7 +54,7 @@ def test_collation():
 def test_packing_changes_neither_loss_nor_gradient(random_params, width, positions):
     # Rows of 130 are attended to in runs of 64 tokens, whose borders fall within texts.
     model = dataclasses.replace(TINY.model, vocab_size=50, context_length=130, positions=positions)
-    loss_fn = next_token_loss(dataclasses.replace(TINY, model=model))
+    loss_fn = next_token_loss(model, TINY.compute)
     params, key = random_params(model), jax.random.key(0)
     rows = texts(11, 7, 40, 1, 23, 17, 30, 9, 5, 38)
     batch = collate(rows, padding=0)
@@ -74,7 +74,7 @@ def test_packing_changes_neither_loss_nor_gradient(random_params, width, positio
 
 def test_without_the_numbers_the_loss_is_another(random_params):
     model = dataclasses.replace(TINY.model, vocab_size=50, context_length=130)
-    loss_fn = jax.jit(next_token_loss(dataclasses.replace(TINY, model=model)))
+    loss_fn = jax.jit(next_token_loss(model, TINY.compute))
     params, packed = random_params(model), packed_rows(texts(11, 7, 40), width=64, padding=0)
     (batch,) = packed.in_order(1)
     apart, _ = loss_fn(params, jax.device_put(tuple(batch)), None)
@@ -87,4 +87,6 @@ def test_a_kernel_that_cannot_is_refused(random_params):
     config = dataclasses.replace(TINY, model=model, attention="cudnn")
     (batch,) = packed_rows(texts(11), width=64, padding=0).in_order(1)
     with pytest.raises(ConfigError, match="attention cudnn needs"):
-        next_token_loss(config)(random_params(model), jax.device_put(tuple(batch)), None)
+        next_token_loss(config.model, config.compute)(
+            random_params(model), jax.device_put(tuple(batch)), None
+        )

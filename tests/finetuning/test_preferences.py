@@ -68,20 +68,27 @@ def batch(reference):
     return pairs._replace(reference=LIKELIHOOD(reference, pairs))
 
 
-LIKELIHOOD = jax.jit(pair_likelihood(TRAIN, DPO))
-LOSS = preference_loss(TRAIN, DPO)
+LIKELIHOOD = jax.jit(pair_likelihood(TRAIN.model, DPO, TRAIN.compute))
+LOSS = preference_loss(TRAIN.model, DPO, TRAIN.compute)
 GRADIENTS = jax.jit(partial(gradients, LOSS), static_argnums=3)
 
 
 @pytest.mark.parametrize("log_probability", ["sum", "mean"])
 def test_it_starts_at_the_log_of_two_with_no_margin(params, log_probability):
     preference = PreferenceConfig(log_probability=log_probability)
-    pairs, likelihood = collated(make_pairs()), jax.jit(pair_likelihood(TRAIN, preference))
+    pairs, likelihood = (
+        collated(make_pairs()),
+        jax.jit(pair_likelihood(TRAIN.model, preference, TRAIN.compute)),
+    )
     pairs = pairs._replace(reference=likelihood(params, pairs))
-    nats, count = jax.jit(preference_loss(TRAIN, preference))(params, pairs, None)
+    nats, count = jax.jit(preference_loss(TRAIN.model, preference, TRAIN.compute))(
+        params, pairs, None
+    )
     assert count == 4
     assert float(nats / count) == pytest.approx(0.693147, abs=1e-6)
-    measured = evaluate_preferences(jax.jit(preference_sums(TRAIN, preference)), params, [pairs])
+    measured = evaluate_preferences(
+        jax.jit(preference_sums(TRAIN.model, preference, TRAIN.compute)), params, [pairs]
+    )
     assert measured["margin"] == pytest.approx(0, abs=1e-5)
     assert measured["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
@@ -89,7 +96,9 @@ def test_it_starts_at_the_log_of_two_with_no_margin(params, log_probability):
 def test_the_mean_is_the_sum_over_the_answer_by_its_length(params):
     pairs = collated(make_pairs())
     lengths = (pairs.targets != -100).sum(-1)
-    mean = jax.jit(pair_likelihood(TRAIN, PreferenceConfig(log_probability="mean")))
+    mean = jax.jit(
+        pair_likelihood(TRAIN.model, PreferenceConfig(log_probability="mean"), TRAIN.compute)
+    )
     np.testing.assert_allclose(mean(params, pairs) * lengths, LIKELIHOOD(params, pairs), rtol=1e-6)
 
 
@@ -106,7 +115,7 @@ def test_the_measures_are_those_of_the_formula(params, batch):
         "pairs": 4,
     }
     found = evaluate_preferences(
-        jax.jit(preference_sums(TRAIN, DPO)),
+        jax.jit(preference_sums(TRAIN.model, DPO, TRAIN.compute)),
         params,
         [
             jax.tree.map(lambda leaf, part=part: leaf[part], batch)
@@ -159,7 +168,9 @@ def test_a_batch_without_answers_is_a_step_of_zeros(params, batch):
     grads, (nats, count) = GRADIENTS(params, nothing, KEY)
     assert (float(nats), int(count)) == (0, 0)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
-    measured = evaluate_preferences(jax.jit(preference_sums(TRAIN, DPO)), params, [nothing])
+    measured = evaluate_preferences(
+        jax.jit(preference_sums(TRAIN.model, DPO, TRAIN.compute)), params, [nothing]
+    )
     assert set(measured.values()) == {0}
 
 
@@ -174,7 +185,7 @@ def test_fit_makes_the_chosen_answers_likelier(params, tmp_path):
     rows = rows._replace(reference=LIKELIHOOD(params, rows))
     optimizer = make_optimizer(OPTIMIZER, TRAIN.steps)
     state = init_state(init_adapters(params, lora, KEY), optimizer)
-    measure = jax.jit(preference_sums(TRAIN, DPO))
+    measure = jax.jit(preference_sums(TRAIN.model, DPO, TRAIN.compute))
 
     @jax.jit
     def step(base, state, batch, number):

@@ -10,7 +10,8 @@ import pytest
 from jax import export
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxgpt.config import ModelConfig, TrainConfig
+from jaxgpt.compute import Compute
+from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.model import attention_kernels
 from jaxgpt.model.attention import attend_causally, multi_head_attention
@@ -219,7 +220,7 @@ def test_the_gradient_of_a_training_loss_lowers(platform, dtype, monkeypatch):
     monkeypatch.setattr(attention_kernels, "this_device", lambda: DEVICES[kernel])
     shape = {"context_length": 128, "num_layers": 2, "num_heads": 2, "embed_dim": 128}
     model = ModelConfig(vocab_size=300, **shape)
-    loss = next_token_loss(TrainConfig(model=model, compute_dtype=dtype))
+    loss = next_token_loss(model, Compute(dtype))
     tokens = jax.ShapeDtypeStruct((2, 128), jnp.int32)
     gradient = jax.grad(lambda params, batch: loss(params, batch, None)[0])
     calls, _ = lowered(gradient, parameter_shapes(model), (tokens, tokens), platform=platform)

@@ -114,7 +114,9 @@ def test_merged_adapters_are_those_beside_the_matrices(params, adapters, agree, 
     # A product through the rank lengthens the sums a little. Measured: 7e-7, 0 and 9e-7.
     agree(ours, logits.detach().numpy(), rounding(FORWARD))
     value, grads = jax.jit(
-        jax.value_and_grad(lora_loss(next_token_loss(TRAIN), params, LORA), has_aux=True)
+        jax.value_and_grad(
+            lora_loss(next_token_loss(TRAIN.model, TRAIN.compute), params, LORA), has_aux=True
+        )
     )(adapters, (jnp.asarray(inputs), jnp.asarray(targets)), None)
     agree(value[0], np.float32(loss.item()), rounding(FORWARD))
     agree(grads, adapter_gradients(model, layers), rounding(BACKWARD))
@@ -146,8 +148,10 @@ def preference_in_torch(params, reference, preference):
 
 def preference_in_jax(params, reference, preference):
     pairs = Pairs(jnp.asarray(TOKENS[..., :-1]), jnp.asarray(TARGETS))
-    pairs = pairs._replace(reference=jax.jit(pair_likelihood(TRAIN, preference))(reference, pairs))
-    loss = preference_loss(TRAIN, preference)
+    pairs = pairs._replace(
+        reference=jax.jit(pair_likelihood(TRAIN.model, preference, TRAIN.compute))(reference, pairs)
+    )
+    loss = preference_loss(TRAIN.model, preference, TRAIN.compute)
     (nats, count), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, pairs, None)
     assert count == B
     return nats, grads

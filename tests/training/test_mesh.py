@@ -36,7 +36,7 @@ def _train(config, mesh, steps=5):
     step = partial(
         train_step,
         key=jax.random.key(1),
-        loss_fn=next_token_loss(config),
+        loss_fn=next_token_loss(config.model, config.compute),
         optimizer=optimizer,
         micro_batches=config.gradient_accumulation,
     )

@@ -62,7 +62,7 @@ def test_a_loss_of_ones_own_is_trained_on_and_measured(small_run, tmp_path, undi
 
     def doubled(params, batch, rng, config):
         asked.append(config.model.vocab_size)
-        nats, count = next_token_loss(config)(params, batch, rng)
+        nats, count = next_token_loss(config.model, config.compute)(params, batch, rng)
         return 2 * nats, count
 
     records = pretrain(small_run(steps=3), tmp_path / "own", loss_fn=doubled).records

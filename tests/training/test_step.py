@@ -23,7 +23,7 @@ CONFIG = dataclasses.replace(
 )
 KEY = jax.random.key(0)
 PARAMS = init_params(CONFIG.model, KEY)
-LOSS = next_token_loss(CONFIG)
+LOSS = next_token_loss(CONFIG.model, CONFIG.compute)
 GRADIENTS = jax.jit(partial(gradients, LOSS), static_argnames="micro_batches")
 
 
@@ -146,7 +146,7 @@ def test_a_step_without_targets_only_counts(step):
 
 def test_evaluation_has_no_dropout_and_training_does():
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.5))
-    loss_fn = jax.jit(next_token_loss(config))
+    loss_fn = jax.jit(next_token_loss(config.model, config.compute))
     first, second = (eval_step(PARAMS, _batch(), loss_fn=loss_fn)[0] for _ in range(2))
     assert float(first) == float(second)
     trained = loss_fn(PARAMS, _batch(), jax.random.key(0))[0]
@@ -155,7 +155,7 @@ def test_evaluation_has_no_dropout_and_training_does():
 
 def test_bfloat16_computes_over_float32_masters():
     config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
-    compiled = jax.jit(partial(gradients, next_token_loss(config)))
+    compiled = jax.jit(partial(gradients, next_token_loss(config.model, config.compute)))
     grads, (nats, count) = compiled(PARAMS, _batch(), KEY)
     _, (exact_nats, _) = GRADIENTS(PARAMS, _batch(), KEY)
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
@@ -169,7 +169,12 @@ def test_a_step_holds_no_second_copy_of_the_optimizer():
     config = dataclasses.replace(CONFIG, model=model)
     optimizer = make_optimizer(config.optimizer, config.steps)
     state = jax.eval_shape(lambda key: init_state(init_params(model, key), optimizer), KEY)
-    step = partial(train_step, key=KEY, loss_fn=next_token_loss(config), optimizer=optimizer)
+    step = partial(
+        train_step,
+        key=KEY,
+        loss_fn=next_token_loss(config.model, config.compute),
+        optimizer=optimizer,
+    )
     batch = (jax.ShapeDtypeStruct((1, 8), jnp.int32),) * 2
     lowered = jax.jit(step, donate_argnums=0).lower(state, batch, jnp.int32(0))
     memory: Any = lowered.compile().memory_analysis()
@@ -181,7 +186,10 @@ def test_a_step_holds_no_second_copy_of_the_optimizer():
 
 def test_numbers_of_64_bits_change_only_roundings():
     dropped = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.3))
-    loss_fn, optimizer = next_token_loss(dropped), make_optimizer(CONFIG.optimizer, CONFIG.steps)
+    loss_fn, optimizer = (
+        next_token_loss(dropped.model, dropped.compute),
+        make_optimizer(CONFIG.optimizer, CONFIG.steps),
+    )
     inputs, targets = map(np.asarray, _batch())
 
     def stepped():
