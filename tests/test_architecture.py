@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pydoc
 import re
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -147,6 +148,21 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_modules_in_the_table_of_contents_exist():
     for module in jaxgpt._HOME:
         importlib.import_module(f"jaxgpt.{module}")
+
+
+def test_editors_see_the_same_names_from_the_same_modules():
+    stub = ast.parse((ROOT / "jaxgpt" / "__init__.pyi").read_text())
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.name: node.module for node in imports for alias in node.names}
+    assert all(alias.asname == alias.name for node in imports for alias in node.names)
+    assert seen == {name: f"jaxgpt.{module}" for name, module in jaxgpt._MODULE.items()}
+
+
+def test_a_users_program_runs():
+    # That pyright, in strict mode, knows all its types is a part of `make lint`.
+    program = runpy.run_path(str(ROOT / "tests" / "user_program.py"))
+    assert program["loss"] > 0
+    assert len(program["text"]) == 4
 
 
 def test_importing_the_package_imports_neither_jax_nor_torch():

@@ -27,7 +27,7 @@ _LEAST_CACHE_LENGTH = 128  # a cache doubles from here on: each token reads all 
 
 
 def generate(
-    config: ModelConfig, params: Params, prompts: Sequence[Sequence[int]], **options
+    config: ModelConfig, params: Params, prompts: Sequence[Sequence[int]], **options: Any
 ) -> list[list[int]]:
     """The tokens that follow each prompt; `options` and errors are those of `stream`."""
     texts: list[list[int]] = [[] for _ in prompts]

@@ -2,7 +2,7 @@
 
 import codecs
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -38,7 +38,9 @@ class LanguageModel(Protocol):
         ...
 
 
-def generate_text(model: LanguageModel, prompt: str | Sequence[int], **options) -> Iterator[str]:
+def generate_text(
+    model: LanguageModel, prompt: str | Sequence[int], **options: Any
+) -> Iterator[str]:
     """The text that follows `prompt`, piece by piece; `options` and errors: `stream_texts`."""
     for (piece,) in stream_texts(model, [prompt], **options):
         yield piece
