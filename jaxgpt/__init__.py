@@ -4,6 +4,7 @@ Read it in the order in which data passes through it; each name is documented wh
 
     jaxgpt.config        every choice of a run: ModelConfig, DataConfig, OptimizerConfig,
                          TrainConfig, RunOptions; presets by name: get_preset
+    jaxgpt.compute       Compute: dtype, attention, remat and unroll of a forward pass
 
     jaxgpt.tokenization  text -> tokens
       tokenizer            load_tokenizer: GPT-2's BPE and other encodings, bytes, trained ones
@@ -83,6 +84,7 @@ from typing import Any
 
 _HOME = {
     "config": "ModelConfig DataConfig OptimizerConfig TrainConfig RunOptions PRESETS get_preset",
+    "compute": "Compute",
     "tokenization.tokenizer": "Tokenizer load_tokenizer",
     "tokenization.words": "WordTokenizer",
     "tokenization.bpe": "train_bpe",

@@ -9,6 +9,7 @@ from jaxgpt.config import (
     PRESETS as PRESETS,
     get_preset as get_preset,
 )
+from jaxgpt.compute import Compute as Compute
 from jaxgpt.tokenization.tokenizer import Tokenizer as Tokenizer, load_tokenizer as load_tokenizer
 from jaxgpt.tokenization.words import WordTokenizer as WordTokenizer
 from jaxgpt.tokenization.bpe import train_bpe as train_bpe

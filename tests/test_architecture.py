@@ -123,7 +123,7 @@ def test_every_public_name_is_there_and_documented(name):
 
 def test_help_is_the_table_of_contents_and_names_complete():
     lines = pydoc.plain(pydoc.render_doc(jaxgpt)).splitlines()
-    assert len(lines) < 120
+    assert len(lines) < 130
     assert any("training      logits -> loss" in line for line in lines)
     assert not any("inherited from" in line for line in lines)
     assert set(jaxgpt.__all__) <= set(dir(jaxgpt))
