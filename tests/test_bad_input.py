@@ -394,8 +394,12 @@ COMMANDS = [
     ("evaluate.py --data text.txt --checkpoint run --batch-size -1", 2, "batch_size"),
     ("evaluate.py --data text.txt --checkpoint run --stride -1", 2, "stride"),
     ("evaluate.py --data text.txt --checkpoint run --strid 1", 2, "meant: --stride"),
-    ("evaluate.py guess --data text.txt", 2, "no 'guess'; its first word is one of text|answers"),
-    ("evaluate.py answers --init-from gpt", 2, "Missing from evaluate.py answers: --data"),
+    (
+        "evaluate.py guess --data text.txt",
+        2,
+        "measurement 'guess'; the first word is one of text",
+    ),
+    ("evaluate.py answers --init-from gpt", 2, "Missing from evaluate.py: --data"),
     ("evaluate.py answers --init-from gpt --data broken.jsonl", 3, "broken.jsonl:2: not JSON"),
     ("evaluate.py answers --init-from gpt --data bad.jsonl", 3, 'bad.jsonl:1: no field "instruct'),
     ("evaluate.py answers --init-from gpt --data choices.jsonl --limit -1", 2, "limit is -1"),
@@ -459,7 +463,7 @@ COMMANDS = [
         "tokenizer bytes has no end-of-text token",
     ),
     # classifying, chatting, making an assistant
-    ("classify.py --checkpoint run --text a", 4, "this model is no classifier; make one with fin"),
+    ("classify.py --checkpoint run --text a", 4, "this model is no classifier; make one with `"),
     ("classify.py --checkpoint run", 2, "give the text by one of --text and --file"),
     ("classify.py --checkpoint run --file empty.txt", 3, "empty.txt"),
     ("classify.py --checkpoint run --file none.txt", 3, "none.txt cannot be read: No such file"),
@@ -1017,7 +1021,7 @@ def test_help_is_a_screen_and_it_and_the_package_do_without_jax():
     ran = _execute("-c", code, cwd=SCRIPTS, env=os.environ | paths)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.splitlines()[-1] == "[]"
-    assert f"usage: {python('train.py')} [PRESET]" in " ".join(ran.stdout.split())
+    assert f"usage: {shlex.quote(sys.executable)} train.py [PRESET]" in " ".join(ran.stdout.split())
     assert "options options" not in ran.stdout
     for flag in ("--learning-rate", "--stories-bytes", "--vocab-size", "--top-p", "--stride"):
         assert flag in ran.stdout

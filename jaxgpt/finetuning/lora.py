@@ -85,8 +85,8 @@ def _names(target: str) -> tuple[str, ...]:
     return next(leaf.names for leaf in SCHEMA if target in leaf.adapters)
 
 
-def _at(params: Params, names: tuple[str, ...]) -> Array:
-    return functools.reduce(lambda node, name: node[name], names, params)  # pyright: ignore
+def _at(params: Params, names: tuple[str, ...]) -> Any:  # an array, or its shape alone
+    return functools.reduce(lambda node, name: node[name], names, params)
 
 
 def _section(params: Params, target: str) -> slice:

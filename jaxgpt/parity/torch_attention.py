@@ -68,7 +68,7 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.sizes = dimensions(config)
+        self.num_heads, self.sizes = config.num_heads, dimensions(config)
         self.qkv = nn.Linear(config.embed_dim, self.sizes["E"], bias=config.qkv_bias)
         self.out = nn.Linear(self.sizes["C"], config.embed_dim)
         self.dropout = nn.Dropout(config.dropout)

@@ -13,8 +13,6 @@ from jaxgpt.model.schema import decays, names_of
 from jaxgpt.training.muon import labels, scale_by_muon
 from jaxgpt.training.step import HealthyOptimizer
 
-_PI = np.float32(np.pi)
-
 
 class OptimizerNumbers(NamedTuple):
     """The numbers of an optimizer: Python's, or scalars that a compiled step takes as arguments.
@@ -104,15 +102,16 @@ def schedule(kind: str, numbers: OptimizerNumbers) -> optax.Schedule:
 
     def rate(step: Any) -> Any:
         # Multiplied by reciprocals, as XLA does itself where it divides by a constant.
-        risen = jnp.float32(jnp.clip(step, 0, numbers.warmup)) * numbers.per_warmup
+        real = jnp.result_type(float)
+        risen = jnp.clip(step, 0, numbers.warmup).astype(real) * numbers.per_warmup
         ascent = numbers.rise * (1 - risen) + numbers.peak
-        done = jnp.float32(jnp.clip(step - numbers.begin, 0, numbers.descent))
+        done = jnp.clip(step - numbers.begin, 0, numbers.descent).astype(real)
         if kind == "constant":
             rest = numbers.peak
         elif kind == "wsd":
             rest = numbers.fall * (1 - done * numbers.per_descent) + numbers.floor
         else:
-            left = 0.5 * (1 + jnp.cos(done * (_PI * numbers.per_descent)))
+            left = 0.5 * (1 + jnp.cos(done * (real.type(np.pi) * numbers.per_descent)))
             rest = numbers.peak * (numbers.fall * left + numbers.floor)
         return jnp.where(step < numbers.warmup, ascent, rest)
 

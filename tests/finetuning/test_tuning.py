@@ -74,6 +74,12 @@ KINDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def base_of_adapters(base, monkeypatch):
+    """Where the base lies is of no interest here."""
+    monkeypatch.setattr(pretrained, "load_base", lambda path, tokenizer: base)
+
+
 @pytest.fixture
 def tune(base, base_folder, write, tmp_path):
     """`tune(kind, name, ...)`: a run of 4 steps in the folder `name`."""
@@ -113,9 +119,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize(("kind", "trained"), CASES)
-def test_a_run_learns_leaves_its_base_alone_and_can_be_loaded(
-    kind, trained, tune, base, tmp_path, monkeypatch
-):
+def test_a_run_learns_leaves_its_base_alone_and_can_be_loaded(kind, trained, tune, base, tmp_path):
     before = jax.tree.map(np.array, base.params)
     result = result_of(kind, tune(kind, "run", trained=trained))
     same(base.params, before)
@@ -131,8 +135,6 @@ def test_a_run_learns_leaves_its_base_alone_and_can_be_loaded(
     # A checkpoint of adapters is a model by itself.
     newest = tmp_path / "run" / "checkpoints" / "00000004"
 
-    # Where it lies is of no interest here.
-    monkeypatch.setattr(pretrained, "load_base", lambda path, tokenizer: base)
     for folder in (tmp_path / "run", newest):
         if kind == "classification":
             loaded = load_classifier(folder)
@@ -196,7 +198,7 @@ def load_step(run):
     return max(int(folder.name) for folder in (run / "checkpoints").glob("0*"))
 
 
-def test_what_is_frozen_stays_and_adapters_take_kilobytes(tune, base, tmp_path):
+def test_what_is_frozen_stays_and_adapters_take_kilobytes(tune, base, tmp_path, monkeypatch):
     last = tune("instructions", "last", trained=1).model.params
     same(last["embed"], base.params["embed"])
     first = jax.tree.map(lambda leaf: leaf[:1], (last["blocks"], base.params["blocks"]))
@@ -205,8 +207,9 @@ def test_what_is_frozen_stays_and_adapters_take_kilobytes(tune, base, tmp_path):
     folder = tmp_path / "lora" / "adapters"
     numbers = 4 * 2 * sum(16 * a + b for a, b in ((2, 32), (2, 32), (2, 32), (2, 32), (2, 128)))
     assert (folder / "adapters.safetensors").stat().st_size < 2 * numbers
+    monkeypatch.setattr(pretrained, "load_base", lambda *_: replace(base, params=last))
     with pytest.raises(CheckpointError, match="adapters of another base model"):
-        load_adapted(folder, lambda path, tokenizer: replace(base, params=last))
+        load_adapted(folder)
     with pytest.raises(CheckpointError, match="these are adapters alone"):
         load_model(tmp_path / "lora")
 
@@ -219,7 +222,7 @@ def test_the_classifier_scores_the_test_texts_and_knows_its_classes(tune, base, 
     assert np.trace(written["confusion"]) == written["texts"] == len(scores.labels)
     for name in ("confusion.png", "calibration.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0
-    model = load_classifier(tmp_path / "run", lambda path, tokenizer: base)
+    model = load_classifier(tmp_path / "run")
     found = classify_texts(model, ["hero 77", "sea sea 78", "sea sea 79"], batch_size=2)
     assert found.argmax(axis=1).tolist() == [0, 1, 1]
     with pytest.raises(CheckpointError, match="a classifier, which writes no text"):
@@ -238,7 +241,7 @@ def test_the_frozen_head_of_a_classifier_is_saved_not_drawn_again(tune, base, tm
     settings = {"trained": "lora", "keep_checkpoints": 2}
     result, _ = tune("classification", "run", **settings)
     with jax.default_prng_impl("rbg"):
-        model = load_classifier(tmp_path / "run", lambda path, tokenizer: base)
+        model = load_classifier(tmp_path / "run")
         same(model.params, result.model.params)
         undo_last_step(tmp_path / "run")
         again, _ = tune("classification", "run", **settings)
@@ -260,7 +263,7 @@ def test_the_adapters_of_the_first_format_are_read_with_the_head_that_is_drawn(
     record["sha256"] = sha256((folder / "adapters.safetensors").read_bytes()).hexdigest()
     record["task"]["seed"] = 3
     (folder / "adapters.json").write_text(json.dumps(record))
-    model = load_classifier(folder, lambda path, tokenizer: base)
+    model = load_classifier(folder)
     same(model.params, result.model.params)
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -68,7 +69,10 @@ def test_dropout_is_refused():
     [
         (["--plot", "curves.foo"], "--plot is curves.foo; its name must end in .png"),
         (["--plot", "none/curves.png"], "--plot is none/curves.png, in a folder that does not"),
-        ([], "this needs PyTorch, which is not installed: python -m pip install torch"),
+        (
+            [],
+            f"this needs PyTorch, which is not installed: {shlex.quote(sys.executable)} -m pip",
+        ),
     ],
 )
 def test_the_script_says_what_it_needs(flags, message, tmp_path):
