@@ -73,7 +73,7 @@ def test_padding_changes_nothing(params):
 
 
 def test_the_last_token_sees_all_and_the_first_only_itself(params):
-    compiled = jax.jit(partial(classify, CONFIG), static_argnames="pooling")
+    compiled = jax.jit(partial(classify, CONFIG.model), static_argnames="pooling")
 
     def logits(tokens, pooling):
         return compiled(params, jnp.array([tokens]), jnp.array([len(tokens)]), pooling=pooling)
