@@ -71,9 +71,7 @@ def _read(lines: Iterable[str]) -> tuple[list[str], list[_Group]]:
         elif indent == 2 and content.startswith(("-", "[")) and content.strip("-"):
             words, _, text = content.partition("  ")
             groups[-1].options.append(_Option(words, text.strip()))
-        elif (
-            groups[-1].options and content
-        ):  # what stands before the first is its class's docstring
+        elif groups[-1].options and content:  # before the first stands its class's docstring
             last = groups[-1].options[-1]
             last.text = f"{last.text} {content}".strip()
     for group in groups:

@@ -9,7 +9,7 @@ HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
-class Leaf:
+class StoredLeaf:
     """One leaf of jaxgpt's parameters: its path, and the tensors that it is made of there."""
 
     path: tuple[str, ...]
@@ -23,7 +23,7 @@ class Leaf:
         return self.path[0] == "blocks"
 
 
-def leaves_of(config: ModelConfig) -> list[Leaf]:
+def leaves_of(config: ModelConfig) -> list[StoredLeaf]:
     """All leaves of a model with learned positions and a query, key and value bias.
 
     An untied head lies there as (V, D).
@@ -35,5 +35,5 @@ def leaves_of(config: ModelConfig) -> list[Leaf]:
         layers = range(config.num_layers) if leaf.stacked else ()
         names = [f"h.{layer}.{leaf.gpt2}" for layer in layers] or [leaf.gpt2]
         shape = leaf.shape(config)
-        found.append(Leaf(leaf.names, names, shape[::-1] if leaf.gpt2 == HEAD else shape))
+        found.append(StoredLeaf(leaf.names, names, shape[::-1] if leaf.gpt2 == HEAD else shape))
     return found

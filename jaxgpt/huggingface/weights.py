@@ -27,7 +27,7 @@ from jaxgpt.errors import CheckpointError, ResourceError
 from jaxgpt.fields import typed
 from jaxgpt.huggingface.config import read_gpt2_config, to_gpt2_config, token_ids
 from jaxgpt.huggingface.files import WEIGHTS, StoredTensor, open_weights, read_headers
-from jaxgpt.huggingface.names import HEAD, Leaf, leaves_of
+from jaxgpt.huggingface.names import HEAD, StoredLeaf, leaves_of
 from jaxgpt.model.embedding import sinusoidal_positions
 from jaxgpt.model.gpt import check_agreement
 from jaxgpt.model.layers import Params
@@ -80,7 +80,7 @@ def load_gpt2(folder: str | Path, dtype: Dtype | None = None) -> tuple[ModelConf
     return config, params
 
 
-def _check_shapes(folder: Path, leaves: list[Leaf], tensors: dict[str, StoredTensor]) -> None:
+def _check_shapes(folder: Path, leaves: list[StoredLeaf], tensors: dict[str, StoredTensor]) -> None:
     wanted = {name: leaf.shape for leaf in leaves for name in leaf.names}
     odd = [
         f"{name} {tensors[name].shape} instead of {shape}"
@@ -123,7 +123,7 @@ def _dtype(folder: Path, tensors: dict[str, StoredTensor], asked: Dtype | None) 
     return asked or (_DTYPES[found[0]] if len(found) == 1 else "float32")
 
 
-def _check_room(folder: Path, leaves: list[Leaf], dtype: Dtype) -> None:
+def _check_room(folder: Path, leaves: list[StoredLeaf], dtype: Dtype) -> None:
     numbers = sum(len(leaf.names) * math.prod(leaf.shape) for leaf in leaves)
     needed, available = numbers * jnp.dtype(dtype).itemsize, device_memory()
     if available is not None and needed > available:
@@ -150,7 +150,7 @@ def _check_tied(folder: Path, tensors: dict[str, StoredTensor]) -> None:
         )
 
 
-def _load(leaf: Leaf, tensors: dict[str, StoredTensor], dtype: Dtype) -> jax.Array:
+def _load(leaf: StoredLeaf, tensors: dict[str, StoredTensor], dtype: Dtype) -> jax.Array:
     turned = leaf.path[0] == "head"
     shape = (len(leaf.names), *(leaf.shape[::-1] if turned else leaf.shape))
     # A memory map of nothing begins with a page, and JAX on CPU takes what is so aligned as it is.
@@ -223,7 +223,7 @@ def save_gpt2(
         write_listing(partial, f"jaxgpt {__version__}")
 
 
-def _stored(leaf: Leaf, config: ModelConfig, params: Params, dtype: Any) -> np.ndarray:
+def _stored(leaf: StoredLeaf, config: ModelConfig, params: Params, dtype: Any) -> np.ndarray:
     """The leaf as it is stored there, on the host."""
     if leaf.path == ("embed", "positions") and config.positions == "sinusoidal":
         table = sinusoidal_positions(config.context_length, config.embed_dim)

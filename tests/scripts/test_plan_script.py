@@ -24,9 +24,9 @@ def plan(monkeypatch, capsys):
 
 
 def test_the_largest_preset_is_planned_in_seconds(plan):
-    began = time.monotonic()
+    began = time.process_time()  # which other programs do not lengthen
     lines = plan("gpt2-xl", "--memory", "80GB", "--gradient-accumulation", "1")
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
     assert lines[0] == "48 layers, 25 heads, width 1600, T=1024, V=50257, bfloat16"
     assert "1,557,611,200" in lines[1]
     assert lines[-1].startswith("does not fit in 80.0 GB: set --gradient-accumulation ")
