@@ -1,36 +1,64 @@
-"""The page of `python -m jaxgpt`: what there is, and where it is documented."""
+"""The command `jaxgpt`: a page of what there is, or one of the commands."""
 
 import ast
 import re
 import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
 
 import jaxgpt
-from jaxgpt.shell import CHECKOUT, script
-from jaxgpt.terminal import note, say
+from jaxgpt.shell import CHECKOUT, COMMANDS, command
+from jaxgpt.terminal import escape, note, say
 
 
 def page() -> str:
-    """The version, a line for each script, and where to read on."""
+    """The version, a line for each command, and where to read on."""
     summary = str(jaxgpt.__doc__).splitlines()[0].rstrip(".")
     lines = [f"jaxgpt {jaxgpt.__version__}: {summary.partition(': ')[2]}", ""]
-    for path in sorted((CHECKOUT / "scripts").glob("*.py")):
-        text = path.read_text()
-        if "cli.run(main)" in text:  # not what they share
-            about = re.split(r"[;:.]", str(ast.get_docstring(ast.parse(text))))[0]
-            lines.append(f"  {path.name:<26}{about}")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Each runs as `{script('train.py')}` does, and --help shows its options.",
-            "In Python, help(jaxgpt) is the table of contents; all else is in",
-            f"{CHECKOUT / 'README.md'}",
-        ]
-    )
+    for name, module in COMMANDS.items():
+        text = Path(__file__).with_name("commands").joinpath(f"{module}.py").read_text()
+        about = re.split(r"[;:.]", str(ast.get_docstring(ast.parse(text))))[0]
+        lines.append(f"  {name:<24}{about}")
+    lines += ["", f"Each runs as `{command('train')}` does, and --help shows its options."]
+    lines.append("In Python, help(jaxgpt) is the table of contents.")
+    if (CHECKOUT / "README.md").is_file():
+        lines.append(f"All else is in {CHECKOUT / 'README.md'}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that the first words of `argv` name; an unknown one leaves with 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv in ([], ["-h"], ["--help"], ["finetune", "--help"]):
+        say(page())
+        return
+    for length in (2, 1):
+        name = " ".join(argv[:length])
+        if name in COMMANDS:
+            _run(name, argv[length:])
+            return
+    from jaxgpt.config import nearest  # not at the top: --help does not wait for it
+
+    if argv[0] == "finetune":
+        kinds = ", ".join(name for name in COMMANDS if name.startswith("finetune "))
+        why = f"finetune takes one of its kinds: {kinds}"
+    else:
+        near = nearest(argv[0], (name.split()[0] for name in COMMANDS))
+        why = f"jaxgpt has no command {argv[0]}{near}; --help shows them"
+    note(f"error: {escape(why)}")
+    raise SystemExit(2)
+
+
+def _run(name: str, argv: list[str]) -> None:
+    try:
+        from jaxgpt.commands.cli import run
+
+        function = import_module(f"jaxgpt.commands.{COMMANDS[name]}").main
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    run(function, argv)
 
 
 if __name__ == "__main__":
-    say(page())
-    if sys.argv[1:] not in ([], ["-h"], ["--help"]):
-        note(f"error: jaxgpt takes no arguments; run a script, such as `{script('train.py')}`")
-        raise SystemExit(2)
+    main()

@@ -98,10 +98,10 @@ class DataConfig:
 
     data: tuple[str, ...] = ("stories",)
     """Files, folders or globs of .txt, .jsonl, .json, .csv, .tsv or .parquet (what else a folder
-    has is skipped, and named); one folder made by prepare_data.py; a named source (tinyshakespeare,
-    fineweb-edu, openwebtext); or stories, the bundled corpus."""
+    has is skipped, and named); one folder made by `jaxgpt prepare`; a named source
+    (tinyshakespeare, fineweb-edu, openwebtext); or stories, the bundled corpus."""
     tokenizer: str = "gpt2"
-    """gpt2, bytes, another tiktoken encoding's name, a folder made by train_tokenizer.py, or
+    """gpt2, bytes, another tiktoken encoding's name, a folder made by `jaxgpt tokenizer`, or
     bpe:N to train a vocabulary of N ids on the training text."""
     validation_fraction: float = 0.1
     """Share of the text that is held out."""

@@ -5,15 +5,36 @@ Standard library only.
 
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent
+# Commands and their modules in jaxgpt/commands, which are also the names of the scripts.
+COMMANDS = {
+    "train": "train",
+    "generate": "generate",
+    "chat": "chat",
+    "evaluate": "evaluate",
+    "finetune classifier": "finetune_classifier",
+    "finetune instructions": "finetune_instructions",
+    "finetune preferences": "finetune_preferences",
+    "classify": "classify",
+    "assistant": "assistant",
+    "prepare": "prepare_data",
+    "tokenizer": "train_tokenizer",
+    "convert": "convert",
+    "compare": "compare",
+    "plan": "plan",
+    "benchmark": "benchmark",
+    "verify": "verify",
+    "trajectories": "trajectories",
+}
 
 
 def python(*words: str | Path) -> str:
     """A command line of the Python that runs this, each word quoted where a shell needs it."""
-    return " ".join(map(_quoted, [_from_here(sys.executable or "python3"), *map(_word, words)]))
+    return _line(*_python(), *words)
 
 
 def install(package: str) -> str:
@@ -23,23 +44,59 @@ def install(package: str) -> str:
 
 def install_extra(name: str) -> str:
     """The command line that installs the packages of an extra of jaxgpt, such as `parquet`."""
-    return python("-m", "pip", "install", "-e", f"{_from_here(CHECKOUT)}[{name}]")
+    if (CHECKOUT / "pyproject.toml").is_file():
+        return python("-m", "pip", "install", "-e", f"{_from_here(CHECKOUT)}[{name}]")
+    return install(f"jaxgpt[{name}]")
 
 
-def script(name: str, *words: str | Path) -> str:
-    """The command line of a script of jaxgpt: the one beside that which runs, else the checkout's.
+def command(name: str, *words: str | Path) -> str:
+    """The command line of a command of jaxgpt, in the form in which this process was started.
 
-    `script("chat.py", "--checkpoint", run)` is `.venv/bin/python scripts/chat.py --checkpoint RUN`
-    where that is how this process was started.
+    `command("chat", "--checkpoint", run)` is `jaxgpt chat --checkpoint RUN`, or
+    `.venv/bin/python scripts/chat.py --checkpoint RUN` where a script of a checkout was started.
     """
-    beside = Path(sys.argv[0]).parent / name
-    found = beside if beside.is_file() else CHECKOUT / "scripts" / name
-    return python(_from_here(found), *words)
+    script = f"{COMMANDS[name]}.py"
+    beside, ours = Path(sys.argv[0]).parent / script, CHECKOUT / "scripts" / script
+    if program := _program():
+        return _line(*program, *name.split(), *words)
+    if beside.is_file() or ours.is_file():
+        return python(_from_here(beside if beside.is_file() else ours), *words)
+    installed = Path(sys.executable).with_name("jaxgpt")
+    program = [_as_found(installed)] if installed.is_file() else [*_python(), "-m", "jaxgpt"]
+    return _line(*program, *name.split(), *words)
 
 
 def this_command() -> str:
     """The command line of this process, to be run again."""
-    return python(*sys.argv)
+    return _line(*(_program() or [*_python(), sys.argv[0]]), *sys.argv[1:])
+
+
+def _program() -> list[str]:
+    """The words that started the command jaxgpt; none where this is another program."""
+    started = Path(sys.argv[0])
+    if started.name == "jaxgpt":
+        return [_as_found(started)]
+    if started.parts[-2:] == ("jaxgpt", "__main__.py"):
+        return [*_python(), "-m", "jaxgpt"]
+    return []
+
+
+def _as_found(path: Path) -> str:
+    """A program's bare name where that finds it, else its path."""
+    found = shutil.which(path.name)
+    return (
+        path.name
+        if found and os.path.realpath(found) == os.path.realpath(path)
+        else (_from_here(path))
+    )
+
+
+def _python() -> list[str]:
+    return [_from_here(sys.executable or "python3")]
+
+
+def _line(*words: str | Path) -> str:
+    return " ".join(_quoted(_word(word)) for word in words)
 
 
 def _from_here(path: str | Path) -> str:

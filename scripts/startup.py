@@ -1,4 +1,4 @@
-"""One line for a Python that cannot run the scripts, instead of a traceback; the import does it.
+"""The commands of jaxgpt from a checkout; a Python that cannot run them gets one line for it.
 
 Standard library only, and in the grammar of older Pythons.
 """
@@ -9,6 +9,13 @@ import sys
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OLDEST = (3, 11)
+
+
+def run(name):
+    """Run the command `jaxgpt NAME` on the arguments of this process."""
+    from jaxgpt.__main__ import main  # behind the hook: the package may not be installed
+
+    main(name.split() + sys.argv[1:])
 
 
 def _end(kind, error, trace):

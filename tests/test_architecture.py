@@ -25,6 +25,7 @@ from jaxgpt.finetuning.settings import (
     PreferenceConfig,
     PreferenceTuningConfig,
 )
+from jaxgpt.shell import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "jaxgpt").rglob("*.py"))
@@ -52,6 +53,7 @@ STAGES = [
     "parity",
     "worked",
     "benchmark",
+    "commands",
 ]
 DOORS = {
     "flax": "jaxgpt/model/gpt.py",
@@ -61,7 +63,7 @@ DOORS = {
     "torch": ("jaxgpt/parity/", "jaxgpt/benchmark/"),
     "safetensors": ("jaxgpt/huggingface/", "jaxgpt/finetuning/lora_file.py"),
     "transformers": "jaxgpt/benchmark/transformers_writer.py",
-    "tyro": "scripts/cli.py",
+    "tyro": "jaxgpt/commands/cli.py",
     "pyarrow": "jaxgpt/data/parquet.py",
     "matplotlib": "jaxgpt/training/picture.py",
 }
@@ -129,15 +131,23 @@ def test_help_is_the_table_of_contents_and_names_complete():
     assert set(jaxgpt.__all__) <= set(dir(jaxgpt))
 
 
-def test_python_m_jaxgpt_is_a_screen_of_what_there_is():
+def test_jaxgpt_alone_is_a_screen_of_its_commands():
     page = importlib.import_module("jaxgpt.__main__").page().splitlines()
     assert page[0].startswith(f"jaxgpt {jaxgpt.__version__}: ")
     assert len(page) <= 24
     assert max(map(len, page[:-3])) <= 100
-    for path in SCRIPTS:
-        about = [line.split(maxsplit=1)[1] for line in page if line.split()[:1] == [path.name]]
-        assert len(about) == ("cli.run(main)" in path.read_text()), path
-        assert all(about)
+    for name in COMMANDS:
+        [about] = [line for line in page if line.startswith(f"  {name}  ")]
+        assert about.removeprefix(f"  {name}").strip()
+
+
+def test_each_script_is_the_door_of_its_command():
+    doors = {path.stem: path.read_text() for path in SCRIPTS if path.stem != "startup"}
+    assert set(doors) == set(COMMANDS.values())
+    for name, module in COMMANDS.items():
+        assert (ROOT / "jaxgpt/commands" / f"{module}.py").is_file()
+        assert doors[module].endswith(f'    startup.run("{name}")\n')
+        assert len(doors[module].splitlines()) == 6
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -186,13 +196,14 @@ def test_every_config_field_is_read_somewhere():
 @pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_in_messages_name_the_python_that_runs(path):
     names = "|".join(script.stem for script in SCRIPTS)
-    command = re.compile(rf"\bpython3? |\b({names})\.py\b.*\s|\s({names})\.py\b")
+    scripts = rf"\b({names})\.py\b.*\s|\s({names})\.py\b"
+    command = re.compile(rf"\bpython3? |\bjaxgpt ({'|'.join(COMMANDS)})\b|{scripts}")
     tree = ast.parse(path.read_text())
     alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
             found = command.search(node.value)
-            assert not found or found[0].startswith("evaluate.py "), f"{path}:{node.lineno}"
+            assert not found, f"{path}:{node.lineno}"
 
 
 @pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))

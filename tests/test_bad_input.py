@@ -22,6 +22,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxgpt import shell
 from jaxgpt.shell import python
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -311,7 +312,7 @@ COMMANDS = [
         "goes with data that is downloaded",
     ),
     ("prepare_data.py --data text.txt --out out --stories-bytes 20000", 2, "stories alone"),
-    ("prepare_data.py --data text.txt", 2, "Missing from prepare_data.py: --out"),
+    ("prepare_data.py --data text.txt", 2, "Missing from jaxgpt prepare: --out"),
     ("prepare_data.py --data text.txt --out out --tokeniser bytes", 2, "meant: --tokenizer"),
     ("prepare_data.py --data none.txt --out out --tokenizer bytes", 3, "none.txt: no such file"),
     ("prepare_data.py --data fifo.txt --out out --tokenizer bytes", 3, "not a regular file"),
@@ -334,7 +335,7 @@ COMMANDS = [
     ("train_tokenizer.py --data text.txt --out text.txt", 2, "a file has this name"),
     ("train_tokenizer.py --data text.txt --out none/out", 2, "does not exist"),
     # generating
-    ("generate.py --checkpoint run", 2, "Missing from generate.py: --prompt"),
+    ("generate.py --checkpoint run", 2, "Missing from jaxgpt generate: --prompt"),
     ("generate.py --prompt a --checkpoint none", 4, "none holds no checkpoint"),
     ("generate.py --prompt a --checkpoint text.txt", 4, "text.txt holds no checkpoint"),
     ("generate.py --prompt a --checkpoint fifo.txt", 4, "fifo.txt holds no checkpoint"),
@@ -385,7 +386,7 @@ COMMANDS = [
         3,
         "spiece.model is the vocabulary, and it",
     ),
-    ("evaluate.py --checkpoint run", 2, "Missing from evaluate.py: --data"),
+    ("evaluate.py --checkpoint run", 2, "Missing from jaxgpt evaluate: --data"),
     ("evaluate.py --data text.txt --checkpoint none", 4, "none holds no checkpoint"),
     ("evaluate.py --data text.txt --checkpoint newer", 4, "was written by jaxgpt 9.0"),
     ("evaluate.py --data none.txt --checkpoint run", 3, "none.txt: no such file or folder"),
@@ -399,7 +400,7 @@ COMMANDS = [
         2,
         "measurement 'guess'; the first word is one of text",
     ),
-    ("evaluate.py answers --init-from gpt", 2, "Missing from evaluate.py: --data"),
+    ("evaluate.py answers --init-from gpt", 2, "Missing from jaxgpt evaluate: --data"),
     ("evaluate.py answers --init-from gpt --data broken.jsonl", 3, "broken.jsonl:2: not JSON"),
     ("evaluate.py answers --init-from gpt --data bad.jsonl", 3, 'bad.jsonl:1: no field "instruct'),
     ("evaluate.py answers --init-from gpt --data choices.jsonl --limit -1", 2, "limit is -1"),
@@ -510,7 +511,7 @@ COMMANDS = [
         "has no markers to be tokens",
     ),
     # converting
-    ("convert.py --model gpt --out out", 2, "Missing from convert.py: --from"),
+    ("convert.py --model gpt --out out", 2, "Missing from jaxgpt convert: --from"),
     ("convert.py --from bert --model gpt --out out", 2, "Expected one of ('gpt2', 'jaxgpt')"),
     ("convert.py --from gpt2 --model gpt --out out --dtype int8", 2, "--dtype"),
     ("convert.py --from gpt2 --model gpt --out full", 2, "set --overwrite"),
@@ -775,9 +776,8 @@ def _write_records():
 def run(folder, monkeypatch, capsys):
     """`run(command)` in the folder and in this process: exit code, standard output and error."""
     monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(str(SCRIPTS))
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # cli.run sets it
-    cli = importlib.import_module("cli")
+    cli = importlib.import_module("jaxgpt.commands.cli")
 
     def hangs(*_):
         raise TimeoutError(f"no answer in {SECONDS} s")
@@ -789,7 +789,8 @@ def run(folder, monkeypatch, capsys):
         signal.alarm(SECONDS)
         code = 0
         try:
-            cli.run(importlib.import_module(script.removesuffix(".py")).main)
+            module = importlib.import_module(f"jaxgpt.commands.{script.removesuffix('.py')}")
+            cli.run(module.main, argv)
         except SystemExit as stop:
             code = stop.code
         finally:
@@ -832,7 +833,7 @@ def test_the_devices_are_still_there_after_asking_for_others(run):
 def test_no_arguments_show_the_usage(run, name):
     code, out, err = run(f"{name}.py")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith(f"usage: {python(f'{name}.py')} ")
+    assert err.startswith(f"usage: {python(SCRIPTS / f'{name}.py')} ")
 
 
 @pytest.mark.parametrize(
@@ -903,7 +904,7 @@ def test_a_stop_string_with_a_backslash_is_hinted_at(run):
 
 
 def test_a_byte_order_mark_is_no_part_of_a_line(run, monkeypatch):
-    classify = importlib.import_module("classify")
+    classify = importlib.import_module("jaxgpt.commands.classify")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfa\r\n\nb")))
     with pytest.warns(UserWarning, match="standard input: the UTF-8 byte-order mark was left out"):
         assert classify.read_lines("-") == ["a", "b"]
@@ -999,7 +1000,7 @@ def test_debug_shows_where_it_failed(folder):
 
 
 def test_help_is_a_screen_and_it_and_the_package_do_without_jax():
-    names = [path.stem for path in SCRIPTS.glob("*.py") if "cli.run(main)" in path.read_text()]
+    names = list(shell.COMMANDS.values())
     code = (
         "import contextlib, io, runpy, sys\n"
         f"for name in {names}:\n"
@@ -1021,7 +1022,7 @@ def test_help_is_a_screen_and_it_and_the_package_do_without_jax():
     ran = _execute("-c", code, cwd=SCRIPTS, env=os.environ | paths)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.splitlines()[-1] == "[]"
-    assert f"usage: {shlex.quote(sys.executable)} train.py [PRESET]" in " ".join(ran.stdout.split())
+    assert f"usage: {shlex.quote(sys.executable)} ./train.py [PRESET]" in " ".join(ran.stdout.split())
     assert "options options" not in ran.stdout
     for flag in ("--learning-rate", "--stories-bytes", "--vocab-size", "--top-p", "--stride"):
         assert flag in ran.stdout

@@ -52,12 +52,34 @@ def test_what_a_shell_would_take_apart_is_quoted(started):
 def test_a_script_is_the_one_beside_that_which_runs_or_the_checkouts(started, tmp_path):
     started("python", "scripts/train.py")
     there = ROOT / "scripts/chat.py"
-    assert shell.script("chat.py") == shell.python(there)
+    assert shell.command("chat") == shell.python(there)
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts/chat.py").touch()
-    assert shell.script("chat.py", "--checkpoint", Path("a b")) == (
+    assert shell.command("chat", "--checkpoint", Path("a b")) == (
         "./python scripts/chat.py --checkpoint 'a b'"
     )
+
+
+def test_the_command_is_named_as_it_was_started(started, tmp_path, monkeypatch):
+    started("bin/python", str(tmp_path / "bin/jaxgpt"), "train", "--data", "a b")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/jaxgpt").touch(0o755)
+    assert shell.this_command() == "bin/jaxgpt train --data 'a b'"
+    assert shell.command("finetune classifier") == "bin/jaxgpt finetune classifier"
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert shell.command("prepare", "--out", Path("-x")) == "jaxgpt prepare --out ./-x"
+    started("bin/python", str(ROOT / "jaxgpt/__main__.py"), "chat")
+    assert shell.this_command() == "bin/python -m jaxgpt chat"
+
+
+def test_without_a_checkout_a_command_is_that_which_is_installed(started, tmp_path, monkeypatch):
+    monkeypatch.setattr(shell, "CHECKOUT", tmp_path / "site-packages")
+    started("bin/python", "notebook.py")
+    assert shell.command("chat") == "bin/python -m jaxgpt chat"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/jaxgpt").touch(0o755)
+    assert shell.command("chat") == "bin/jaxgpt chat"
+    assert shell.install_extra("tpu") == "bin/python -m pip install 'jaxgpt[tpu]'"
 
 
 def test_an_extra_is_installed_from_wherever_one_stands(started, monkeypatch):

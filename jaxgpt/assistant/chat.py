@@ -17,7 +17,7 @@ from jaxgpt.finetuning.templates import TEMPLATES, Template, Turn, tuned_templat
 from jaxgpt.finetuning.vocabulary import has_special_markers
 from jaxgpt.generation.decoding import prepare_params
 from jaxgpt.generation.text import generate_text
-from jaxgpt.shell import script
+from jaxgpt.shell import command
 from jaxgpt.training.checkpoint import LoadedModel
 
 
@@ -198,7 +198,7 @@ def find_template(model: LoadedModel, name: str = "") -> Template:
     if not model.task:
         warnings.warn(
             "the model was trained on texts alone: it goes on writing, and seldom answers; tune it "
-            f"with `{script('finetune_instructions.py')}`",
+            f"with `{command('finetune instructions')}`",
             stacklevel=2,
         )
     return TEMPLATES[name]

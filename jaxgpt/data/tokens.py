@@ -31,7 +31,7 @@ from jaxgpt.data.shards import (
 )
 from jaxgpt.errors import DataError
 from jaxgpt.files import is_sealed, parse_json, read_regular, seal
-from jaxgpt.shell import script
+from jaxgpt.shell import command
 from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 SUMS = "sums.bin"
@@ -194,7 +194,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not os.path.exists(path):
         raise DataError(
             f"{folder}: not a token dataset, it has no {MANIFEST}; make one with "
-            f"`{script('prepare_data.py')}`"
+            f"`{command('prepare')}`"
         )
     content = read_regular(path, limit=_MOST_BYTES)
     try:

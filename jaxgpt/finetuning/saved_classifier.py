@@ -15,7 +15,7 @@ from jaxgpt.finetuning.lora_file import read_adapters_record
 from jaxgpt.finetuning.pretrained import load_adapters_base, merge_adapters
 from jaxgpt.model.layers import Params
 from jaxgpt.model.parameters import parameter_shapes
-from jaxgpt.shell import script
+from jaxgpt.shell import command
 from jaxgpt.training.checkpoint import LoadedModel, read_checkpoint
 
 
@@ -54,6 +54,6 @@ def _classifier_shapes(config: ModelConfig, task: Mapping[str, Any]) -> Params:
 def _check_classifier(task: Mapping[str, Any]) -> Mapping[str, Any]:
     if task.get("kind") != "classification":
         raise CheckpointError(
-            f"this model is no classifier; make one with `{script('finetune_classifier.py')}`"
+            f"this model is no classifier; make one with `{command('finetune classifier')}`"
         )
     return task

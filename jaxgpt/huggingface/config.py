@@ -9,7 +9,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.files import read_json
 from jaxgpt.model.schema import dimensions
-from jaxgpt.shell import script
+from jaxgpt.shell import command
 from jaxgpt.tokenization.tokenizer import Tokenizer
 from jaxgpt.tokenization.tokenizer_json import roles
 
@@ -65,7 +65,7 @@ def check_folder(folder: Path) -> None:
     if not os.path.isdir(folder):
         raise CheckpointError(
             f"{folder}: no such folder; name one with config.json and model.safetensors, or fetch "
-            f"a model of the hub by `{script('convert.py')} --from gpt2`"
+            f"a model of the hub by `{command('convert')} --from gpt2`"
         )
     if not os.path.isfile(folder / "config.json"):
         raise CheckpointError(

@@ -9,7 +9,7 @@ import tiktoken
 
 from jaxgpt.errors import DataError
 from jaxgpt.panics import PanicError, caught_panics
-from jaxgpt.shell import script
+from jaxgpt.shell import command
 from jaxgpt.tokenization.gpt2_vocabulary import DOWNLOAD_SECONDS, GPT2_PATTERN, within
 from jaxgpt.tokenization.vocabulary import (
     END_OF_TEXT,
@@ -149,7 +149,7 @@ def published_tokenizer(name: str) -> BPETokenizer:
     others = ", ".join(sorted(set(names) - {"gpt2"}))
     raise DataError(
         f"no tokenizer {name!r}: it is neither a folder nor a known name; use gpt2, bytes, "
-        f"{others}, or a folder written by `{script('train_tokenizer.py')}`"
+        f"{others}, or a folder written by `{command('tokenizer')}`"
     )
 
 

@@ -21,7 +21,7 @@ from jaxgpt.data.atomic import new_folder
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.model.layers import Params
 from jaxgpt.model.parameters import parameter_shapes
-from jaxgpt.shell import script
+from jaxgpt.shell import command
 from jaxgpt.terminal import note, one_line
 from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.training.arrays import read_arrays, why, write_arrays
@@ -224,7 +224,7 @@ def read_task(folder: Path) -> dict[str, Any]:
 def _language_model(config: ModelConfig, task: Mapping[str, Any]) -> Params:
     if task.get("kind") == "classification":
         raise CheckpointError(
-            f"this model is a classifier, which writes no text; use `{script('classify.py')}`"
+            f"this model is a classifier, which writes no text; use `{command('classify')}`"
         )
     if "base" in task:
         raise CheckpointError("these are adapters alone; name the run's folder, or its adapters/")

@@ -7,7 +7,7 @@ import jax
 from jaxgpt.config import TrainConfig
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.model.parameters import count_parameters
-from jaxgpt.shell import script
+from jaxgpt.shell import command
 from jaxgpt.tokenization.tokenizer import Tokenizer
 from jaxgpt.training.overfitting import MOST_PASSES, passes_line
 from jaxgpt.training.run_card import entropy_per_byte
@@ -27,7 +27,7 @@ def headline(
         yield (
             f"warning: that is more than {MOST_PASSES} passes, in which a model without dropout "
             "learns a text by heart; for a text of this size there is "
-            f"`{script('train.py', SMALL_TEXT, '--data', *config.data.data)}`"
+            f"`{command('train', SMALL_TEXT, '--data', *config.data.data)}`"
         )
     if tokenizer.end_of_text is None:
         yield (

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -185,8 +184,7 @@ def test_a_run_goes_on_without_the_weights_and_ends_with_the_same_bits(config, f
 
 def test_the_same_command_does_without_the_folder_once_it_has_begun(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts")
-    script = importlib.import_module("train")
+    script = importlib.import_module("jaxgpt.commands.train")
     command = (
         f"tiny --init-from {folder} --out run --stories-bytes 20000 --batch-size 8 --steps 2 "
         "--warmup-steps 1 --context-length 16 --evaluation-batches 1 --sample-tokens 4"

@@ -32,8 +32,10 @@ def folder(tmp_path_factory, random_params):
 @pytest.fixture
 def run(folder, monkeypatch, capsys):
     """`run(*arguments, stdin=b"")`: exit code, standard output, standard error."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    cli, script = importlib.import_module("cli"), importlib.import_module("generate")
+    cli, script = (
+        importlib.import_module("jaxgpt.commands.cli"),
+        importlib.import_module("jaxgpt.commands.generate"),
+    )
 
     def run(*arguments, stdin=b"", checkpoint=folder):
         argv = ["generate.py", "--checkpoint", str(checkpoint), *map(str, arguments)]
@@ -41,7 +43,7 @@ def run(folder, monkeypatch, capsys):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         code = 0
         try:
-            cli.run(script.main)
+            cli.run(script.main, sys.argv[1:])
         except SystemExit as stop:
             code = stop.code
         return code, *capsys.readouterr()
@@ -86,14 +88,16 @@ def test_pieces_are_printed_as_they_come(run, capsys):
             shown.append(capsys.readouterr().out)
             yield [piece]
 
-    importlib.import_module("generate").show(">", pieces(), escaped=False)
+    importlib.import_module("jaxgpt.commands.generate").show(">", pieces(), escaped=False)
     assert (*shown, capsys.readouterr().out) == ("", ">a", "b", "c\n")
 
 
 def test_an_output_without_unicode_gets_question_marks(run, monkeypatch):
     output = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
-    importlib.import_module("generate").show("é", iter([["a🙂"], ["b"]]), escaped=False)
+    importlib.import_module("jaxgpt.commands.generate").show(
+        "é", iter([["a🙂"], ["b"]]), escaped=False
+    )
     assert output.getvalue() == b"?a?b\n"
 
 

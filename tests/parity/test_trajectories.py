@@ -91,8 +91,7 @@ def test_the_script_says_what_it_needs(flags, message, tmp_path):
 
 
 def test_the_script_prints_a_table_and_draws(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    script = importlib.import_module("trajectories")
+    script = importlib.import_module("jaxgpt.commands.trajectories")
     monkeypatch.setattr(
         script, "CONFIG", replace(CONFIG, model=replace(CONFIG.model, vocab_size=256))
     )

@@ -22,10 +22,9 @@ SMALL = (
 
 @pytest.fixture
 def script(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
     monkeypatch.setattr(training, "measure_rates", lambda: rates.measure_rates(16, 1))
     torch.set_num_threads(1)
-    return importlib.import_module("benchmark")
+    return importlib.import_module("jaxgpt.commands.benchmark")
 
 
 def test_a_table_figures_and_bars(script, tmp_path, capsys):

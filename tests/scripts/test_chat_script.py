@@ -50,14 +50,13 @@ def model(folder):
 
 @pytest.fixture
 def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module("chat")
+    return importlib.import_module("jaxgpt.commands.chat")
 
 
 @pytest.fixture
 def run(script, folder, monkeypatch, capsys):
     """`run(stdin, *arguments)`: exit code, standard output, standard error."""
-    cli = importlib.import_module("cli")
+    cli = importlib.import_module("jaxgpt.commands.cli")
 
     def run(stdin, *arguments, checkpoint=folder, encoding=None):
         argv = ["chat.py", "--checkpoint", str(checkpoint), *map(str, arguments)]
@@ -65,7 +64,7 @@ def run(script, folder, monkeypatch, capsys):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding))
         code = 0
         try:
-            cli.run(script.main)
+            cli.run(script.main, argv[1:])
         except SystemExit as stop:
             code = stop.code
         return code, *capsys.readouterr()
@@ -244,7 +243,7 @@ def test_which_models_can_chat(run, model, tmp_path, scripted):
 @pytest.fixture
 def editor(script, monkeypatch, tmp_path):
     monkeypatch.setenv("JAXGPT_CACHE", str(tmp_path))
-    return importlib.import_module("line_editor")
+    return importlib.import_module("jaxgpt.commands.line_editor")
 
 
 def test_what_was_typed_is_kept_beside_what_another_session_kept(editor, tmp_path):

@@ -25,15 +25,12 @@ def environment(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("JAXGPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("environment")
+    return importlib.import_module("jaxgpt.commands.environment")
 
 
 def test_compiled_programs_are_kept_and_taken_up(environment, tmp_path):
-    code = f"""
-import sys
-sys.path.insert(0, {str(SCRIPTS)!r})
-import environment
+    code = """
+from jaxgpt.commands import environment
 environment.keep_compiled()
 import jax
 jax.monitoring.register_event_listener(lambda name, **_: print(name))
@@ -109,10 +106,9 @@ def test_what_would_change_a_models_numbers_is_taken_back(environment, monkeypat
 
 @pytest.fixture
 def cli(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
-    return importlib.import_module("cli")
+    return importlib.import_module("jaxgpt.commands.cli")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +129,7 @@ def test_a_failure_is_one_line_and_its_exit_code(cli, failure, code, line, monke
     monkeypatch.setenv("JAX_DISABLE_JIT", "0")
     monkeypatch.setattr(sys, "argv", ["train.py"])
     with pytest.raises(SystemExit) as stop:
-        cli.run(main)
+        cli.run(main, [])
     err = capsys.readouterr().err
     assert (stop.value.code, err.count("\n")) == (code, 1)
     assert line in err
@@ -145,12 +141,12 @@ def test_a_signal_while_arguments_are_read_is_no_bad_argument(cli, monkeypatch):
 
     monkeypatch.setattr(cli.tyro, "cli", terminated)
     with pytest.raises(SystemExit) as stop:
-        cli.parse(cli.ModelSource, [], "")
+        cli.parse(cli.ModelSource, "generate", [], "")
     assert stop.value.code == 128 + signal.SIGTERM
 
 
 def test_train_alone_trains_the_preset_that_its_help_names(cli, monkeypatch):
-    script, trained = importlib.import_module("train"), []
+    script, trained = importlib.import_module("jaxgpt.commands.train"), []
     monkeypatch.setattr(script, "train", lambda arguments, out: trained.append((arguments, out)))
     script.main([])
     assert trained == [(script.Arguments(get_preset("small")), Path("runs/small"))]
@@ -162,7 +158,7 @@ def test_a_bug_is_no_bad_input(cli, monkeypatch):
 
     monkeypatch.setattr(sys, "argv", ["train.py"])
     with pytest.raises(ValueError, match="broadcast"):
-        cli.run(main)
+        cli.run(main, [])
 
 
 @pytest.mark.parametrize(
@@ -188,11 +184,11 @@ def test_a_file_that_could_not_be_written_is_refused_at_the_start(cli, tmp_path,
 
 def test_standard_streams_that_the_shell_closed_are_put_in_place(tmp_path):
     code = (
-        f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import cli\n"
+        "import sys; from jaxgpt.commands import cli\n"
         "def main(argv):\n"
         "    with open('out', 'wb') as file: assert file.fileno() > 2\n"
         "    import os; os.write(2, b'a log'); print('printed'); sys.stdin.read()\n"
-        "cli.run(main)\n"
+        "cli.run(main, [])\n"
     )
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} <&- >&- 2>&-"
     assert subprocess.run(command, shell=True, cwd=tmp_path, check=False).returncode == 0
@@ -200,6 +196,8 @@ def test_standard_streams_that_the_shell_closed_are_put_in_place(tmp_path):
 
 
 def test_an_interrupt_while_modules_are_imported_is_quiet():
-    code = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import cli; raise KeyboardInterrupt"
+    code = (
+        f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import startup; raise KeyboardInterrupt"
+    )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (ran.returncode, ran.stderr) == (-signal.SIGINT, b"")

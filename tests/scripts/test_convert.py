@@ -46,8 +46,7 @@ def folder(tmp_path, random_params, monkeypatch):
 @pytest.fixture
 def run(folder, monkeypatch, capsys):
     """`run(command)`: exit code, standard output, standard error."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    cli = importlib.import_module("cli")
+    cli = importlib.import_module("jaxgpt.commands.cli")
     before = signal.getsignal(signal.SIGTERM)
 
     def run(command):
@@ -55,7 +54,8 @@ def run(folder, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [script, *argv])
         code = 0
         try:
-            cli.run(importlib.import_module(script.removesuffix(".py")).main)
+            module = importlib.import_module(f"jaxgpt.commands.{script.removesuffix('.py')}")
+            cli.run(module.main, argv)
         except SystemExit as stop:
             code = stop.code
         return code, *capsys.readouterr()
@@ -138,7 +138,7 @@ def test_what_cannot_be_converted(run, folder):
     gpt2, own = "convert.py --from gpt2 --model", "convert.py --from jaxgpt --model"
     fails(run, f"{gpt2} gpt --out full", 2, "full: the folder is not empty")
     fails(run, f"{gpt2} gpt --out none/ck", 2, "does not exist; create it first")
-    fails(run, f"{gpt2} gpt", 2, "Missing from convert.py: --out")
+    fails(run, f"{gpt2} gpt", 2, "Missing from jaxgpt convert: --out")
     fails(run, f"{gpt2} gpt --out ck --dtype int8", 2, "--dtype")
     fails(run, "convert.py --from bert --model gpt --out ck", 2, "('gpt2', 'jaxgpt')")
     fails(run, f"{gpt2} run --out ck", 4, "run is a checkpoint of jaxgpt; set --from jaxgpt")

@@ -58,14 +58,16 @@ def write(path, *records):
 def run(folder, monkeypatch, capsys):
     """`run(command)` in the folder: exit code, standard output, standard error."""
     monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    cli, script = importlib.import_module("cli"), importlib.import_module("evaluate")
+    cli, script = (
+        importlib.import_module("jaxgpt.commands.cli"),
+        importlib.import_module("jaxgpt.commands.evaluate"),
+    )
 
     def run(command):
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *command.split()])
         code = 0
         try:
-            cli.run(script.main)
+            cli.run(script.main, command.split())
         except SystemExit as stop:
             code = stop.code
         return code, *capsys.readouterr()

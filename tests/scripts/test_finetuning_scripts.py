@@ -23,12 +23,11 @@ FAST = "--steps 4 --learning-rate 1e-2 --batch-size 8 --platform cpu"
 def run(base_folder, monkeypatch, capsys, tmp_path):
     """`run(command)` in the folder of the base; standard output and error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(SCRIPTS))
 
     def run(command):
         script, *argv = shlex.split(command)
         monkeypatch.setattr(sys, "argv", [script, *argv])
-        importlib.import_module(script.removesuffix(".py")).main(argv)
+        importlib.import_module(f"jaxgpt.commands.{script.removesuffix('.py')}").main(argv)
         return capsys.readouterr()
 
     return run

@@ -13,8 +13,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 @pytest.fixture
 def plan(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    script = importlib.import_module("plan")
+    script = importlib.import_module("jaxgpt.commands.plan")
 
     def plan(*argv):
         script.main(list(argv))

@@ -16,8 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "verify.py"
 
 @pytest.fixture
 def verify(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    return importlib.import_module("verify")
+    return importlib.import_module("jaxgpt.commands.verify")
 
 
 def test_it_does_without_torch(tmp_path):

@@ -35,8 +35,7 @@ def programs():
 def test_nothing_is_compiled_after_the_first_visit_nor_in_a_run_by_other_numbers(
     small_run, programs, compiled_anew, tmp_path, monkeypatch
 ):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    write_sample = importlib.import_module("train").write_sample
+    write_sample = importlib.import_module("jaxgpt.commands.train").write_sample
     counts, write = [], pretrain.save
 
     def save(*arguments, **options):

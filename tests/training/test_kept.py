@@ -4,7 +4,6 @@ import importlib
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -124,10 +123,9 @@ def test_a_run_that_was_never_measured_has_no_best(keep, tmp_path):
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    """`script(name)`: a script as a module."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts")
+    """`script(name)`: a command as a module."""
     monkeypatch.chdir(tmp_path)
-    return importlib.import_module
+    return lambda name: importlib.import_module(f"jaxgpt.commands.{name}")
 
 
 def test_generate_evaluate_and_chat_take_the_best(script, run):

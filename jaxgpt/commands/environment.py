@@ -7,8 +7,6 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-import startup  # noqa: F401  # first: a package behind it may not be installed
-
 from jaxgpt.data.downloads import default_cache
 from jaxgpt.errors import ConfigError
 from jaxgpt.terminal import note

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import cli
-
+from jaxgpt.commands import cli
 from jaxgpt.config import FolderOptions
 from jaxgpt.shell import this_command
 from jaxgpt.terminal import say

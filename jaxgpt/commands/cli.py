@@ -16,14 +16,13 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import environment
-import help_page
 import tyro
 
+from jaxgpt.commands import environment, help_page
 from jaxgpt.data.downloads import SOURCES
 from jaxgpt.data.paths import is_dataset
 from jaxgpt.errors import ConfigError, JaxgptError
-from jaxgpt.shell import install, python, this_command
+from jaxgpt.shell import command, install, this_command
 from jaxgpt.terminal import escape, note, one_line, say
 from jaxgpt.training.kept import find_best
 
@@ -37,29 +36,34 @@ _ASIDES = (" For full helptext", " Argument helptext", " Got errors")
 
 def parse(
     kind: type[Arguments],
+    name: str,
     argv: Sequence[str],
     usage: str,
     *,
     common: Collection[str] = (),
     **options,
 ) -> Arguments:
-    """Parse `argv` into the dataclass `kind`; a bad argument is one line on stderr and exit code 2.
+    """Parse a command's `argv` into `kind`; a bad argument is one line on stderr and exit code 2.
 
-    `usage` is the shortest command line without the script's name, such as `--checkpoint RUN
+    `name` is the command's; `usage` is the shortest line of arguments, such as `--checkpoint RUN
     [--seed N]`, shown alone if `argv` is empty although something is needed. --help shows the
     options that `common` names by their fields, or all. `options` go to `tyro.cli` (`default`,
     `description`).
     """
-    command = f"{python(sys.argv[0])} {usage}"
+    line = f"{command(name)} {usage}"
     if not argv and re.sub(r"\[.*?\]", "", usage).strip():
-        note(f"usage: {command} (--help shows the options)")
+        note(f"usage: {line} (--help shows the options)")
         raise SystemExit(2)
     if asked := set(help_page.FLAGS) & set(argv):
         text = _help_text(kind, options)
-        say(help_page.page(text, command, common, everything="--help-all" in asked))
+        say(help_page.page(text, line, common, everything="--help-all" in asked))
         raise SystemExit(0)
     _refuse_twice(argv)
-    options |= {"args": list(argv), "config": (tyro.conf.OmitArgPrefixes,)}
+    options |= {
+        "prog": f"jaxgpt {name}",
+        "args": list(argv),
+        "config": (tyro.conf.OmitArgPrefixes,),
+    }
     complaint = io.StringIO()
     try:
         # With both streams redirected, tyro writes in neither boxes nor colours.
@@ -202,13 +206,13 @@ def fail(message: str, exit_code: int) -> NoReturn:
     raise SystemExit(exit_code)
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Run a command line's `main(argv)`, turning the failures a user can mend into one line.
+def run(main: Callable[[list[str]], None], given: Sequence[str]) -> None:
+    """Run a command's `main(argv)`; a failure that the user can mend becomes one line.
 
     `--debug` anywhere on the command line shows the traceback instead.
     """
-    argv = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(argv) < len(sys.argv) - 1
+    argv = [argument for argument in given if argument != "--debug"]
+    debug = len(argv) < len(given)
     if debug:
         logging.getLogger("jaxgpt").setLevel(logging.DEBUG)
     warnings.formatwarning = _warning_line

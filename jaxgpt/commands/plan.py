@@ -1,0 +1,86 @@
+"""Tell what a run takes before it begins.
+
+Parameters, optimizer, gradients, activations and arithmetic, the peak of a device's memory, and
+what to change where that is too much. Nothing of the model is allocated or compiled. Every setting
+of `jaxgpt train` has its flag here.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from jaxgpt.commands import cli
+from jaxgpt.commands.train import begin_from
+from jaxgpt.config import TrainConfig, get_preset
+from jaxgpt.config_file import load_config, to_dict
+from jaxgpt.files import write_file
+from jaxgpt.terminal import say
+
+COMMON = (
+    *("memory", "platform", "json", "init_from", "steps", "batch_size", "gradient_accumulation"),
+    *("compute_dtype", "attention", "remat", "data_parallel", "fsdp"),
+    *("context_length", "num_layers", "num_heads", "embed_dim", "tokenizer"),
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The run, and the machine that it is planned for."""
+
+    config: TrainConfig
+    memory: str = ""
+    """Memory of a device, such as 80GB, to plan for devices that are not here, of which there are
+    data_parallel times fsdp. The plan is of the program that this machine would run, so without the
+    attention kernels of another. By default the devices are those here."""
+    platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where the run would be; auto takes the best there is."""
+    json: str = ""
+    """Where to write all figures as a .json, in bytes."""
+
+
+def main(argv: list[str]) -> None:
+    """Parse, plan, print."""
+    name = argv.pop(0) if argv and not argv[0].startswith("-") else "small"
+    default = load_config(name) if any(mark in name for mark in "./") else get_preset(name)
+    default = begin_from(default, argv, Path("runs") / Path(name).stem)
+    arguments = cli.parse(
+        Arguments,
+        "plan",
+        argv,
+        "[PRESET] [--memory 80GB] [--batch-size N]",
+        common=COMMON,
+        default=Arguments(default),
+        description=__doc__,
+    )
+    if arguments.json:
+        cli.check_output("--json", arguments.json, ".json")
+
+    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
+    import jax
+
+    from jaxgpt.training.memory import device_memory
+    from jaxgpt.training.mesh import grid, select_platform
+    from jaxgpt.training.plan import make_plan, multiplies_bfloat16, settle_vocabulary
+    from jaxgpt.training.plan_report import parse_memory, table, verdict
+
+    memory = parse_memory(arguments.memory) if arguments.memory else None
+    select_platform(arguments.platform)
+    config = settle_vocabulary(arguments.config)
+    if memory is not None:  # a kernel that this machine lacks is no reason not to plan
+        config = replace(config, attention="auto")
+    devices = jax.device_count() if memory is None else config.fsdp * max(1, config.data_parallel)
+    grid(config, devices)
+    bfloat16 = memory is not None or multiplies_bfloat16()
+    plan = make_plan(config, devices, bfloat16=bfloat16)
+    say(table(config, plan, devices))
+    memory = memory or device_memory()
+    if memory is not None:
+        say(verdict(config, plan, memory, devices, bfloat16=bfloat16))
+        if arguments.memory and 0.75 < plan.peak / memory <= 1:
+            say(
+                "JAX takes 75% of a GPU's memory; XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 gives it more"
+            )
+    if arguments.json:
+        figures = asdict(plan) | {"devices": devices, "memory": memory, "config": to_dict(config)}
+        write_file(arguments.json, json.dumps(figures, indent=2) + "\n")
