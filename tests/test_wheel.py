@@ -5,7 +5,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
@@ -50,8 +49,9 @@ def jaxgpt(tmp_path_factory):
     run(*pip, "--python", python, "install", *offline, wheel)
     # What the wheel needs is taken from where these tests found it; jaxgpt itself is not there
     # twice, for the wheel's folder comes first.
+    found = [path for path in sys.path if path.endswith("-packages")]
     [site] = folder.glob("venv/lib/python*/site-packages")
-    (site / "packages.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    (site / "packages.pth").write_text("\n".join(found))
     assert list(work.iterdir()) == []
     return lambda *words, code=0: run(folder / "venv/bin/jaxgpt", *words, code=code)
 
