@@ -1022,7 +1022,9 @@ def test_help_is_a_screen_and_it_and_the_package_do_without_jax():
     ran = _execute("-c", code, cwd=SCRIPTS, env=os.environ | paths)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.splitlines()[-1] == "[]"
-    assert f"usage: {shlex.quote(sys.executable)} ./train.py [PRESET]" in " ".join(ran.stdout.split())
+    assert f"usage: {shlex.quote(sys.executable)} ./train.py [PRESET]" in " ".join(
+        ran.stdout.split()
+    )
     assert "options options" not in ran.stdout
     for flag in ("--learning-rate", "--stories-bytes", "--vocab-size", "--top-p", "--stride"):
         assert flag in ran.stdout
