@@ -1,12 +1,14 @@
 """Tell what a run takes before it begins.
 
 Parameters, optimizer, gradients, activations and arithmetic, the peak of a device's memory, and
-what to change where that is too much. Nothing of the model is allocated or compiled. Every setting
-of `jaxgpt train` has its flag here.
+what to change where that is too much. For the devices here the step is compiled, which tells the
+peak; for others it is estimated. Nothing of the model is allocated. Every setting of `jaxgpt train`
+has its flag here.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -31,8 +33,8 @@ class Arguments:
     config: TrainConfig
     memory: str = ""
     """Memory of a device, such as 80GB, to plan for devices that are not here, of which there are
-    data_parallel times fsdp. The plan is of the program that this machine would run, so without the
-    attention kernels of another. By default the devices are those here."""
+    data_parallel times fsdp. The peak is then the estimate of a formula. By default the devices are
+    those here."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where the run would be; auto takes the best there is."""
     json: str = ""
@@ -60,27 +62,34 @@ def main(argv: list[str]) -> None:
     import jax
 
     from jaxgpt.training.memory import device_memory
-    from jaxgpt.training.mesh import grid, select_platform
-    from jaxgpt.training.plan import make_plan, multiplies_bfloat16, settle_vocabulary
+    from jaxgpt.training.mesh import grid, make_mesh, select_platform
+    from jaxgpt.training.plan import (
+        compiled_peak,
+        make_plan,
+        multiplies_bfloat16,
+        settle_vocabulary,
+    )
     from jaxgpt.training.plan_report import parse_memory, table, verdict
 
-    memory = parse_memory(arguments.memory) if arguments.memory else None
+    elsewhere = parse_memory(arguments.memory) if arguments.memory else None
     select_platform(arguments.platform)
     config = settle_vocabulary(arguments.config)
-    if memory is not None:  # a kernel that this machine lacks is no reason not to plan
-        config = replace(config, attention="auto")
-    devices = jax.device_count() if memory is None else config.fsdp * max(1, config.data_parallel)
+    devices = config.fsdp * max(1, config.data_parallel) if elsewhere else jax.device_count()
     grid(config, devices)
-    bfloat16 = memory is not None or multiplies_bfloat16()
-    plan = make_plan(config, devices, bfloat16=bfloat16)
-    say(table(config, plan, devices))
-    memory = memory or device_memory()
+    plan = make_plan(config, devices, bfloat16=bool(elsewhere) or multiplies_bfloat16())
+    if elsewhere:
+        memory, peak_of, compiled = elsewhere, lambda trial: make_plan(trial, devices).peak, None
+    else:
+        memory, peak_of = device_memory(), cache(partial(compiled_peak, mesh=make_mesh(config)))
+        compiled = peak_of(config)
+    say(table(config, plan, devices, compiled))
     if memory is not None:
-        say(verdict(config, plan, memory, devices, bfloat16=bfloat16))
-        if arguments.memory and 0.75 < plan.peak / memory <= 1:
+        say(verdict(config, plan, memory, devices, peak_of=peak_of))
+        if elsewhere and 0.75 < plan.peak / memory <= 1:
             say(
                 "JAX takes 75% of a GPU's memory; XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 gives it more"
             )
     if arguments.json:
-        figures = asdict(plan) | {"devices": devices, "memory": memory, "config": to_dict(config)}
+        figures = asdict(plan) | {"peak": plan.peak, "compiled_peak": compiled}
+        figures |= {"devices": devices, "memory": memory, "config": to_dict(config)}
         write_file(arguments.json, json.dumps(figures, indent=2) + "\n")

@@ -33,7 +33,6 @@ from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.mesh import batch_sharding, make_mesh, state_shardings
 from jaxgpt.training.overfitting import passes_line, validation_loss
-from jaxgpt.training.plan import one_device
 from jaxgpt.training.plots import Panel
 from jaxgpt.training.report import Reporter
 from jaxgpt.training.run_card import CARD
@@ -189,7 +188,8 @@ def tune(
         frozen=_count(base.params),
         optimizer=train.optimizer,
     )
-    _check_step(train, mesh.size, parts, job)
+    template = state_template(jax.eval_shape(lambda: parts.trained), train, mesh)
+    check_tuning_step(train, mesh.size, template, parts.frozen, lambda: job.batch(0))
     frozen = jax.device_put(parts.frozen, state_shardings(parts.frozen, mesh))
     join = jax.jit(parts.join)
     task = dict(job.task) | ({"base": origin} if parts.adapters else {})
@@ -199,7 +199,6 @@ def tune(
         run, config, job.task["kind"], _count(parts.trained), job.panels, command, job.facts
     )
     with claim(run, config, options):
-        template = state_template(jax.eval_shape(lambda: parts.trained), train, mesh)
         start, frozen = _begin_or_resume(
             run, config, options, parts, frozen, train, data, template, mesh
         )
@@ -276,14 +275,6 @@ def tune(
 
 def _loss_of(parts: Trainable, job: Job) -> Callable[..., LossFunction]:
     return lambda train, frozen: parts.loss(job.make_loss(train), frozen)
-
-
-def _check_step(train: TrainConfig, devices: int, parts: Trainable, job: Job) -> None:
-    local, mesh = replace(train, batch_size=train.batch_size // devices, fsdp=1), one_device()
-    trained, frozen = jax.eval_shape(lambda: (parts.trained, parts.frozen))
-    template = state_template(trained, local, mesh)
-    step_fn = compile_step(local, mesh, template, _loss_of(parts, job))
-    check_tuning_step(train, devices, step_fn, template, lambda: job.batch(0), frozen)
 
 
 def _begin_or_resume(

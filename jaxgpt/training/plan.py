@@ -1,4 +1,4 @@
-"""What a run takes in memory and arithmetic, told before anything is allocated or compiled."""
+"""What a run takes in memory and arithmetic: by a formula, or by XLA on the devices at hand."""
 
 import os
 from dataclasses import dataclass, replace
@@ -6,22 +6,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh
+import numpy as np
+from jax.sharding import Mesh
 
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError, ResourceError
 from jaxgpt.model.flops import flops_per_token
 from jaxgpt.model.gpt import init_cache
 from jaxgpt.model.parameters import count_parameters, parameter_shapes
-from jaxgpt.model.schema import names_of, sharded_axis
+from jaxgpt.model.schema import dimensions, names_of, sharded_axis
 from jaxgpt.tokenization.tokenizer import load_tokenizer
 from jaxgpt.training.compiled_step import make_step
-from jaxgpt.training.liveness import Size, nbytes, peak_bytes
-from jaxgpt.training.loss import head_loss, pretraining_loss
+from jaxgpt.training.mesh import batch_sharding
 from jaxgpt.training.optimizer import make_optimizer
-from jaxgpt.training.step import TrainState, init_state
+from jaxgpt.training.run_state import state_template
+from jaxgpt.training.step import init_state
 
-_MOST_BYTES = 10**15  # beyond which nothing is worth tracing
+_MOST_BYTES = 10**15  # beyond which nothing is worth planning
+_MOST_LOGITS = 1 << 27
 _IDS = {"bytes": 256, "gpt2": 50257}
 _PARTS = {"embeddings": ("embed",), "blocks": ("blocks",), "head": ("norm", "head")}
 
@@ -38,14 +40,13 @@ class Plan:
     micro_batch: int
     """Windows that a device takes at once."""
     gradients: int
+    """Twice those of the parameters where micro-batches are summed."""
     cast: int
     """The copy of the parameters in the compute dtype."""
     kept: int
     """Activations that the forward pass keeps for the backward pass of a micro-batch."""
-    logits: int
-    """The head and the loss, beside their gradients."""
-    peak: int
-    """The most at once: parameters, optimizer and batch throughout, and what comes and goes."""
+    working: int
+    """The backward pass of one block, or the logits and their gradient, whichever is more."""
     cache: int
     """Keys and values of one text of full length, in decoding."""
     flops_per_token: int
@@ -55,6 +56,11 @@ class Plan:
     def held(self) -> int:
         """Bytes that are in memory throughout."""
         return sum(self.parameter_bytes.values()) + self.optimizer + self.batch
+
+    @property
+    def peak(self) -> int:
+        """The most bytes at once in a step, estimated: as if all that comes and goes met."""
+        return self.held + self.gradients + self.cast + self.kept + self.working
 
 
 def settle_vocabulary(config: TrainConfig) -> TrainConfig:
@@ -77,43 +83,75 @@ def settle_vocabulary(config: TrainConfig) -> TrainConfig:
 
 
 def make_plan(config: TrainConfig, devices: int = 1, *, bfloat16: bool = True) -> Plan:
-    """The plan of a run on `devices`, `config.fsdp` of which share the parameters.
+    """The plan of a run on `devices`, `config.fsdp` of which share the parameters, by a formula.
 
     `bfloat16` is whether they multiply in it (`multiplies_bfloat16`); where they do not, XLA widens
     what it multiplies to float32. Raises ConfigError if the vocabulary is not settled,
     ResourceError if no machine could hold the parameters.
     """
-    model, state = config.model, _state(config)
-    size = _size(config, state, bfloat16=bfloat16)
-    alone = _size(replace(config, fsdp=1), state, bfloat16=bfloat16)
-    bytes_of = {name: _total(state.params, parts, size) for name, parts in _PARTS.items()}
-    optimizer = sum(map(size, jax.tree.leaves(state.opt_state)))
-    if sum(bytes_of.values()) + optimizer > _MOST_BYTES:
+    model, fsdp = config.model, config.fsdp
+    params = parameter_shapes(model)
+    state = jax.eval_shape(
+        lambda: init_state(params, make_optimizer(config.optimizer, config.steps))
+    )
+    parts = {name: {key: params.get(key, {}) for key in keys} for name, keys in _PARTS.items()}
+    bytes_of = {name: device_bytes(part, fsdp) for name, part in parts.items()}
+    whole, optimizer = sum(bytes_of.values()), device_bytes(state.opt_state, fsdp)
+    if whole + optimizer > _MOST_BYTES:
         raise ResourceError(
             f"{count_parameters(model):,} parameters and their optimizer take more than "
             f"{_MOST_BYTES / 1e12:,.0f} TB; choose a smaller model"
         )
     rows = config.batch_size // devices
-    micro = replace(config, batch_size=rows // config.gradient_accumulation)
-    dtype = jnp.dtype(config.compute_dtype)
+    micro_batch, length = rows // config.gradient_accumulation, model.context_length
+    width = jnp.dtype(config.compute_dtype).itemsize if bfloat16 else 4
+    block = bytes_of["blocks"] // model.num_layers
     return Plan(
         parameters={
-            name: _total(state.params, parts, lambda leaf: leaf.size)
-            for name, parts in _PARTS.items()
+            name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in parts.items()
         },
         parameter_bytes=bytes_of,
         optimizer=optimizer,
-        batch=sum(map(nbytes, _batch(replace(config, batch_size=rows)))),
-        micro_batch=micro.batch_size,
-        gradients=sum(bytes_of.values()),
-        cast=0 if dtype == jnp.float32 else _cast(state, dtype, size),
-        kept=_kept(micro, state, alone),
-        logits=_logits(micro, alone),
-        peak=peak(config, devices, bfloat16=bfloat16),
+        batch=2 * 4 * rows * length,
+        micro_batch=micro_batch,
+        gradients=whole if config.gradient_accumulation == 1 else 2 * whole,
+        cast=0 if config.compute_dtype == "float32" else whole * width // 4,
+        kept=kept_bytes(config, micro_batch * length, model.num_layers, width),
+        working=working_bytes(config, micro_batch * length, width, block),
         cache=_cache(model),
         flops_per_token=flops_per_token(model),
-        flops_per_step=flops_per_token(model) * config.batch_size * model.context_length,
+        flops_per_step=flops_per_token(model) * config.batch_size * length,
     )
+
+
+def kept_bytes(config: TrainConfig, tokens: int, layers: int, width: int) -> int:
+    """Activations kept for the backward pass: b n L (2 D + E + F), or b n L D with remat.
+
+    n `tokens` of a micro-batch on a device, b bytes a number (`width`), L `layers` that are
+    trained; of each, what comes in and what its linear layers give, but for the last.
+    """
+    sizes = dimensions(config.model)
+    each = sizes["D"] if config.remat else 2 * sizes["D"] + sizes["E"] + sizes["F"]
+    return width * tokens * layers * each
+
+
+def working_bytes(config: TrainConfig, tokens: int, width: int, block: int) -> int:
+    """The most that the backward pass of one micro-batch works in at once, estimated.
+
+    It is that of a block, b n (2 E + 3 F + 2 A) and the gradient of the block's parameters
+    (`block` bytes), where A = H (T + 64) / 2 are a token's attention weights; with remat also what
+    the block computes again, b n (2 D + E + F), and with dropout 16 n (A + 2 D) for its masks. Or
+    it is that of the head, 8 bytes for each of n V logits, of which 2^27 are computed at once, and
+    3 b n D. n, b: see `kept_bytes`.
+    """
+    sizes, length = dimensions(config.model), config.model.context_length
+    d, e, f = (sizes[letter] for letter in "DEF")
+    weights = sizes["H"] * (length + min(64, length)) // 2
+    again = 2 * d + e + f if config.remat else 0
+    masks = 16 * (weights + 2 * d) if config.model.dropout else 0
+    backward = tokens * (width * (2 * e + 3 * f + 2 * weights + again) + masks) + block
+    head = 8 * min(tokens * sizes["V"], _MOST_LOGITS) + 3 * width * tokens * d
+    return max(backward, head)
 
 
 def multiplies_bfloat16() -> bool:
@@ -124,93 +162,26 @@ def multiplies_bfloat16() -> bool:
     return "f32[" not in (jax.jit(jnp.matmul).lower(matrix, matrix).compile().as_text() or "f32[")
 
 
-def peak(config: TrainConfig, devices: int = 1, *, bfloat16: bool = True) -> int:
-    """The most bytes that each device holds at once in a step; the arguments of `make_plan`."""
-    state = _state(config)
-    local = replace(config, batch_size=config.batch_size // devices, data_parallel=1, fsdp=1)
-    step_fn = make_step(local, one_device())
-    return step_bytes(step_fn, config, state, (_batch(local), 0), bfloat16=bfloat16)
-
-
-def step_bytes(
-    step_fn: Any, config: TrainConfig, state: TrainState, rest: tuple[Any, ...], *, bfloat16: bool
-) -> int:
-    """The most bytes at once in a jitted step of one device, of `state` and `rest`."""
-    traced = step_fn.trace(state, *rest)
-    donated = [given.donated for given in jax.tree.leaves(traced.args_info)]
-    return peak_bytes(traced.jaxpr, donated, _size(config, state, bfloat16=bfloat16))
-
-
-def one_device() -> Mesh:
-    """A mesh of the first device alone, to trace what each of several does."""
-    axes = ("data", "fsdp"), (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((1, 1), *axes, devices=jax.devices()[:1])
-
-
-def _state(config: TrainConfig) -> TrainState:
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    return jax.eval_shape(
-        lambda params: init_state(params, optimizer), parameter_shapes(config.model)
-    )
-
-
-def _size(config: TrainConfig, state: TrainState, *, bfloat16: bool) -> Size:
-    """Bytes on one device, where `fsdp` divides whatever has the shape of a shared parameter."""
-    leaves = jax.tree.leaves_with_path(state.params)
-    shared = {leaf.shape for path, leaf in leaves if sharded_axis(names_of(path)) is not None}
-
-    def size(array: Any) -> int:
-        widened = 2 if array.dtype == jnp.bfloat16 and not bfloat16 else 1
-        return nbytes(array) * widened // (config.fsdp if array.shape in shared else 1)
-
-    return size
-
-
-def _total(params: Any, parts: tuple[str, ...], size: Size) -> int:
-    return sum(size(leaf) for part in parts for leaf in jax.tree.leaves(params.get(part, ())))
-
-
-def _batch(config: TrainConfig) -> tuple[Any, Any]:
+def compiled_peak(config: TrainConfig, mesh: Mesh) -> int:
+    """The most bytes at once on each device of `mesh` in a step, by XLA, which compiles it."""
+    template = state_template(parameter_shapes(config.model), config, mesh)
     shape = (config.batch_size, config.model.context_length)
-    tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
-    return tokens, tokens
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
+    step = make_step(config, mesh).lower(template, (tokens, tokens), np.int32(0))
+    sizes: Any = step.compile().memory_analysis()
+    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return sizes.argument_size_in_bytes + results + sizes.temp_size_in_bytes
 
 
-def _cast(state: TrainState, dtype: Any, size: Size) -> int:
-    cast = jax.eval_shape(lambda tree: jax.tree.map(lambda a: a.astype(dtype), tree), state.params)
-    return sum(map(size, jax.tree.leaves(cast)))
-
-
-def _kept(config: TrainConfig, state: TrainState, size: Size) -> int:
-    """What the backward pass is given that grows with the batch, which the parameters do not."""
-    loss_fn = pretraining_loss(config)
-
-    def residuals(params: Any, batch: Any, rng: Any) -> Any:
-        return jax.vjp(lambda params: loss_fn(params, batch, rng), params, has_aux=True)[1]
-
-    once, twice = (
-        jax.eval_shape(
-            residuals,
-            state.params,
-            _batch(replace(config, batch_size=times * config.batch_size)),
-            jax.eval_shape(jax.random.key, 0),
-        )
-        for times in (1, 2)
+def device_bytes(tree: Any, fsdp: int) -> int:
+    """Bytes on each device of parameters or an optimizer's state, which `fsdp` of them share."""
+    return sum(
+        leaf.size * leaf.dtype.itemsize // (1 if sharded_axis(names_of(path)) is None else fsdp)
+        for path, leaf in jax.tree.leaves_with_path(tree)
     )
-    return sum(map(size, jax.tree.leaves(twice))) - sum(map(size, jax.tree.leaves(once)))
-
-
-def _logits(config: TrainConfig, size: Size) -> int:
-    model, targets = config.model, _batch(config)[1]
-    x = jax.ShapeDtypeStruct((*targets.shape, model.embed_dim), config.compute_dtype)
-    table = jax.ShapeDtypeStruct((model.vocab_size, model.embed_dim), jnp.float32)
-    grad = jax.value_and_grad(head_loss, argnums=(0, 1), has_aux=True)
-    jaxpr = jax.make_jaxpr(grad)(x, table, targets)
-    ends = (*jaxpr.jaxpr.invars, *jaxpr.jaxpr.outvars)
-    return peak_bytes(jaxpr, size=size) - sum(size(variable.aval) for variable in ends)
 
 
 def _cache(model: ModelConfig) -> int:
     layer = replace(model, num_layers=1)  # each has as much as the others
     cache = jax.eval_shape(lambda: init_cache(layer, 1, layer.context_length))
-    return model.num_layers * sum(map(nbytes, jax.tree.leaves(cache)))
+    return model.num_layers * sum(leaf.size * 4 for leaf in jax.tree.leaves(cache))

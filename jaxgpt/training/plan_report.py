@@ -3,11 +3,12 @@
 import math
 import re
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import replace
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.errors import ConfigError, brief
-from jaxgpt.training.plan import Plan, peak
+from jaxgpt.training.plan import Plan
 
 _UNITS = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3, "TiB": 2**40, "GiB": 2**30, "MiB": 2**20}
 
@@ -22,8 +23,15 @@ def parse_memory(text: str) -> int:
     return int(size)
 
 
-def table(config: TrainConfig, plan: Plan, devices: int) -> str:
-    """The plan in lines: what is held throughout, what comes and goes, and the most at once."""
+Peak = Callable[[TrainConfig], int]
+"""The most bytes at once on each device in a step of a config."""
+
+
+def table(config: TrainConfig, plan: Plan, devices: int, compiled: int | None = None) -> str:
+    """The plan in lines: what is held throughout, what comes and goes, and the most at once.
+
+    `compiled` is XLA's figure of that, where the step was compiled.
+    """
     model, texts = config.model, f"{config.gradient_accumulation} x {plan.micro_batch} windows"
     head = f"last norm and {'tied ' if model.tie_head else ''}head"
     counts, sizes = plan.parameters, plan.parameter_bytes
@@ -34,12 +42,13 @@ def table(config: TrainConfig, plan: Plan, devices: int) -> str:
         (f"  {head}", f"{counts['head']:,}", _size(sizes["head"])),
         ("optimizer state", "", _size(plan.optimizer)),
         ("batch", texts, _size(plan.batch)),
-        ("comes and goes, at most at once", "", _size(plan.peak - plan.held)),
+        ("comes and goes, by estimate", "", _size(plan.peak - plan.held)),
         ("  gradients", "", _size(plan.gradients)),
         (f"  parameters in {config.compute_dtype}", "", _size(plan.cast)),
         ("  activations kept for the backward pass", "", _size(plan.kept)),
-        ("  logits and loss", "", _size(plan.logits)),
-        ("predicted peak", "", _size(plan.peak)),
+        ("  one block's backward pass, or logits", "", _size(plan.working)),
+        ("estimated peak", "", _size(plan.peak)),
+        *([("peak of the step, as XLA compiles it", "", _size(compiled))] if compiled else []),
         ("", "", ""),
         (
             "KV cache of one text, in decoding",
@@ -65,11 +74,12 @@ def table(config: TrainConfig, plan: Plan, devices: int) -> str:
 
 
 def verdict(
-    config: TrainConfig, plan: Plan, memory: int, devices: int = 1, *, bfloat16: bool = True
+    config: TrainConfig, plan: Plan, memory: int, devices: int = 1, *, peak_of: Peak
 ) -> str:
-    """Whether the plan fits into `memory` bytes on each device, or the flags that make it fit."""
-    if plan.peak <= memory:
-        return f"fits: {plan.peak / memory:.1%} of {_size(memory)}"
+    """Whether a step fits into `memory` bytes on each device, or the flags that make it fit."""
+    needed = peak_of(config)
+    if needed <= memory:
+        return f"fits: {needed / memory:.1%} of {_size(memory)}"
     line = f"does not fit in {_size(memory)}: "
     alone = plan.held + plan.gradients
     if alone > memory:
@@ -80,7 +90,7 @@ def verdict(
     found = [
         flags
         for remat in sorted({config.remat, True})
-        if (flags := _cut(replace(config, remat=remat), memory, devices, bfloat16=bfloat16))
+        if (flags := _cut(replace(config, remat=remat), memory, devices, peak_of))
     ]
     if not found:
         return (
@@ -90,7 +100,7 @@ def verdict(
     return line + "set " + ", or ".join(dict.fromkeys(found))
 
 
-def _cut(config: TrainConfig, memory: int, devices: int, *, bfloat16: bool) -> str:
+def _cut(config: TrainConfig, memory: int, devices: int, peak_of: Peak) -> str:
     """The flags by which micro-batches are as large as fit, or nothing."""
     windows = config.batch_size // devices
     small = [n for n in range(1, math.isqrt(windows) + 1) if windows % n == 0]
@@ -98,8 +108,7 @@ def _cut(config: TrainConfig, memory: int, devices: int, *, bfloat16: bool) -> s
     cuts = [n for n in cuts if n >= config.gradient_accumulation]
 
     def fits(cut: int) -> bool:
-        trial = replace(config, gradient_accumulation=cut)
-        return peak(trial, devices, bfloat16=bfloat16) <= memory
+        return peak_of(replace(config, gradient_accumulation=cut)) <= memory
 
     place = bisect_left(cuts, True, key=fits)
     if place == len(cuts):

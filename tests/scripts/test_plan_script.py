@@ -39,7 +39,7 @@ def test_what_is_advised_fits(plan):
 
 
 def test_a_gpu_nearly_full_needs_a_word_to_jax(plan):
-    peak = next(line for line in plan("gpt2", "--memory", "80GB") if "predicted peak" in line)
+    peak = next(line for line in plan("gpt2", "--memory", "80GB") if "estimated peak" in line)
     memory = f"{1.1 * float(peak.split()[-2])}GB"
     assert "XLA_PYTHON_CLIENT_MEM_FRACTION" in plan("gpt2", "--memory", memory)[-1]
 
