@@ -35,7 +35,8 @@ SHORT = [
     (
         "make assistant",
         "",
-        "ARGS='--steps 2 --conversations 16 --preferences 2 --questions 2 --stories-bytes 100000'",
+        "ARGS='--steps 2 --conversations 16 --preferences 2 --questions 2 --stories-bytes 100000 "
+        f"{TINY}'",
     ),
     ("python scripts/train.py small --data", "", f"--tokenizer bpe:300 {TWO_STEPS}"),
     (

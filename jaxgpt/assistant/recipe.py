@@ -25,6 +25,12 @@ class Recipe:
     """Bytes of stories to pretrain on."""
     steps: int = 2000
     """Steps of pretraining."""
+    num_layers: int = 3
+    """Blocks of the model."""
+    num_heads: int = 4
+    """Heads of attention in each block; more copy more of a story at once."""
+    embed_dim: int = 128
+    """Width of the model; num_heads must divide it."""
     conversations: int = 8200
     """Stories with questions and answers to tune on, each once."""
     preferences: int = 120
@@ -40,6 +46,7 @@ class Recipe:
         for name in ("steps", "conversations", "preferences", "questions"):
             if getattr(self, name) < 2:
                 raise ConfigError(f"{name} is {brief(getattr(self, name))}; it must be 2 or more")
+        pretraining(self)  # refuses a shape that no model has
 
 
 def pretraining(recipe: Recipe) -> TrainConfig:
@@ -47,9 +54,16 @@ def pretraining(recipe: Recipe) -> TrainConfig:
     small = get_preset("small")
     return replace(
         small,
-        # Four heads copy more at once; the context holds a story and ten questions about it; and
-        # with rows to spare for a template's markers, no table has to grow.
-        model=replace(small.model, num_heads=4, context_length=384, vocab_size=2064),
+        # The context holds a story and ten questions about it; and with rows to spare for a
+        # template's markers, no table has to grow.
+        model=replace(
+            small.model,
+            context_length=384,
+            vocab_size=2064,
+            num_layers=recipe.num_layers,
+            num_heads=recipe.num_heads,
+            embed_dim=recipe.embed_dim,
+        ),
         data=replace(small.data, stories_bytes=recipe.stories_bytes),
         optimizer=replace(small.optimizer, warmup_steps=min(50, recipe.steps - 1)),
         steps=recipe.steps,

@@ -47,3 +47,13 @@ def test_each_stage_is_measured_and_the_last_model_can_be_asked(tmp_path, monkey
 def test_a_stage_of_nothing_is_refused(name):
     with pytest.raises(ConfigError, match=f"{name} is 1; it must be 2 or more"):
         Recipe(**{name: 1})
+
+
+def test_a_shape_that_no_model_has_is_refused():
+    with pytest.raises(ConfigError, match="num_heads"):
+        Recipe(num_heads=3)
+
+
+def test_the_shape_is_that_of_the_model():
+    model = pretraining(Recipe(num_layers=1, num_heads=2, embed_dim=16)).model
+    assert (model.num_layers, model.num_heads, model.embed_dim) == (1, 2, 16)
