@@ -52,6 +52,7 @@ class Given:
 
     def __init__(self, story: str | None = None, records: list[Record] | None = None):
         self._story, self._records = story, records
+        self._made: dict[str, Any] = {}
 
     @property
     def story(self) -> str:
@@ -88,6 +89,12 @@ class Given:
             params = on_device(init_like_torch(config, generator))
             self._gpt2 = context_length, config, params, generator
         return self._gpt2[1:]
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What `compute` gives, computed when `name` is first asked for; for what is small."""
+        if name not in self._made:
+            self._made[name] = compute()
+        return self._made[name]
 
 
 def on_device(tree: Any) -> Any:
