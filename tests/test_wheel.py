@@ -13,6 +13,8 @@ import pytest
 from jaxgpt import __version__
 from jaxgpt.shell import COMMANDS
 
+pytestmark = pytest.mark.whole_run
+
 ROOT = Path(__file__).parents[1]
 TRAIN = (
     "train tiny --platform cpu --steps 2 --warmup-steps 1 --batch-size 8 --context-length 16 "

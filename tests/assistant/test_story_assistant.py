@@ -12,6 +12,8 @@ from jaxgpt.config import get_preset
 from jaxgpt.errors import ConfigError
 from jaxgpt.training.checkpoint import load_model
 
+pytestmark = pytest.mark.whole_run
+
 SMALL = Recipe(steps=2, conversations=32, preferences=4, questions=2)
 
 

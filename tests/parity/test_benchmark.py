@@ -341,6 +341,7 @@ def quick_children(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
+@pytest.mark.whole_run
 def test_processes_say_how_long_they_took_to_begin(quick_children):
     report = children.measure_loading(CONFIG, ["jaxgpt", "torch"], turns=1)
     assert [row["contender"] for row in report.rows] == [

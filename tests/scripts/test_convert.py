@@ -92,6 +92,7 @@ def test_there_and_back(run, folder):
     assert_same_bits(load_gpt2("again"), load_gpt2("gpt"))
 
 
+@pytest.mark.whole_run
 def test_the_other_scripts_take_what_it_makes_and_the_folder_itself(run, folder):
     assert run("convert.py --from gpt2 --model gpt --out ck")[0] == 0
     shown = []
@@ -104,6 +105,7 @@ def test_the_other_scripts_take_what_it_makes_and_the_folder_itself(run, folder)
     assert shown == [shown[0]] * 4
 
 
+@pytest.mark.whole_run
 def test_training_from_a_folder_by_its_command_line(run, folder):
     command = (
         "train.py tiny --init-from gpt --data text.txt --out tuned --steps 2 --warmup-steps 1 "

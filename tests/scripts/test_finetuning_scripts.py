@@ -15,6 +15,8 @@ from jaxgpt.finetuning.pretrained import load_pretrained
 from jaxgpt.huggingface.weights import load_gpt2
 from jaxgpt.model.gpt import GPT
 
+pytestmark = pytest.mark.whole_run
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 FAST = "--steps 4 --learning-rate 1e-2 --batch-size 8 --platform cpu"
 

@@ -19,6 +19,7 @@ def verify(monkeypatch):
     return importlib.import_module("jaxgpt.commands.verify")
 
 
+@pytest.mark.whole_run
 def test_it_does_without_torch(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('there is no torch')")
     done = subprocess.run(

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.whole_run
+
 
 def test_runs_survive_random_faults(tmp_path):
     command = [sys.executable, Path(__file__).with_name("soak.py"), "--training", "--faults", "3"]

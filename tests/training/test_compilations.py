@@ -32,6 +32,7 @@ def programs():
     counting = False
 
 
+@pytest.mark.whole_run
 def test_nothing_is_compiled_after_the_first_visit_nor_in_a_run_by_other_numbers(
     small_run, programs, compiled_anew, tmp_path, monkeypatch
 ):

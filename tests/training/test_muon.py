@@ -129,6 +129,7 @@ def test_the_plan_counts_one_mean_of_a_matrix_and_two_of_the_rest():
     assert make_plan(adamw).optimizer - make_plan(muon).optimizer == matrices
 
 
+@pytest.mark.whole_run
 def test_stopped_and_resumed_is_the_undisturbed_run_and_compiles_nothing_by_other_numbers(
     small_run, tmp_path, compiled_anew
 ):

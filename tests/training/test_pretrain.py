@@ -240,6 +240,7 @@ def _command(run, steps):
     ]  # fmt: skip
 
 
+@pytest.mark.whole_run
 def test_killed_at_a_random_step_and_run_again_is_the_same_run(tmp_path):
     environment = os.environ | {"XLA_FLAGS": ""}
     steps, killed = 120, tmp_path / "killed"

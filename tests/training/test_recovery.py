@@ -20,6 +20,8 @@ from jaxgpt.training.kept import checkpoints
 from jaxgpt.training.pretrain import pretrain
 from jaxgpt.training.run_contents import foreign_files
 
+pytestmark = pytest.mark.whole_run
+
 SHARD = "tokens/train-00000.bin"
 TEXT = "The year 1700 had few days, and a king who counted them.\n" * 300
 QUIET = ("tokens_per_second",)
