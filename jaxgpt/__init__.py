@@ -67,7 +67,6 @@ Read it in the order in which data passes through it; each name is documented wh
 
     jaxgpt.parity        the same model in PyTorch, which most of this does without
       torch_random         TorchGenerator, init_like_torch: PyTorch's random numbers
-      walk                 walk: every activation, by name
       compare              compare: where two models part, and why
 
     jaxgpt.benchmark     beside PyTorch by turns on one machine
@@ -130,7 +129,6 @@ _HOME = {
     "huggingface.weights": "load_gpt2 save_gpt2",
     "finetuning.pretrained": "load_pretrained",
     "parity.torch_random": "TorchGenerator init_like_torch",
-    "parity.walk": "walk",
     "parity.compare": "compare",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -101,7 +101,6 @@ from jaxgpt.parity.torch_random import (
     TorchGenerator as TorchGenerator,
     init_like_torch as init_like_torch,
 )
-from jaxgpt.parity.walk import walk as walk
 from jaxgpt.parity.compare import compare as compare
 
 __version__: str

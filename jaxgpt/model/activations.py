@@ -15,8 +15,8 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.model.gpt import GPT
 
 _BLOCK = (
-    *("norm1", "attn.q", "attn.k", "attn.v", "attn.scores", "attn.weights", "attn.context"),
-    *("attn.out", "middle", "norm2", "mlp.up", "mlp.hidden", "mlp.out", "out"),
+    *("norm1", "attn.qkv", "attn.q", "attn.k", "attn.v", "attn.scores", "attn.weights"),
+    *("attn.context", "attn.out", "middle", "norm2", "mlp.up", "mlp.hidden", "mlp.out", "out"),
 )
 
 
@@ -24,11 +24,12 @@ def recorded_names(config: ModelConfig) -> list[str]:
     """Names of the activations in the order in which they are computed.
 
     `embed` (B, T, D) enters the first block. In block i: `blocks.i.norm1` (B, T, D);
-    `blocks.i.attn.q` (B, H, T, K), `k` and `v` (B, G, T, K); `scores`, before the mask, and
-    `weights` (B, H, T, T); `context` (B, H, T, K), what each head brings together; `attn.out`
-    (B, T, D); `middle`, the residual stream between attention and feed-forward; `norm2`; `mlp.up`
-    and `mlp.hidden` (B, T, F), before and after GELU; `mlp.out`; and `out`, the stream that leaves
-    the block. `norm` (B, T, D) is the last layer norm, `logits` (B, T, V).
+    `blocks.i.attn.qkv` (B, T, E), the three side by side; `attn.q` (B, H, T, K), `k` and `v`
+    (B, G, T, K); `scores`, before the mask, and `weights` (B, H, T, T); `context` (B, H, T, K),
+    what each head brings together; `attn.out` (B, T, D); `middle`, the residual stream between
+    attention and feed-forward; `norm2`; `mlp.up` and `mlp.hidden` (B, T, F), before and after GELU;
+    `mlp.out`; and `out`, the stream that leaves the block. `norm` (B, T, D) is the last layer norm,
+    `logits` (B, T, V).
     """
     blocks = [f"blocks.{i}.{name}" for i in range(config.num_layers) for name in _BLOCK]
     return ["embed", *blocks, "norm", "logits"]

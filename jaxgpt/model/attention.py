@@ -123,7 +123,7 @@ def multi_head_attention(
     The columns of `qkv` are queries, keys, values, each with the heads in order, as in GPT-2. E is
     the width of `out`, in a block that of `x`. Of `num_kv_heads` heads of keys and values, each
     serves several of queries (Ainslie et al. 2023); 0 is one for each. Where several texts lie in
-    one row, `segments` tells them apart, and none sees another. `record` sees `q`, `k`, `v`,
+    one row, `segments` tells them apart, and none sees another. `record` sees `qkv`, `q`, `k`, `v`,
     `scores`, `weights`, `context` and `out`. Raises as `choose_attention` does, and ConfigError for
     heads that do not divide the columns.
     """
@@ -167,7 +167,7 @@ def attend_causally(
     computed and the weights stay in the processor's cache, forward and backward. With `segments`,
     a query meets only the keys of its own. With `start`, as in decoding, row b's queries stand at
     position `start[b]` and after among S keys, and there is no dropout. What replaces this function
-    in its module computes training, decoding and `walk` alike. Where there is something to
+    in its module computes training, decoding and recording alike. Where there is something to
     `record`, all queries are one chunk.
     """
     if start is not None:
@@ -285,7 +285,7 @@ def split_heads(
 def _recorded_heads(
     qkv: Float[Array, "*B T E"], num_heads: int, num_kv_heads: int, record: Record
 ) -> list[Float[Array, "R _ T K"]]:
-    parts = split_heads(qkv, num_heads, num_kv_heads)
+    parts = split_heads(record("qkv", qkv), num_heads, num_kv_heads)
     return [record(name, part) for name, part in zip("qkv", parts, strict=True)]
 
 

@@ -1,5 +1,6 @@
 """The pre-norm block, and L of them in a row."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -127,14 +128,11 @@ def block_settings(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def unstack(blocks: Params | tuple[Params, ...]) -> list[Params]:
-    """Parameters of the blocks as a list of L dicts: a copy, made once before decoding.
+def unstack(blocks: Params | tuple[Params, ...]) -> Iterator[Params]:
+    """Parameters of the L blocks one after another, each a copy: before decoding, made once.
 
     A loop over layers that slices the stacked leaves would copy every weight for every token.
     """
-    parts = blocks if isinstance(blocks, tuple) else (blocks,)
-    return [
-        jax.tree.map(lambda leaf, i=i: leaf[i], part)
-        for part in parts
-        for i in range(len(jax.tree.leaves(part)[0]))
-    ]
+    for part in blocks if isinstance(blocks, tuple) else (blocks,):
+        for i in range(len(jax.tree.leaves(part)[0])):
+            yield jax.tree.map(lambda leaf, i=i: leaf[i], part)

@@ -11,12 +11,12 @@ import numpy as np
 from jaxgpt.config import PRESETS, ModelConfig
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
+from jaxgpt.model.activations import intervene
 from jaxgpt.model.embedding import embed
+from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import gelu, layer_norm, linear
 from jaxgpt.model.parameters import count_parameters
-from jaxgpt.parity.habits import Habits
 from jaxgpt.parity.torch_random import TorchGenerator
-from jaxgpt.parity.walk import walk
 from jaxgpt.worked.examples import GPT2_SMALL, Given, example, on_device
 
 _TEXTS = ("Every effort moves you", "Every day holds a")
@@ -133,8 +133,9 @@ def _(given: Given) -> Any:
     config, params, generator = given.gpt2()
     # The masks come from the stream that built the model, so it has to be where that left it.
     drop = copy.deepcopy(generator)
-    habits = Habits(dropout=lambda x: jnp.asarray(drop.dropout(x, GPT2_SMALL.dropout)))
-    logits = walk(config, params, jnp.asarray(tokens), habits)["logits"]
+    points = ("embed", "*.attn.weights", "*.attn.out", "*.mlp.out")
+    dropped = dict.fromkeys(points, lambda x: jnp.asarray(drop.dropout(x, GPT2_SMALL.dropout)))
+    logits = intervene(GPT(config, params), jnp.asarray(tokens), dropped)
     return {"cols[0:3],[-3:]": ends(logits)}
 
 

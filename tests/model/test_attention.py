@@ -1,5 +1,3 @@
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +20,8 @@ from jaxgpt.model.attention import (
 )
 from jaxgpt.model.gpt import GPT, decoding_params, init_cache
 from jaxgpt.model.parameters import parameter_shapes
-from jaxgpt.parity.walk import walk
+from jaxgpt.parity.overrides import Variant
+from jaxgpt.parity.trace import trace
 
 B, T, D, H = 2, 6, 8, 2
 K = D // H
@@ -290,10 +289,14 @@ def _decode(params, tokens):
     return model.decode(tokens, init_cache(MODEL, rows, 8), *jnp.zeros((2, rows), int))
 
 
+def _trace(params, tokens):
+    return trace(Variant(MODEL, params), tokens)
+
+
 @pytest.mark.parametrize(
     "compute",
-    [lambda params, tokens: GPT(MODEL, params)(tokens), _decode, partial(walk, MODEL)],
-    ids=["forward", "decoding", "walk"],
+    [lambda params, tokens: GPT(MODEL, params)(tokens), _decode, _trace],
+    ids=["forward", "decoding", "trace"],
 )
 @pytest.mark.parametrize("name", ["attend_causally", "attention_weights"])
 def test_attention_that_is_replaced_is_replaced_everywhere(replace, compute, name):

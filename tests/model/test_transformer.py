@@ -126,7 +126,7 @@ def test_dropout_is_decided_by_the_key(scanned):
 
 
 def test_unstack_makes_one_dict_for_each_layer(blocks):
-    layers = unstack(blocks)
+    layers = list(unstack(blocks))
     assert len(layers) == L
     restacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
     jax.tree.map(np.testing.assert_array_equal, restacked, blocks)

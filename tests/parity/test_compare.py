@@ -6,6 +6,7 @@ import json
 import math
 import os
 import zipfile
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +26,12 @@ from jaxgpt.parity.diagnosis import leaf_differences
 from jaxgpt.parity.diagnosis.causes import OPERATIONS, operation_of
 from jaxgpt.parity.diagnosis.differences import rounding as bound_of
 from jaxgpt.parity.diagnosis.trial import Attempt
+from jaxgpt.parity.overrides import Variant
 from jaxgpt.parity.recordings.recording import Recording, record_model
 from jaxgpt.parity.recordings.recording_file import load_recording, save_recording
 from jaxgpt.parity.recordings.torch_module import record_module
 from jaxgpt.parity.torch_reference import from_params
-from jaxgpt.parity.walk import activation_names, loss_and_gradients, walk
+from jaxgpt.parity.trace import activation_names, loss_and_gradients, trace
 
 CONFIG = ModelConfig(vocab_size=40, context_length=16, num_layers=2, num_heads=4, embed_dim=32)
 TOKENS = np.random.default_rng(0).integers(40, size=(1, 12), dtype=np.int32)
@@ -309,7 +311,7 @@ def test_a_planted_way_of_computing_is_named(name, ours, planted):
 
 
 def test_the_other_way_round_it_is_said_of_the_other(ours, planted):
-    """The jaxgpt side is walked, wherever it stands."""
+    """Causes are tried on the jaxgpt side, wherever it stands."""
     comparison = compare(alone(planted(gelu="erf")), ours)
     assert comparison.causes == ("A computes GELU by erf, not by tanh",)
 
@@ -475,14 +477,14 @@ def test_two_layers_exchanged_are_sought_from_the_first_difference(random_params
     a, b = (
         record_model(config, leaves, TOKENS) for leaves in (params, params | {"blocks": blocks})
     )
-    known, walk_one = [], Attempt.walk
+    known, run_one = [], Attempt.run
 
-    def noted(self, state, *args, **kwargs):
-        if state.habits.order or any(own.order for _, own in state.habits.layers.values()):
-            known.append(state.habits.order)
-        return walk_one(self, state, *args, **kwargs)
+    def noted(self, variant, *args, **kwargs):
+        if variant.order or any(own.order for own in variant.layers.values()):
+            known.append(variant.order)
+        return run_one(self, variant, *args, **kwargs)
 
-    monkeypatch.setattr(Attempt, "walk", noted)
+    monkeypatch.setattr(Attempt, "run", noted)
     assert compare(a, alone(b)).causes == ("B has layers 1 and 3 exchanged",)
     # The reverse, and layer 1 with each behind it; where it stands first, and never alone.
     assert known == [(4, 3, 2, 1, 0), (0, 2, 1, 3, 4), (0, 3, 2, 1, 4), (0, 4, 2, 3, 1)]
@@ -630,7 +632,7 @@ def test_without_parameters_no_cause_is_tried(ours, planted):
     assert "causes can be tried only where" in comparison.outcome
 
 
-def test_two_pytorch_models_are_explained_from_the_one_that_can_be_walked(planted):
+def test_two_pytorch_models_are_explained_from_the_one_that_can_be_traced(planted):
     """A reads queries, keys and values in an order that no attribute shows; it is found out."""
     odd = attention(order=(2, 1, 0))
     comparison = compare(planted(odd), planted(odd, gelu="erf"))
@@ -782,15 +784,17 @@ def test_damaged_files_are_refused_or_read(save, tmp_path):
     assert not any("\n" in complaint for complaint in complaints)
 
 
-def test_a_walk_refuses_tokens_that_do_not_fit(params):
-    assert walk(CONFIG, params, jnp.asarray(TOKENS[:, :1]))["logits"].shape == (1, 1, 40)
+def test_a_trace_refuses_tokens_that_do_not_fit(params):
+    assert trace(Variant(CONFIG, params), jnp.asarray(TOKENS[:, :1]))["logits"].shape == (1, 1, 40)
     with pytest.raises(ConfigError, match="the model takes 1 to 16 tokens, not 17"):
-        walk(CONFIG, params, jnp.zeros((1, 17), int))
+        trace(Variant(CONFIG, params), jnp.zeros((1, 17), int))
     for bad in (-1, 40):
         with pytest.raises(DataError, match=rf"token id {bad} is outside \[0, 40\)"):
-            walk(CONFIG, params, jnp.array([[0, bad]]))
+            trace(Variant(CONFIG, params), jnp.array([[0, bad]]))
     # Under jit the ids are not known.
-    loss, _ = jax.jit(lambda x: loss_and_gradients(CONFIG, params, x))(jnp.asarray(TOKENS))
+    loss, _ = jax.jit(
+        partial(loss_and_gradients, lambda params, x: trace(Variant(CONFIG, params), x)["logits"])
+    )(params, jnp.asarray(TOKENS))
     assert np.isfinite(loss)
 
 

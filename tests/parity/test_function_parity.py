@@ -32,7 +32,7 @@ class Calling(nn.Module):
 
 
 def by_heads(x, params):
-    heads = unstack(params["heads"])
+    heads = list(unstack(params["heads"]))
     return attention.multi_head_attention_by_heads(x, heads=heads, out=params["out"])
 
 

@@ -17,7 +17,7 @@ from jaxgpt.parity.recordings.recording import Recording, record_model
 from jaxgpt.parity.recordings.torch_file import load_module
 from jaxgpt.parity.recordings.torch_module import record_module
 from jaxgpt.parity.torch_reference import from_params
-from jaxgpt.parity.walk import activation_names
+from jaxgpt.parity.trace import activation_names
 
 V, S, D, H, L = 40, 16, 32, 4, 2
 CONFIG = ModelConfig(vocab_size=V, context_length=S, num_layers=L, num_heads=H, embed_dim=D)

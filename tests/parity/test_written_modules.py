@@ -12,7 +12,7 @@ from jaxgpt.parity.compare import compare, to_text
 from jaxgpt.parity.diagnosis.differences import differences
 from jaxgpt.parity.recordings.recording import Recording, record_model
 from jaxgpt.parity.recordings.torch_module import record_module
-from jaxgpt.parity.walk import activation_names
+from jaxgpt.parity.trace import activation_names
 
 V, S, D, H, L = 40, 16, 32, 4, 2
 TOKENS = np.random.default_rng(0).integers(V, size=(1, 11), dtype=np.int32)

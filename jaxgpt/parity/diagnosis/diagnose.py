@@ -1,6 +1,6 @@
 """Why two recordings differ: the known causes, tried one after another on the model that is known.
 
-To try one is to walk the known model with the change that the cause is, and to look whether the
+To try one is to run the known model with the change that the cause is, and to look whether the
 other's activations are met.
 """
 
@@ -11,13 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.parity.diagnosis.cause import Cause, Causes, State, in_layer
-from jaxgpt.parity.diagnosis.causes import OPERATIONS, anywhere, operation_of
-from jaxgpt.parity.diagnosis.computing import epsilons, precisions
+from jaxgpt.parity.diagnosis.causes import (
+    OPERATIONS,
+    Cause,
+    Causes,
+    anywhere,
+    epsilons,
+    operation_of,
+    precisions,
+)
 from jaxgpt.parity.diagnosis.differences import Row, unit_of
 from jaxgpt.parity.diagnosis.trial import Attempt, GiveUp, Trial
+from jaxgpt.parity.overrides import Variant
 from jaxgpt.parity.recordings.recording import Recording
-from jaxgpt.parity.walk import activation_names
+from jaxgpt.parity.trace import activation_names
 
 _MOST = 6  # causes at once; a comparison that needs more is of two different models
 _SHRINKS = 4  # how many times smaller a rounding that is the cause must make a mean difference
@@ -36,33 +43,33 @@ class Diagnosis:
 
 
 def diagnose(
-    state: State,
+    variant: Variant,
     target: Recording,
     unit: float,
     *,
-    habits_only: bool = False,
+    overrides_only: bool = False,
     most: int | None = None,
 ) -> Diagnosis:
-    """Apply known causes to `state` until it meets the activations of `target`, or none helps.
+    """Apply known causes to `variant` until it meets the activations of `target`, or none helps.
 
     One is accepted if with it the first activation that differed does no more, nor any before it;
     of several the one that reaches furthest. `unit` is what one rounding may be off. With
-    `habits_only` the parameters are held fixed; `most` is how many causes are looked for.
+    `overrides_only` the parameters are held fixed; `most` is how many causes are looked for.
     """
     attempt = Attempt(target, unit)
     most = _MOST if most is None else most
-    trial, causes = attempt.walk(state), []
+    trial, causes = attempt.run(variant), []
     assert trial is not None  # the tokens fit where nothing is changed
     while (first := trial.first) is not None and len(causes) < most:
         here = (*operation_of(first.name).causes, *anywhere(_layers(trial, first)))
-        found = _best(attempt, trial, here, first, habits_only) or _best(
-            attempt, trial, _earlier(trial, first, target), first, habits_only, whole=True
+        found = _best(attempt, trial, here, first, overrides_only) or _best(
+            attempt, trial, _earlier(trial, first, target), first, overrides_only, whole=True
         )
         if found is None:
             break
         words, trial = found
         causes.append(words)
-    if trial.first is not None and not habits_only:
+    if trial.first is not None and not overrides_only:
         coarser = _coarser(attempt, trial, trial.first)
         if coarser is not None:
             cause, trial = coarser
@@ -77,7 +84,7 @@ def _layers(trial: Trial, first: Row) -> range:
         parts = name.split(".")
         return int(parts[1]) if parts[0] == "blocks" else last * (name != "embed")
 
-    last = trial.state.config.num_layers - 1
+    last = trial.variant.config.num_layers - 1
     agreed = trial.rows[trial.reach - 1].name if trial.reach else "embed"
     through = int(agreed.count(".") == 1)  # blocks.i is what leaves the layer
     return range(layer(agreed) + through, layer(first.name) + 1)
@@ -89,7 +96,7 @@ def _earlier(trial: Trial, first: Row, target: Recording) -> tuple[Causes, ...]:
     Any, where the target does not tell all that comes before; else only what is so small that it
     comes out of what rounding explains over several layers.
     """
-    names = activation_names(trial.state.config.num_layers)
+    names = activation_names(trial.variant.config.num_layers)
     if all(name in target.activations for name in names[: names.index(first.name)]):
         return (epsilons,)
     return tuple(kind for operation in OPERATIONS.values() for kind in operation.causes)
@@ -100,7 +107,7 @@ def _best(
     trial: Trial,
     kinds: tuple[Causes, ...],
     first: Row,
-    habits_only: bool,
+    overrides_only: bool,
     *,
     whole: bool = False,
 ) -> tuple[str, Trial] | None:
@@ -112,11 +119,11 @@ def _best(
     for kind in kinds:
         if any(tried.first is None for *_, tried in accepted):
             break
-        for cause in kind(trial.state):
-            if habits_only and cause.state.params is not trial.state.params:
+        for cause in kind(trial.variant):
+            if overrides_only and cause.variant.params is not trial.variant.params:
                 continue
-            for words, state in _places(cause, trial.state, first):
-                tried = attempt.walk(state, give_up=_no_help(trial, whole))
+            for words, variant in _places(cause, trial.variant, first):
+                tried = attempt.run(variant, give_up=_no_help(trial, whole))
                 if tried is not None:
                     accepted.append((kind, words, tried))
                     break
@@ -130,7 +137,7 @@ def _best(
         if kind is best_kind
         and tried.reach == best.reach
         and tried.worst <= _INDISTINGUISHABLE * best.worst
-        and (tried is best or _settings(tried.state) != _settings(best.state))
+        and (tried is best or _settings(tried.variant) != _settings(best.variant))
     ]
     return _either(alike), best
 
@@ -143,25 +150,26 @@ def _either(causes: list[str]) -> str:
     return " or ".join([causes[0], *(" ".join(words[shared:]) for words in others)])
 
 
-def _settings(state: State) -> list[Any]:
-    """The numbers in a state, of the model and of the layers that have their own."""
-    own = state.habits.layers.values()
-    pairs = [(state.config, state.habits), *own]
-    return [(config, habits.epsilons) for config, habits in pairs]
+def _settings(variant: Variant) -> list[Any]:
+    """The numbers in a variant, of the model and of the layers that have their own."""
+    return [
+        (each.config, {name: norm.epsilon for name, norm in each.norms.items()})
+        for each in (variant, *variant.layers.values())
+    ]
 
 
-def _places(cause: Cause, state: State, first: Row) -> Iterator[tuple[str, State]]:
+def _places(cause: Cause, variant: Variant, first: Row) -> Iterator[tuple[str, Variant]]:
     """The cause in all layers, and in the one alone that shows the first difference."""
-    yield cause.words, cause.state
+    yield cause.words, cause.variant
     parts = first.name.split(".")
-    reordered = cause.state.habits.order != state.habits.order  # which no layer does alone
-    if parts[0] == "blocks" and state.config.num_layers > 1 and not reordered:
+    reordered = cause.variant.order != variant.order  # which no layer does alone
+    if parts[0] == "blocks" and variant.config.num_layers > 1 and not reordered:
         layer = int(parts[1])
-        yield f"{cause.words}, in layer {layer} alone", in_layer(layer, state, cause.state)
+        yield f"{cause.words}, in layer {layer} alone", variant.in_layer(layer, cause.variant)
 
 
 def _no_help(trial: Trial, whole: bool) -> GiveUp:
-    """Whether a row of a cause's walk shows that it is not the one."""
+    """Whether a row of a cause's trial shows that it is not the one."""
 
     def no_help(place: int, row: Row) -> bool:
         if row.differs:
@@ -180,9 +188,9 @@ def _coarser(attempt: Attempt, trial: Trial, first: Row) -> tuple[Cause, Trial] 
         return float(np.abs(tried.activations[first.name] - wanted).mean())
 
     accepted = []
-    for cause in precisions(trial.state):
+    for cause in precisions(trial.variant):
         unit = unit_of(cause.rounds_to)
-        tried = attempt.walk(cause.state, unit, lambda _, row: row.differs)
+        tried = attempt.run(cause.variant, unit, lambda _, row: row.differs)
         if tried is not None and _SHRINKS * apart(tried) <= apart(trial):
             accepted.append((apart(tried), cause, tried))
     return min(accepted, key=lambda item: item[0])[1:] if accepted else None

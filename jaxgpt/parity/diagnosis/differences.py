@@ -10,7 +10,7 @@ import numpy as np
 from jaxgpt.config import ModelConfig
 from jaxgpt.model.schema import dimensions
 from jaxgpt.parity.recordings.recording import Recording
-from jaxgpt.parity.walk import activation_names
+from jaxgpt.parity.trace import activation_names
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from jaxgpt.model.layers import Params
-from jaxgpt.parity.diagnosis.cause import State
 from jaxgpt.parity.diagnosis.causes import operation_of
 from jaxgpt.parity.diagnosis.diagnose import Diagnosis, diagnose
 from jaxgpt.parity.diagnosis.differences import Row, differences, unit_of
 from jaxgpt.parity.diagnosis.leaf_differences import compare_leaves
+from jaxgpt.parity.overrides import Variant
 from jaxgpt.parity.recordings.recording import Recording, flatten
-from jaxgpt.parity.walk import activation_names, loss_and_gradients
+from jaxgpt.parity.trace import activation_names, loss_and_gradients, trace
 
 Explanation = tuple[tuple[str, ...], str]
 """The causes, and what they leave, or what it means that there is none."""
@@ -23,7 +25,7 @@ def explain(a: Recording, b: Recording) -> Explanation:
     """Why two recordings that differ do so.
 
     First what can be read off: dropout, the dtype, parameters that are not the same. Then the
-    known causes, tried on the model whose walk meets its own recording.
+    known causes, tried on the model whose trace meets its own recording.
     """
     sides = (("A", a), ("B", b))
     causes = [
@@ -42,40 +44,40 @@ def explain(a: Recording, b: Recording) -> Explanation:
             "; causes can be tried only where the parameters of a model are known, and give what "
             "it computes"
         )
-    letter, base, other, state = start
+    letter, base, other, variant = start
     found = compare_leaves(base, other) if other.params is not None else []
     if found and other.params is not None and other.config is not None:
         config = replace(
             other.config,
-            num_heads=state.config.num_heads,
-            gelu=state.config.gelu,
-            norm_epsilon=state.config.norm_epsilon,
+            num_heads=variant.config.num_heads,
+            gelu=variant.config.gelu,
+            norm_epsilon=variant.config.norm_epsilon,
         )
-        state = replace(state, config=config, params=_cast(other.params))
+        variant = replace(variant, config=config, params=_cast(other.params))
     elif unit_of(other.dtype) < unit_of(base.dtype):
         found.append(f"computes in {other.dtype}, not in {base.dtype}")
-        state = replace(state, params=_cast(state.params))
+        variant = replace(variant, params=_cast(variant.params))
     causes += [f"{letter} {words}" for words in found]
     if first.kind != "activation":
-        return tuple(causes), _way_back(first, causes, state, other)
-    diagnosis = diagnose(state, other, max(2.0**-24, min(unit_of(a.dtype), unit_of(b.dtype))))
+        return tuple(causes), _way_back(first, causes, variant, other)
+    diagnosis = diagnose(variant, other, max(2.0**-24, min(unit_of(a.dtype), unit_of(b.dtype))))
     causes += [f"{letter} {words}" for words in diagnosis.causes]
     return tuple(causes), _outcome(first, rows, causes, diagnosis)
 
 
-def _start(a: Recording, b: Recording) -> tuple[str, Recording, Recording, State] | None:
-    """The other's letter, the model to walk, the other, and the state that walks as it computes.
+def _start(a: Recording, b: Recording) -> tuple[str, Recording, Recording, Variant] | None:
+    """The other's letter, the model to try on, the other, and the variant that computes as it does.
 
-    A model that computes as jaxgpt does comes before one whose habits have to be found out.
+    A model that computes as jaxgpt does comes before one whose overrides have to be found out.
     """
     for most in (0, None):
         for letter, base, other in (("B", a, b), ("A", b, a)):
             if base.params is None or base.config is None:
                 continue
-            state = State(base.config, base.params)
-            fit = diagnose(state, base, unit_of(base.dtype), habits_only=True, most=most)
+            variant = Variant(base.config, base.params)
+            fit = diagnose(variant, base, unit_of(base.dtype), overrides_only=True, most=most)
             if fit.trial.first is None:
-                return letter, base, other, fit.trial.state
+                return letter, base, other, fit.trial.variant
     return None
 
 
@@ -111,13 +113,17 @@ def _outcome(
     )
 
 
-def _way_back(first: Row, causes: Sequence[str], state: State, other: Recording) -> str:
+def _way_back(first: Row, causes: Sequence[str], variant: Variant, other: Recording) -> str:
     """What is left where all activations agree."""
     if first.kind == "loss":
         return "the logits agree: the loss is computed otherwise, such as over other targets"
     if causes:
-        run = jax.jit(lambda x, p: loss_and_gradients(state.config, p, x, state.habits))
-        loss, gradients = run(jnp.asarray(other.tokens), state.params)
+
+        def forward(params: Params, tokens: Array) -> Array:
+            return trace(replace(variant, params=params), tokens)["logits"]
+
+        run = jax.jit(partial(loss_and_gradients, forward))
+        loss, gradients = run(variant.params, jnp.asarray(other.tokens))
         ours = replace(other, loss=float(loss), gradients=dict(flatten(gradients)))
         rows = [row for row in differences(ours, other) if row.kind == "gradient"]
         if not any(row.differs for row in rows):

@@ -1,4 +1,4 @@
-"""A walk from some state beside a recording: how far it agrees."""
+"""A trace from some variant beside a recording: how far it agrees."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,21 +6,22 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from jaxgpt.parity.diagnosis.cause import State
 from jaxgpt.parity.diagnosis.differences import Row, activation_row, rounding, roundings
+from jaxgpt.parity.overrides import Variant
 from jaxgpt.parity.recordings.recording import Recording
-from jaxgpt.parity.walk import steps
+from jaxgpt.parity.trace import run
 
 GiveUp = Callable[[int, Row], bool]
-"""Of a row and its number: whether to walk no further."""
+"""Of a row and its number: whether to go no further."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What walking from a state gives, beside the activations that were to be met."""
+    """What a trace from a variant gives, beside the activations that were to be met."""
 
-    state: State
+    variant: Variant
     rows: list[Row]
     activations: Mapping[str, np.ndarray]
 
@@ -40,33 +41,43 @@ class Trial:
         return max(row.relative / row.bound for row in self.rows)
 
 
+class _GivenUp(Exception):
+    """Ends a forward pass that has shown enough."""
+
+
 class Attempt:
-    """Walks on the target's tokens, measured against the target's activations."""
+    """Traces on the target's tokens, measured against the target's activations."""
 
     def __init__(self, target: Recording, unit: float):
         self.target, self.unit = target, unit
 
-    def walk(
-        self, state: State, unit: float | None = None, give_up: GiveUp = lambda *_: False
+    def run(
+        self, variant: Variant, unit: float | None = None, give_up: GiveUp = lambda *_: False
     ) -> Trial | None:
-        """The trial of `state`, with `unit` for what one rounding may be off, if it is another.
+        """The trial of `variant`, with `unit` for what one rounding may be off, if it is another.
 
-        None if `give_up` says so of a row, or the positions are too few for the habits.
+        None if `give_up` says so of a row, or the positions are too few for the overrides.
         """
         target, rows, seen = self.target, [], {}
-        if state.habits.position_offset + target.tokens.shape[1] > state.config.context_length:
+        length = target.tokens.shape[1]
+        if variant.position_offset + length > variant.config.context_length:
             return None
-        counts = roundings(state.config, target.tokens.shape[1])
-        with jax.default_matmul_precision("highest"):
-            for name, x in steps(
-                state.config, state.params, jnp.asarray(target.tokens), state.habits
-            ):
-                if name not in target.activations:
-                    continue
-                seen[name] = np.asarray(x, np.float32)
-                bound = rounding(counts[name], unit or self.unit)
-                row = activation_row(name, seen[name], target.activations[name], bound)
-                if give_up(len(rows), row):
-                    return None
-                rows.append(row)
-        return Trial(state, rows, seen)
+        counts = roundings(variant.config, length)
+
+        def note(name: str, x: Array) -> None:
+            if name not in target.activations:
+                return
+            seen[name] = np.asarray(x, np.float32)
+            bound = rounding(counts[name], unit or self.unit)
+            row = activation_row(name, seen[name], target.activations[name], bound)
+            if give_up(len(rows), row):
+                raise _GivenUp
+            rows.append(row)
+
+        tokens = jnp.asarray(target.tokens)
+        try:
+            with jax.default_matmul_precision("highest"):
+                run(variant, tokens, note)
+        except _GivenUp:
+            return None
+        return Trial(variant, rows, seen)

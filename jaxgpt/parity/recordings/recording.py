@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Int
 from jaxgpt.config import ModelConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Params
-from jaxgpt.parity.walk import check_tokens, walk
-from jaxgpt.training.loss import cross_entropy
+from jaxgpt.parity.overrides import Variant
+from jaxgpt.parity.trace import check_tokens, loss_and_gradients, trace
 
 _ORDER = (
     *("embed", "blocks", "norm", "head", "tokens", "positions", "norm1", "attn", "norm2", "mlp"),
@@ -55,12 +55,12 @@ def record_model(
 ) -> Recording:
     """Run a jaxgpt model on `tokens` in the dtype of its parameters.
 
-    Activations come from `walk`, loss and gradients from `GPT` itself, jitted. Matrix products are
+    Activations come from `trace`, loss and gradients from `GPT` itself, jitted. Matrix products are
     not rounded further, on any device. Raises ConfigError or DataError if the tokens do not fit.
     """
     check_tokens(tokens, config, name, least=2)
     with jax.default_matmul_precision("highest"):
-        activations = to_numpy(walk(config, params, jnp.asarray(tokens)))
+        activations = to_numpy(trace(Variant(config, params), jnp.asarray(tokens)))
         loss, gradients = _loss_and_gradients(config, params, jnp.asarray(tokens))
     return Recording(
         name,
@@ -78,11 +78,7 @@ def record_model(
 def _loss_and_gradients(
     config: ModelConfig, params: Params, tokens: Int[Array, "B T"]
 ) -> tuple[Float[Array, ""], Params]:
-    def loss(params: Params) -> Array:
-        total, count = cross_entropy(GPT(config, params)(tokens)[:, :-1], tokens[:, 1:])
-        return total / count
-
-    return jax.value_and_grad(loss)(params)
+    return loss_and_gradients(lambda params, x: GPT(config, params)(x), params, tokens)
 
 
 def to_numpy(activations: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ from jaxgpt.errors import CheckpointError, ResourceError
 from jaxgpt.files import draft_of, parse_json
 from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.parity.recordings.recording import Recording, flatten, unflatten
-from jaxgpt.parity.walk import check_tokens
+from jaxgpt.parity.trace import check_tokens
 
 _DTYPES = ("float32", "float16", "bfloat16")
 _MOST_HEADER = 1000  # characters, an array's being some 100; a parser may take any memory for more

@@ -18,7 +18,7 @@ from jaxgpt.parity.recordings.torch_families import Layout, recognise, signs
 from jaxgpt.parity.recordings.torch_file import blaming
 from jaxgpt.parity.recordings.torch_outputs import every_logit
 from jaxgpt.parity.recordings.torch_parameters import config_of, read_leaves
-from jaxgpt.parity.walk import check_tokens
+from jaxgpt.parity.trace import check_tokens
 
 Note = Callable[[str, Tensor], None]
 

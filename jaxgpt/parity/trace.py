@@ -1,0 +1,139 @@
+"""A GPT's forward pass with activations by name, as two implementations are compared by them.
+
+It is that of `jaxgpt.model.gpt.GPT`, block after block, without jit, with the overrides of a
+`Variant`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import ConfigError
+from jaxgpt.model.agreement import check_ids, check_rank
+from jaxgpt.model.layers import Params
+from jaxgpt.model.transformer import block, block_settings
+from jaxgpt.parity.overrides import Points, Variant
+from jaxgpt.training.loss import cross_entropy
+
+Activations = dict[str, Float[Array, "B T _"]]
+"""Activations by name, in the order in which they are computed; see `activation_names`."""
+
+Note = Callable[[str, Float[Array, "B T _"]], None]
+"""What is done with each of them."""
+
+# Name in a comparison -> the model's record point; both as inside a block.
+_INNER = {
+    **{name: name for name in ("norm1", "attn.qkv", "attn.context", "attn.out", "middle")},
+    **{"norm2": "norm2", "mlp.up": "mlp.up", "mlp.gelu": "mlp.hidden", "mlp.down": "mlp.out"},
+    "": "out",
+}
+
+
+def activation_names(num_layers: int) -> list[str]:
+    """Names of the activations that `trace` gives, first to last.
+
+    `embed` is what enters the first block. In block i, `attn.context` is what the heads bring
+    together and `attn.out` its projection; `middle` is the residual stream between attention and
+    feed-forward, and `blocks.i` the stream that leaves the block. `norm` is the last layer norm.
+    """
+    names = [_name(i, inner) for i in range(num_layers) for inner in _INNER]
+    return ["embed", *names, "norm", "logits"]
+
+
+def _name(layer: int | str, inner: str) -> str:
+    return f"blocks.{layer}.{inner}".removesuffix(".")
+
+
+def trace(variant: Variant, tokens: Int[Array, "B T"]) -> Activations:
+    """Activations of a model on `tokens`; (B, T, D), (B, T, 3 D), (B, T, F) or (B, T, V).
+
+    The parameters' dtype is the one computed in. Raises as building a GPT does, and as
+    `check_tokens`, of at least one token.
+    """
+    found: Activations = {}
+    run(variant, tokens, found.__setitem__)
+    return found
+
+
+def run(variant: Variant, tokens: Int[Array, "B T"], note: Note) -> None:
+    """Forward pass that notes each activation, those of a block when it is through.
+
+    What `note` raises ends it.
+    """
+    check_tokens(tokens, variant.config)
+    model = variant.model()
+    params = model.params.get_value()
+    blocks, outside = params["blocks"], Points(variant, params)
+    points = outside
+
+    def record(name: str, x: Array) -> Array:
+        nonlocal points
+        *_, layer, point = ("", name) if "." not in name else name.split(".", 2)
+        if not layer:
+            x = outside(point, x)
+            note(point, outside.seen[point])
+            outside.seen["in"] = x
+            return x
+        if point == "norm1":
+            own = variant.layers.get(int(layer), variant)
+            norms = {name: _at(int(layer), blocks[name]) for name in ("norm1", "norm2")}
+            points = Points(own, norms, **{"in": outside.seen["in"]})
+        if points.variant is variant:
+            x = points(point, x)
+        elif point == "out":  # in place of what the model's own config made of the layer
+            given = _at(int(layer), blocks) | block_settings(points.variant.config)
+            x, _ = block(points.seen["in"], **given, record=points)
+        if point == "out":
+            outside.seen["in"] = x
+            for inner, at in _INNER.items():
+                seen = points.seen[at]
+                by_token = seen if seen.ndim == 3 else seen.swapaxes(1, 2).reshape(*x.shape[:2], -1)
+                note(_name(layer, inner), by_token)
+        return x
+
+    model(tokens, record=record)
+
+
+def _at(layer: int, leaves: Params) -> Params:
+    return jax.tree.map(lambda leaf: leaf[layer], leaves)
+
+
+def check_tokens(
+    tokens: Int[Array, "B T"] | Int[np.ndarray, "B T"],
+    config: ModelConfig,
+    name: str = "the model",
+    least: int = 1,
+) -> None:
+    """Refuse tokens that the model has no room or no row for; ids under jit are not looked at.
+
+    Raises ConfigError if there are fewer than `least` or more than the context holds, DataError if
+    an id is outside the vocabulary.
+    """
+    check_rank("tokens", tokens, "B T")
+    length, vocab_size = tokens.shape[1], config.vocab_size
+    if not least <= length <= config.context_length:
+        raise ConfigError(
+            f"{name} takes {least} to {config.context_length} tokens, not {length}; give a "
+            f"{'longer' if length < least else 'shorter'} text"
+        )
+    vocabulary = f", the vocabulary of {name}; encode with the model's own tokenizer"
+    check_ids("token id", tokens, vocab_size, vocabulary)
+
+
+def loss_and_gradients(
+    forward: Callable[[Params, Array], Array], params: Params, tokens: Int[Array, "B T"]
+) -> tuple[Float[Array, ""], dict[str, Any]]:
+    """Mean loss of predicting `tokens[:, 1:]`, in nats, and its gradient by parameter.
+
+    `forward` gives the logits of parameters and tokens.
+    """
+
+    def loss(params: Params) -> Array:
+        nats, count = cross_entropy(forward(params, tokens)[:, :-1], tokens[:, 1:])
+        return nats / count
+
+    return jax.value_and_grad(loss)(params)
