@@ -133,7 +133,7 @@ def _(given: Given) -> Any:
     config, params, generator = given.gpt2()
     # The masks come from the stream that built the model, so it has to be where that left it.
     drop = copy.deepcopy(generator)
-    points = ("embed", "*.attn.weights", "*.attn.out", "*.mlp.out")
+    points = ["embed", "*.attn.weights", "*.attn.out", "*.mlp.out"]
     dropped = dict.fromkeys(points, lambda x: jnp.asarray(drop.dropout(x, GPT2_SMALL.dropout)))
     logits = intervene(GPT(config, params), jnp.asarray(tokens), dropped)
     return {"cols[0:3],[-3:]": ends(logits)}
