@@ -10,8 +10,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxgpt.compute import Compute
-from jaxgpt.errors import ConfigError, brief
-from jaxgpt.fields import check, check_at_least, check_fields, check_share, traced
+from jaxgpt.errors import ConfigError
+from jaxgpt.fields import (
+    check,
+    check_at_least,
+    check_fields,
+    check_fraction,
+    check_range,
+    check_share,
+    traced,
+)
 from jaxgpt.ranges import check_float
 
 _LEAST_RATE = 1e-9
@@ -123,10 +131,7 @@ class DataConfig:
             "stories" not in self.data or not self.validation_data,
             "validation_data goes with text of your own; stories hold out their own end",
         )
-        check(
-            0 < self.validation_fraction < 1,
-            f"validation_fraction is {self.validation_fraction}; it must be between 0 and 1",
-        )
+        check_fraction(self, "validation_fraction")
         check_at_least(self, 0, "stride")
         check_at_least(self, 10_000, "stories_bytes")
         kind, _, size = self.tokenizer.partition(":")
@@ -331,9 +336,7 @@ class RunOptions(FolderOptions):
     def __post_init__(self):
         """Refuse a trace that no one could open."""
         super().__post_init__()
-        check(
-            0 <= self.profile <= 100, f"profile is {brief(self.profile)}; it must be from 0 to 100"
-        )
+        check_range("profile", self.profile, 0, 100)
 
 
 def _gpt2(num_layers: int, num_heads: int, embed_dim: int, learning_rate: float) -> TrainConfig:

@@ -103,11 +103,27 @@ def check(holds: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def check_field(config: Any, name: str, holds: bool, allowed: str) -> None:
+    """Raise ConfigError, naming what is allowed, unless it holds of a field."""
+    check(holds, f"{name} is {brief(getattr(config, name))}; it must be {allowed}")
+
+
+def check_range(name: str, value: int | float, least: int | float, most: int | float) -> None:
+    """Raise ConfigError, naming the range, unless `least <= value <= most`."""
+    check(
+        least <= value <= most, f"{name} is {brief(value)}; it must be from {least:,} to {most:,}"
+    )
+
+
 def check_at_least(config: Any, minimum: int, *names: str) -> None:
     """Raise ConfigError for a field that is below `minimum`."""
     for name in names:
-        value = getattr(config, name)
-        check(value >= minimum, f"{name} is {brief(value)}; it must be {minimum} or more")
+        check_field(config, name, getattr(config, name) >= minimum, f"{minimum} or more")
+
+
+def check_fraction(config: Any, name: str) -> None:
+    """Raise ConfigError for a field outside (0, 1)."""
+    check_field(config, name, 0 < getattr(config, name) < 1, "between 0 and 1")
 
 
 def check_share(config: Any, name: str) -> None:

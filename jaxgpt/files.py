@@ -61,6 +61,14 @@ def open_regular(
         raise error(f"{str(path)!r} cannot be the name of a file: {failure}") from None
 
 
+def sha256(content: bytes | Iterable[bytes | memoryview]) -> str:
+    """The sha256 sum of bytes, or of parts of them one behind the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for part in (content,) if isinstance(content, bytes) else content:
+        digest.update(part)
+    return digest.hexdigest()
+
+
 def file_sha256(path: str | Path, *, error: type[JaxgptError] = DataError) -> str:
     """The sha256 sum of a regular file in hexadecimal; the errors are those of `open_regular`."""
     with open_regular(path, error=error) as file:
@@ -162,7 +170,7 @@ def read_sealed(
 def seal(values: dict[str, Any]) -> bytes:
     """A JSON file of `values` with a sum over the whole file under the key "sha256"."""
     blank = json.dumps({**values, _SEAL: ""}, indent=2).encode()
-    return json.dumps({**values, _SEAL: hashlib.sha256(blank).hexdigest()}, indent=2).encode()
+    return json.dumps({**values, _SEAL: sha256(blank)}, indent=2).encode()
 
 
 def is_sealed(content: bytes, values: dict[str, Any]) -> bool:
@@ -171,7 +179,7 @@ def is_sealed(content: bytes, values: dict[str, Any]) -> bool:
     if not isinstance(found, str) or not found:
         return False
     blank = content.replace(json.dumps(found).encode(), b'""', 1)
-    return hashlib.sha256(blank).hexdigest() == found
+    return sha256(blank) == found
 
 
 def member(folder: str | Path, name: Any, *, error: type[JaxgptError] = DataError) -> Path:

@@ -193,6 +193,25 @@ def test_every_config_field_is_read_somewhere():
             assert item.name in read, f"nothing reads {kind.__name__}.{item.name}"
 
 
+def test_nothing_is_there_for_tests_alone():
+    nodes = [node for path in MODULES for node in ast.walk(ast.parse(path.read_text()))]
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    used |= {x.name for node in nodes if isinstance(node, ast.ImportFrom) for x in node.names}
+    used |= {"main", "_", *jaxgpt.__all__}  # of a command; of a worked example
+    for path in MODULES:
+        if path.name.startswith("torch_"):
+            continue  # the twin, which tests compare with
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("__"):
+                assert node.name in used, f"nothing but tests calls {path}:{node.lineno}"
+
+
+def test_sums_are_made_in_one_place():
+    names = [path.name for path in MODULES if "hashlib.sha256(" in path.read_text()]
+    assert names == ["files.py"]
+
+
 @pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_in_messages_name_the_python_that_runs(path):
     names = "|".join(script.stem for script in SCRIPTS)

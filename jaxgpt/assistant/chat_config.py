@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_type_hints
 
 from jaxgpt.errors import ConfigError, brief
-from jaxgpt.fields import check_types
-from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, SamplingConfig, check_range
+from jaxgpt.fields import check_range, check_types
+from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, SamplingConfig
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Literal
 from urllib.error import HTTPError
 
 from jaxgpt.errors import ConfigError, DataError
-from jaxgpt.fields import check_types
+from jaxgpt.fields import check_range, check_types
 
 _SYSTEM = (
     "You compare two answers to a question. The better one is correct, does what was asked, and "
@@ -54,10 +54,8 @@ class Judge:
             urllib.parse.urlsplit(self.url)
         except ValueError as error:
             raise ConfigError(f"url is {self.url!r}, which is none: {error}") from None
-        for name, least, most in (("timeout", 0.001, 3600), ("retries", 0, 10)):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ConfigError(f"{name} is {value}; it must be from {least} to {most}")
+        check_range("timeout", self.timeout, 0.001, 3600)
+        check_range("retries", self.retries, 0, 10)
 
     def compare(self, question: str, first: str, second: str) -> Verdict | None:
         """Which answer is better, A (the first) or B; None if the reply is no such word.

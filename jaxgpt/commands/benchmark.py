@@ -15,8 +15,8 @@ from jaxgpt.benchmark.shapes import get_shape
 from jaxgpt.commands import cli
 from jaxgpt.config import TrainConfig
 from jaxgpt.errors import ConfigError
+from jaxgpt.fields import check_range
 from jaxgpt.files import write_file
-from jaxgpt.generation.settings import check_range
 from jaxgpt.terminal import say
 
 if TYPE_CHECKING:

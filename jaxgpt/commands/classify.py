@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from jaxgpt.commands import cli
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.fields import check_range
 from jaxgpt.files import read_regular
-from jaxgpt.generation.settings import check_range
 from jaxgpt.terminal import one_line, say
 
 

@@ -1,6 +1,5 @@
 """What the environment may say to JAX before its import, and where compiled programs are kept."""
 
-import hashlib
 import os
 import platform
 import stat
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from jaxgpt.data.downloads import default_cache
 from jaxgpt.errors import ConfigError
+from jaxgpt.files import sha256
 from jaxgpt.terminal import note
 
 _CHANGE_RESULTS = (
@@ -48,7 +48,7 @@ def keep_compiled() -> list[Path]:
     made: list[Path] = []
     try:
         folder = default_cache().absolute() / "compiled"
-        folder /= hashlib.sha256(cpu.encode()).hexdigest()[:16]
+        folder /= sha256(cpu.encode())[:16]
         for level in reversed([folder, *folder.parents]):
             if not os.path.isdir(level):
                 os.mkdir(level, 0o700)

@@ -22,12 +22,12 @@ from jaxgpt.data.paths import expand_paths, is_dataset
 from jaxgpt.data.sources import are_collected, read_documents
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import ConfigError
-from jaxgpt.fields import MAX_SIZE, check_fields
+from jaxgpt.fields import MAX_SIZE, check_fields, check_range
 from jaxgpt.files import write_file
 from jaxgpt.finetuning.instructions import conversation
 from jaxgpt.finetuning.records import RECORD_SUFFIXES, read_records
 from jaxgpt.finetuning.usable import usable
-from jaxgpt.generation.settings import MAX_NEW_TOKENS, check_range
+from jaxgpt.generation.settings import MAX_NEW_TOKENS
 from jaxgpt.terminal import say
 
 # What imports JAX is imported where it is used: --help and a mistyped argument do not wait for it.

@@ -11,7 +11,8 @@ from typing import Literal
 
 from jaxgpt.commands import cli
 from jaxgpt.errors import ConfigError, DataError
-from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, SamplingConfig, check_range
+from jaxgpt.fields import check_range
+from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, SamplingConfig
 from jaxgpt.terminal import escape_pieces, put
 
 MAX_SAMPLES = 256

@@ -9,7 +9,7 @@ from jaxgpt.commands.progress import Progress
 from jaxgpt.config import DataConfig
 from jaxgpt.data.corpus import prepare_corpus
 from jaxgpt.data.tokens import TokenDataset
-from jaxgpt.generation.settings import check_range
+from jaxgpt.fields import check_range
 from jaxgpt.terminal import say
 
 
@@ -53,7 +53,6 @@ def main(argv: list[str]) -> None:
         "--data FILE ... --out DIR [--tokenizer NAME]",
         description=__doc__,
     )
-    check_range("shards", arguments.shards, 1, 100_000)
     cli.refuse_idle(argv, arguments)
     config = DataConfig(
         data=arguments.data,

@@ -19,7 +19,8 @@ from jaxgpt.commands.progress import Progress
 from jaxgpt.config import RunOptions, TrainConfig, get_preset
 from jaxgpt.config_file import load_config
 from jaxgpt.errors import ConfigError
-from jaxgpt.generation.settings import MAX_NEW_TOKENS, SamplingConfig, check_range
+from jaxgpt.fields import check_range
+from jaxgpt.generation.settings import MAX_NEW_TOKENS, SamplingConfig
 from jaxgpt.shell import command, this_command
 from jaxgpt.terminal import escape, say
 

@@ -1,6 +1,5 @@
 """Text files -> a dataset of train and validation tokens, written whole or not at all."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxgpt.data.stories import write_stories
 from jaxgpt.data.text import Document
 from jaxgpt.data.tokens import SPLITS, TokenDataset, write_manifest
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.files import file_sha256
 from jaxgpt.tokenization.tokenizer import Tokenizer
 
 Progress = Callable[[int, int], object]
@@ -61,8 +61,8 @@ def prepare(
         else label_documents(files, validation_fraction, text_field)
     )
     total = sum(file.stat().st_size for file in [*files, *held_out])
-    return _write(
-        Path(folder),
+    return write_tokens(
+        folder,
         tokenizer,
         _reporting(documents, total, progress),
         [*files, *held_out],
@@ -106,8 +106,8 @@ def prepare_stories(
             bytes_read += size
             yield split, Document(story.text, source_bytes=size, entropy_bits=story.bits)
 
-    return _write(
-        Path(folder),
+    return write_tokens(
+        folder,
         tokenizer,
         _reporting(documents(), num_bytes, progress),
         end_of_text=False,
@@ -119,44 +119,26 @@ def prepare_stories(
 def write_tokens(
     folder: str | Path,
     tokenizer: Tokenizer,
-    splits: Mapping[str, Iterable[Document]],
+    documents: Iterable[tuple[str, Document]],
+    files: Sequence[Path] = (),
     *,
     end_of_text: bool = True,
     overwrite: bool = False,
+    expected: str | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> TokenDataset:
-    """Tokenize the documents given for "train" and for "validation" into a dataset at `folder`.
+    """Tokenize documents, each with its split, "train" or "validation", into a dataset at `folder`.
 
     With `end_of_text` each document is followed by the tokenizer's end of text, where it has one.
     Without, the documents run on as one text, tokenized across their borders. The entropy of a
-    split is recorded where all its documents know theirs.
+    split is recorded where all its documents know theirs; `files` are where the documents are from,
+    and `expected` is as in `prepare`.
 
     Raises:
         ConfigError: a `folder` that cannot be written.
         DataError: a split without text.
         ResourceError: the disk is full.
     """
-    return _write(
-        Path(folder),
-        tokenizer,
-        ((name, document) for name in SPLITS for document in splits[name]),
-        end_of_text=end_of_text,
-        overwrite=overwrite,
-        shard_tokens=shard_tokens,
-    )
-
-
-def _write(
-    folder: Path,
-    tokenizer: Tokenizer,
-    documents: Iterable[tuple[str, Document]],
-    files: Sequence[Path] = (),
-    *,
-    end_of_text: bool,
-    overwrite: bool,
-    expected: str | None = None,
-    shard_tokens: int = SHARD_TOKENS,
-) -> TokenDataset:
     with new_folder(folder, overwrite=overwrite) as partial:
         writers, encoders = {}, {}
         with ExitStack() as stack:
@@ -228,9 +210,8 @@ def describe_sources(files: Sequence[Path]) -> list[dict[str, Any]]:
     """Name, size in bytes and sha256 sum of each file, as the manifest keeps them."""
     sources = []
     for file in files:
-        with open(file, "rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        sources.append({"name": file.name, "bytes": file.stat().st_size, "sha256": digest})
+        size, digest = file.stat().st_size, file_sha256(file)
+        sources.append({"name": file.name, "bytes": size, "sha256": digest})
     return sources
 
 

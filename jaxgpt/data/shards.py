@@ -7,10 +7,10 @@ Beside the sha256 sum of the whole there is a CRC-32 of each block of 16 KiB, wh
 that has changed, and is quick enough to be compared whenever a block is first read.
 """
 
-import hashlib
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from io import BufferedRandom
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int64, UInt, UInt32
 
 from jaxgpt.errors import ConfigError, DataError
-from jaxgpt.files import file_sha256, open_regular
+from jaxgpt.files import file_sha256, open_regular, sha256
 
 VERSION = 1
 SHARD_TOKENS = 100_000_000
@@ -226,25 +226,28 @@ def shard_bytes(tokens: int, vocab_size: int) -> int:
     return _HEADER.size + tokens * _dtype(vocab_size).itemsize
 
 
-def verify_shard(path: Path, sha256: str) -> None:
+def verify_shard(path: Path, expected: str) -> None:
     """Read all of a shard and compare its sum with the manifest's.
 
     Raises:
         DataError: the sums differ.
     """
     found = file_sha256(path)
-    if found != sha256:
-        raise _damaged(path, f"its sha256 sum is {found}, where the manifest has {sha256}")
+    if found != expected:
+        raise _damaged(path, f"its sha256 sum is {found}, where the manifest has {expected}")
 
 
 def _sum(file: BinaryIO) -> tuple[str, UInt32[np.ndarray, " K"]]:
     """The sha256 sum of a file, and the CRC-32 of each of its blocks."""
     file.seek(0)
-    whole, sums = hashlib.sha256(), []
-    while block := file.read(BLOCK):
-        whole.update(block)
-        sums.append(zlib.crc32(block))
-    return whole.hexdigest(), np.array(sums, np.uint32)
+    sums: list[int] = []
+
+    def blocks() -> Iterator[bytes]:
+        while block := file.read(BLOCK):
+            sums.append(zlib.crc32(block))
+            yield block
+
+    return sha256(blocks()), np.array(sums, np.uint32)
 
 
 def _dtype(vocab_size: int) -> np.dtype:

@@ -8,7 +8,7 @@ word or a weight, and the corpus and its entropy follow.
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -334,18 +334,3 @@ def write_stories(num_bytes: int, *, seed: int, grammar: Grammar = STORIES) -> I
 def story_entropy(grammar: Grammar = STORIES) -> float:
     """Expected bits per story, from the grammar alone: no story is drawn."""
     return grammar.entropy()
-
-
-def bits_per_byte(stories: Iterable[Story]) -> float:
-    """Bits over bytes of these very stories: the loss below which no model of the language gets.
-
-    Raises:
-        ConfigError: there are no stories.
-    """
-    bits, num_bytes = 0.0, 0
-    for story in stories:
-        bits += story.bits
-        num_bytes += len(story.text.encode())
-    if not num_bytes:
-        raise ConfigError("bits_per_byte got no stories; give it at least one")
-    return bits / num_bytes

@@ -6,7 +6,6 @@ of its own, and that of `sums.bin`, which holds the CRC-32 of each block of all 
 Datasets from before there were such sums are read too.
 """
 
-import hashlib
 import json
 import os
 from bisect import bisect_right
@@ -30,7 +29,7 @@ from jaxgpt.data.shards import (
     verify_shard,
 )
 from jaxgpt.errors import DataError
-from jaxgpt.files import is_sealed, parse_json, read_regular, seal
+from jaxgpt.files import is_sealed, parse_json, read_regular, seal, sha256
 from jaxgpt.shell import command
 from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
 
@@ -164,7 +163,7 @@ class TokenDataset:
         # The sources stay out: the same text under another file name is the same data.
         contents = {key: self.manifest[key] for key in ("version", "tokenizer", "splits")}
         canonical = json.dumps(contents, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return sha256(canonical.encode())
 
     def split(self, name: str) -> TokenSplit:
         """The split called "train" or "validation".
@@ -182,7 +181,7 @@ def write_manifest(
 ) -> None:
     """Write a dataset's manifest, and the sums of its shards' blocks, in the manifest's order."""
     content = np.concatenate(sums).astype("<u4").tobytes()
-    listed = {"block": BLOCK, "sha256": hashlib.sha256(content).hexdigest()}
+    listed = {"block": BLOCK, "sha256": sha256(content)}
     for name, written in ((SUMS, content), (MANIFEST, seal(manifest | {"sums": listed}))):
         with open(folder / name, "wb") as file:
             file.write(written)
@@ -252,7 +251,7 @@ def _block_sums(folder: Path, manifest: dict[str, Any]) -> dict[str, UInt32[np.n
     if "sums" not in manifest:
         return {}
     content = read_regular(folder / SUMS, limit=_MOST_BYTES)
-    if hashlib.sha256(content).hexdigest() != manifest["sums"]["sha256"]:
+    if sha256(content) != manifest["sums"]["sha256"]:
         raise DataError(f"{folder / SUMS}: damaged, its sum is another; prepare the data again")
     found, start = {}, 0
     for split in manifest["splits"].values():

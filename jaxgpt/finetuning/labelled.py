@@ -15,7 +15,7 @@ from jaxgpt.data.batches import IGNORE
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.batching import Rows, TooLong, bucket_widths, pad
 from jaxgpt.finetuning.records import Record, read_records
-from jaxgpt.finetuning.splits import FRACTIONS, rank, split
+from jaxgpt.finetuning.splits import rank, split
 from jaxgpt.finetuning.usable import usable
 from jaxgpt.tokenization.tokenizer import Tokenizer
 
@@ -93,13 +93,6 @@ def balance(texts: Sequence[Labelled], *, seed: int) -> list[Labelled]:
         if chosen[texts[i].label] <= size:
             kept.add(i)
     return [item for i, item in enumerate(texts) if i in kept]
-
-
-def split_labelled(
-    texts: Sequence[Labelled], *, seed: int, fractions: Sequence[float] = FRACTIONS
-) -> Parts:
-    """Training, validation and test texts in these shares; raises as `cut_labelled` does."""
-    return Parts(*cut_labelled(texts, seed=seed, fractions=fractions))
 
 
 def cut_labelled(

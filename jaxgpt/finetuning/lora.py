@@ -6,39 +6,24 @@ of their own, though they are sections of one matrix here.
 """
 
 import functools
-import hashlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from jaxgpt.errors import ConfigError
+from jaxgpt.files import sha256
 from jaxgpt.finetuning.settings import LoraConfig
-from jaxgpt.model.layers import Params, linear
+from jaxgpt.model.layers import Params
 from jaxgpt.model.schema import SCHEMA, qkv_sections
 from jaxgpt.training.loss import Loss, LossFunction
 
 Adapters = dict[str, Params]
 """Target -> its A and B."""
-
-
-def lora_linear(
-    x: Float[Array, "*B I"],
-    *,
-    weight: Float[Array, "I O"],
-    bias: Float[Array, " O"] | None = None,
-    A: Float[Array, "I R"],
-    B: Float[Array, "R O"],
-    scale: float,
-) -> Float[Array, "*B O"]:
-    """A linear layer with its adapter beside it, `x W + bias + scale (x A) B`: the definition.
-
-    The model runs the same with W + scale A B in place of W (`merge`), and stays as it is.
-    """
-    return linear(x, weight=weight, bias=bias) + scale * linear(linear(x, weight=A), weight=B)
 
 
 def init_adapters(params: Params, config: LoraConfig, key: PRNGKeyArray) -> Adapters:
@@ -120,10 +105,12 @@ def lora_loss(loss_fn: LossFunction, base: Params, config: LoraConfig) -> LossFu
 
 def fingerprint(params: Params) -> str:
     """The sha256, in hex, of the names, types, shapes and numbers of all parameters."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(params):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        # As bytes: bfloat16 is no type that a buffer can name.
-        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return digest.hexdigest()
+
+    def parts() -> Iterator[bytes | memoryview]:
+        for path, leaf in jax.tree.leaves_with_path(params):
+            array = np.asarray(leaf)
+            yield f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode()
+            # As bytes: bfloat16 is no type that a buffer can name.
+            yield np.ascontiguousarray(array).view(np.uint8).data
+
+    return sha256(parts())

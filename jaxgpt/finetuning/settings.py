@@ -1,11 +1,18 @@
 """The choices of fine-tuning, in configs that check themselves. Standard library only."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from jaxgpt.config import OptimizerConfig
-from jaxgpt.errors import ConfigError, brief
-from jaxgpt.fields import check_at_least, check_fields, check_share, check_types
+from jaxgpt.fields import (
+    check_at_least,
+    check_field,
+    check_fields,
+    check_fraction,
+    check_range,
+    check_share,
+    check_types,
+)
 from jaxgpt.model.schema import SCHEMA
 
 LORA_TARGETS = tuple(target for leaf in SCHEMA for target in leaf.adapters)
@@ -26,11 +33,13 @@ class LoraConfig:
     def __post_init__(self):
         """Refuse what adapts nothing."""
         check_types(self)
-        _check_range(self, "rank", 1, 1_000_000)
-        _check_range(self, "alpha", 1e-6, 1e6)
+        check_range("rank", self.rank, 1, 1_000_000)
+        check_range("alpha", self.alpha, 1e-6, 1e6)
         known = set(self.targets) <= set(LORA_TARGETS)
         once = 0 < len(self.targets) == len(set(self.targets))
-        _check(self, "targets", known and once, f"some of {', '.join(LORA_TARGETS)}, each once")
+        check_field(
+            self, "targets", known and once, f"some of {', '.join(LORA_TARGETS)}, each once"
+        )
 
     @property
     def scale(self) -> float:
@@ -51,7 +60,7 @@ class PreferenceConfig:
     def __post_init__(self):
         """Refuse a beta by which nothing is learnt."""
         check_types(self)
-        _check_range(self, "beta", 1e-6, 1e6)
+        check_range("beta", self.beta, 1e-6, 1e6)
 
 
 @dataclass(frozen=True)
@@ -115,17 +124,19 @@ class TuningConfig:
     def __post_init__(self):
         """Refuse what is no share, no number of steps or of devices."""
         check_fields(self, seed=2**32 - 1)
-        _check(self, "init_from", bool(self.init_from), "the folder of a model")
-        _check(self, "data", bool(self.data), "one file or more")
-        _check_fraction(self, "validation_fraction")
+        check_field(self, "init_from", bool(self.init_from), "the folder of a model")
+        check_field(self, "data", bool(self.data), "one file or more")
+        check_fraction(self, "validation_fraction")
         check_at_least(self, 0, "seed", "steps")
-        _check_range(self, "epochs", 1, 1_000_000)
-        _check_range(self, "batch_size", 1, 1_000_000)
+        check_range("epochs", self.epochs, 1, 1_000_000)
+        check_range("batch_size", self.batch_size, 1, 1_000_000)
         check_at_least(self, 1, "gradient_accumulation", "fsdp", "evaluate_every", "sample_every")
         check_at_least(self, 1, "checkpoint_every", "keep_checkpoints", "log_every")
         check_share(self, "dropout")
         blocks = self.trained
-        _check(self, "trained", isinstance(blocks, str) or blocks >= 0, "all, lora, or 0 or more")
+        check_field(
+            self, "trained", isinstance(blocks, str) or blocks >= 0, "all, lora, or 0 or more"
+        )
 
 
 @dataclass(frozen=True)
@@ -147,9 +158,9 @@ class ClassifierConfig(TuningConfig):
     def __post_init__(self):
         """Refuse shares that leave nothing to train on."""
         super().__post_init__()
-        _check_fraction(self, "test_fraction")
+        check_fraction(self, "test_fraction")
         left = 1 - self.test_fraction - self.validation_fraction
-        _check(self, "test_fraction", left > 0, "below 1 - validation_fraction")
+        check_field(self, "test_fraction", left > 0, "below 1 - validation_fraction")
 
 
 @dataclass(frozen=True)
@@ -186,16 +197,3 @@ class PreferenceTuningConfig(TuningConfig):
     first step, or by the model to begin with, beside each batch."""
     template: Literal["", "alpaca", "phi", "chat"] = ""
     """The markers around what each side says; by default those that the model was tuned with."""
-
-
-def _check_range(config: Any, name: str, least: int | float, most: int | float) -> None:
-    _check(config, name, least <= getattr(config, name) <= most, f"from {least:,} to {most:,}")
-
-
-def _check_fraction(config: Any, name: str) -> None:
-    _check(config, name, 0 < getattr(config, name) < 1, "between 0 and 1")
-
-
-def _check(config: Any, name: str, holds: bool, allowed: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name} is {brief(getattr(config, name))}; it must be {allowed}")

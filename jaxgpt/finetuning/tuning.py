@@ -1,12 +1,12 @@
 """A fine-tuning run from a pretrained model to its last checkpoint, over the one training loop."""
 
-import hashlib
 import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxgpt.config import FolderOptions, TrainConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.errors import ConfigError
+from jaxgpt.files import sha256
 from jaxgpt.finetuning.bases import ADAPTERS_FOLDER
 from jaxgpt.finetuning.checks import refuse_idle_settings
 from jaxgpt.finetuning.lora_file import are_whole, save_adapters
@@ -134,12 +135,8 @@ def train_config(config: TuningConfig, base: LoadedModel, num_rows: int) -> Trai
 
 def data_fingerprint(*parts: Iterable[Any]) -> str:
     """The sha256, in hex, of all that is trained and measured on."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for item in part:
-            digest.update(repr(item).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
+    ended = (chain(map(repr, part), "\n") for part in parts)
+    return sha256(text.encode() for text in chain.from_iterable(ended))
 
 
 def check_run(run: str | Path, config: TuningConfig, options: FolderOptions) -> None:

@@ -16,9 +16,10 @@ from jaxtyping import Array, Bool, Int
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
+from jaxgpt.fields import check_range
 from jaxgpt.generation.dispatch import CACHED_STEPS, SLIDING_STEPS, Rows, extend, grow, prefill
 from jaxgpt.generation.sampling import SamplingConfig
-from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, check_range
+from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED
 from jaxgpt.model.attention import attention_in_force
 from jaxgpt.model.gpt import decoding_params
 from jaxgpt.model.layers import Params

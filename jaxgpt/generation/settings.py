@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxgpt.errors import ConfigError, brief
-from jaxgpt.fields import MAX_SIZE, check_types
+from jaxgpt.fields import MAX_SIZE, check_field, check_types
 from jaxgpt.ranges import as_float32
 
 MAX_NEW_TOKENS = 1_000_000
@@ -32,26 +31,14 @@ class SamplingConfig:
         check_types(self)
         # Beyond these, float32 would make 0 or infinity of the number or of the logits.
         warm = self.temperature == 0 or 1e-6 <= self.temperature <= 1e6
-        _check(self, "temperature", warm, "0 (the likeliest token) or from 1e-6 to 1e6")
+        check_field(self, "temperature", warm, "0 (the likeliest token) or from 1e-6 to 1e6")
         penalty = 1e-6 <= self.repetition_penalty <= 1e6
-        _check(self, "repetition_penalty", penalty, "from 1e-6 to 1e6 (1 is off)")
-        _check(self, "top_k", 0 <= self.top_k <= MAX_SIZE, f"from 0 (off) to {MAX_SIZE}")
-        _check(self, "top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (off)")
-        _check(
+        check_field(self, "repetition_penalty", penalty, "from 1e-6 to 1e6 (1 is off)")
+        check_field(self, "top_k", 0 <= self.top_k <= MAX_SIZE, f"from 0 (off) to {MAX_SIZE}")
+        check_field(self, "top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (off)")
+        check_field(
             self,
             "min_p",
             self.min_p >= 0 and as_float32(self.min_p) < 1,
             "from 0 (off) to less than 1",
         )
-
-
-def _check(config: SamplingConfig, name: str, holds: bool, allowed: str) -> None:
-    value = getattr(config, name)
-    if not holds:  # nor does it of NaN
-        raise ConfigError(f"{name} is {brief(value)}; it must be {allowed}")
-
-
-def check_range(name: str, value: int, least: int, most: int) -> None:
-    """Raise ConfigError, naming the range, unless `least <= value <= most`."""
-    if not least <= value <= most:
-        raise ConfigError(f"{name} is {brief(value)}; it must be from {least} to {most}")

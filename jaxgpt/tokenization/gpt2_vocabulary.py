@@ -21,7 +21,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from jaxgpt.errors import DataError
-from jaxgpt.files import write_file
+from jaxgpt.files import sha256, write_file
 from jaxgpt.shell import python
 from jaxgpt.tokenization.vocabulary import END_OF_TEXT, format_ranks, parse_ranks, read_bytes
 
@@ -162,7 +162,7 @@ def ids_of_merges(merges: Any) -> dict[str, int] | None:
     """Ids by letters, without the special token, if pairs of letters are those of `vocab.bpe`."""
     with suppress(TypeError, ValueError):
         content = "\n".join(["#version: 0.2", *map(" ".join, merges), ""]).encode()
-        if hashlib.sha256(content).hexdigest() == MERGES.sha256:
+        if sha256(content) == MERGES.sha256:
             ranks = parse_merges(content).items()
             return {token.decode("latin-1").translate(LETTER_OF_BYTE): n for token, n in ranks}
     return None
@@ -190,13 +190,13 @@ def within(seconds: float, work: Callable[[], Result]) -> Result:
 
 
 def _verified(content: bytes, source: str) -> dict[bytes, int]:
-    digest = hashlib.sha256(content).hexdigest()
+    digest = sha256(content)
     parsers = [file.parse for file in (MERGES, ENCODER, R50K) if digest == file.sha256]
     with suppress(
         ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
     ):
         ranks = (*parsers, _parse_tokenizer_json)[0](content)
-        if hashlib.sha256(format_ranks(ranks)).hexdigest() == R50K.sha256:
+        if sha256(format_ranks(ranks)) == R50K.sha256:
             return ranks
     raise DataError(f"{source} is not a published vocabulary file of GPT-2 (sha256 {digest[:16]}…)")
 

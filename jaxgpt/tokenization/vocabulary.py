@@ -1,7 +1,6 @@
 """What the tokenizers share: checked text and ids, a fingerprint, and their files on disk."""
 
 import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import DataError
-from jaxgpt.files import parse_json, write_file
+from jaxgpt.files import parse_json, sha256, write_file
 
 END_OF_TEXT = "<|endoftext|>"
 # Of each kind of character some, alone and in runs, to see whether a tokenizer keeps them all.
@@ -127,7 +126,7 @@ def check_ranks(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], n
 def fingerprint(identity: Mapping[str, Any], vocabulary: bytes = b"") -> str:
     """The sha256, in hex, over everything that decides which ids a text becomes."""
     header = json.dumps(identity, sort_keys=True).encode()
-    return hashlib.sha256(header + b"\n" + vocabulary).hexdigest()
+    return sha256(header + b"\n" + vocabulary)
 
 
 def read_bytes(path: Path, limit: int = 1 << 28) -> bytes:

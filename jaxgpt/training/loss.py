@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -37,12 +38,19 @@ def cross_entropy(logits: Float[Array, "*B V"], targets: Int[Array, "*B"]) -> Lo
     for another target outside [0, V), unless it is traced.
     """
     _check_targets(targets, logits.shape[-1])
+    nats, _ = _token_losses(logits.astype(jnp.float32), targets)
+    return nats.sum(), (targets != IGNORE).sum(dtype=jnp.int32)
+
+
+def _token_losses(logits: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
+    """Each token's cross-entropy, and the numerators and the denominator of its softmax."""
     counted = targets != IGNORE
-    logits = logits.astype(jnp.float32)
     labels = jnp.where(counted, targets, 0)[..., None]
     picked = jnp.take_along_axis(logits, labels, axis=-1)[..., 0]
-    nats = jax.nn.logsumexp(logits, axis=-1) - picked
-    return jnp.where(counted, nats, 0).sum(), counted.sum(dtype=jnp.int32)
+    largest = jax.lax.stop_gradient(logits.max(axis=-1))
+    powers = jnp.exp(logits - largest[..., None])
+    total = powers.sum(axis=-1)
+    return jnp.where(counted, jnp.log(total) + largest - picked, 0), (powers, total)
 
 
 def pretraining_loss(config: TrainConfig) -> LossFunction:
@@ -108,9 +116,25 @@ def head_loss(
     kept or computed twice (as in Liger, Hsu et al. 2024). The products are in the dtype of `x`;
     logits and the table's gradient are in float32. Raises as `cross_entropy` does.
     """
+    _check_head(x, table, targets)
+    return _losses(x, table, targets, False), (targets != IGNORE).sum(dtype=jnp.int32)
+
+
+def head_losses(
+    x: Float[Array, "B T D"], table: Float[Array, "V D"], targets: Int[Array, "B T"]
+) -> tuple[Float[Array, " B"], Int[Array, " B"]]:
+    """`head_loss` of each row by itself: its sum in nats, and its number of targets.
+
+    What a row's loss counts for is known in the backward pass alone, which computes the logits
+    again.
+    """
+    _check_head(x, table, targets)
+    return _losses(x, table, targets, True), (targets != IGNORE).sum(axis=-1, dtype=jnp.int32)
+
+
+def _check_head(x: Array, table: Array, targets: Array) -> None:
     check_rank("x", x, "B T D")
     _check_targets(targets, len(table))
-    return _head_loss_vjp(x, table, targets)
 
 
 def _check_targets(targets: Int[Array, "*B"], size: int) -> None:
@@ -118,24 +142,39 @@ def _check_targets(targets: Int[Array, "*B"], size: int) -> None:
     check_ids("target", targets, size, advice, ignored=IGNORE)
 
 
-@jax.custom_vjp
-def _head_loss_vjp(x: Array, table: Array, targets: Array) -> Loss:
-    return _head_loss(x, table, targets, differentiate=False)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _losses(x: Array, table: Array, targets: Array, by_row: bool) -> Array:
+    return _head(x, table, targets, by_row)[0]
 
 
-def _forward(x: Array, table: Array, targets: Array) -> tuple[Loss, Any]:
-    return _head_loss(x, table, targets, differentiate=True)
+def _forward(x: Array, table: Array, targets: Array, by_row: bool) -> tuple[Array, Any]:
+    if by_row:
+        return _head(x, table, targets, by_row)[0], (x, table, targets)
+    return _head(x, table, targets, by_row, differentiate=True)
 
 
-def _backward(grads: tuple[Array, Array], loss_grad: tuple[Array, Any]) -> tuple[Any, ...]:
-    return *((loss_grad[0] * grad).astype(grad.dtype) for grad in grads), None
+def _backward(by_row: bool, kept: tuple[Array, ...], loss_grad: Array) -> tuple[Any, ...]:
+    if by_row:
+        return *_head(*kept, by_row, differentiate=True, weights=loss_grad)[1], None
+    return *((loss_grad * grad).astype(grad.dtype) for grad in kept), None
 
 
-_head_loss_vjp.defvjp(_forward, _backward)
+_losses.defvjp(_forward, _backward)
 
 
-def _head_loss(x: Array, table: Array, targets: Array, *, differentiate: bool) -> tuple[Loss, Any]:
-    """The loss, and its gradients with respect to `x` and `table` or nothing."""
+def _head(
+    x: Array,
+    table: Array,
+    targets: Array,
+    by_row: bool,
+    *,
+    differentiate: bool = False,
+    weights: Array | None = None,
+) -> tuple[Array, Any]:
+    """The summed loss, or each row's, and the gradients with respect to `x` and `table`.
+
+    The gradients, if wanted, are of the sum in which each row counts by its weight, (B,), or by 1.
+    """
     (rows, length, width), vocab_size = x.shape, len(table)
     most = _MOST_LOGITS["cpu" if jax.default_backend() == "cpu" else "other"]
     # On a mesh each device has its part of the rows (an empty one has size 1).
@@ -145,50 +184,48 @@ def _head_loss(x: Array, table: Array, targets: Array, *, differentiate: bool) -
     weight = _padded(table, x.dtype)
 
     def turn(sums: Any, chunk: tuple[Array, Array]) -> tuple[Any, Any]:
-        loss, grads = _chunk_loss(*chunk, weight, vocab_size, differentiate=differentiate)
-        return jax.tree.map(jnp.add, sums, (loss, grads[1:])), grads[:1]
+        nats, grads = _chunk(*chunk, weight, vocab_size, differentiate, weights)
+        nats = nats.reshape(rows, span).sum(axis=1) if by_row else nats.sum()
+        return jax.tree.map(jnp.add, sums, (nats, *grads[1:])), grads[:1]
 
-    zeros: Any = (
-        (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)),
-        (jnp.zeros(table.shape, jnp.float32),),
-    )
+    nothing = jnp.zeros(rows if by_row else (), jnp.float32)
     parts = _spans(x, span, 0), _spans(targets, span, IGNORE)
     if not differentiate:
-        return jax.lax.scan(turn, (zeros[0], ()), parts)[0][0], ()
-    (loss, (grad_table,)), (grad_x,) = jax.lax.scan(turn, zeros, parts)
+        return jax.lax.scan(turn, (nothing,), parts)[0][0], ()
+    zeros = nothing, jnp.zeros(table.shape, jnp.float32)
+    (nats, grad_table), (grad_x,) = jax.lax.scan(turn, zeros, parts)
     grad_x = grad_x.swapaxes(0, 1).reshape(rows, -1, width)[:, :length]
-    return loss, (grad_x, grad_table.astype(table.dtype))
+    return nats, (grad_x, grad_table.astype(table.dtype))
 
 
-def _chunk_loss(
-    x: Array, targets: Array, weight: Array, vocab_size: int, *, differentiate: bool
-) -> tuple[Loss, tuple[Array, ...]]:
+def _chunk(
+    x: Array,
+    targets: Array,
+    weight: Array,
+    vocab_size: int,
+    differentiate: bool,
+    weights: Array | None,
+) -> tuple[Array, tuple[Array, ...]]:
+    """The loss of each token in a chunk, flat, and the gradients or nothing."""
     flat, labels = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
     with jax.named_scope("head"):
         logits = jnp.matmul(flat, weight.T, preferred_element_type=jnp.float32)
         logits = jnp.where(jnp.arange(len(weight)) < vocab_size, logits, -jnp.inf)
     with jax.named_scope("loss"):
+        nats, (powers, total) = _token_losses(logits, labels)
         if not differentiate:
-            return cross_entropy(logits, labels), ()
-        loss, grad_logits = _cross_entropy_and_gradient(logits, labels)
+            return nats, ()
+        # The softmax, less 1 at the target; its powers take the memory of the logits.
+        softmax, at_target = powers / total[:, None], jnp.arange(len(weight)) == labels[:, None]
+        surplus = jnp.where(at_target, softmax - 1, softmax)
+        if weights is not None:
+            surplus *= jnp.repeat(weights, x.shape[1])[:, None]
+        grad_logits = jnp.where((labels != IGNORE)[:, None], surplus, 0)
     with jax.named_scope("head"):
         grad_logits = grad_logits.astype(x.dtype)
         grad_x = (grad_logits @ weight).reshape(x.shape)
         grad_table = jnp.matmul(grad_logits.T, flat, preferred_element_type=jnp.float32)
-        return loss, (grad_x, grad_table[:vocab_size])
-
-
-def _cross_entropy_and_gradient(logits: Array, labels: Array) -> tuple[Loss, Array]:
-    """`cross_entropy`, and its gradient: the softmax, less 1 at the target."""
-    counted, largest = labels != IGNORE, logits.max(axis=-1)
-    picked = jnp.take_along_axis(logits, jnp.where(counted, labels, 0)[:, None], axis=-1)[:, 0]
-    # The exponentials serve both, in the memory of the logits.
-    powers = jnp.exp(logits - largest[:, None])
-    total = powers.sum(axis=-1)
-    nats = jnp.where(counted, jnp.log(total) + largest - picked, 0).sum()
-    softmax = powers / total[:, None]
-    surplus = jnp.where(jnp.arange(logits.shape[1]) == labels[:, None], softmax - 1, softmax)
-    return (nats, counted.sum(dtype=jnp.int32)), jnp.where(counted[:, None], surplus, 0)
+        return nats, (grad_x, grad_table[:vocab_size])
 
 
 def _padded(table: Array, dtype: Any) -> Array:

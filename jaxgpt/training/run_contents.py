@@ -1,6 +1,5 @@
 """What is in a run's folder: whether jaxgpt wrote it, and with which settings the run goes on."""
 
-import hashlib
 import os
 import re
 from dataclasses import replace
@@ -11,6 +10,7 @@ from jaxgpt.config import OptimizerConfig, TrainConfig
 from jaxgpt.config_file import differences, from_dict, read_mapping
 from jaxgpt.data import ownership
 from jaxgpt.errors import ConfigError
+from jaxgpt.files import file_sha256
 from jaxgpt.training.checkpoint import TASK
 from jaxgpt.training.kept import checkpoints
 from jaxgpt.training.manifest import MANIFEST
@@ -139,7 +139,7 @@ def _is_whole(folder: Path, name: str) -> bool:
     files = _read(folder / MANIFEST).get("files")
     if not isinstance(files, dict) or not os.path.isfile(folder / name):
         return False
-    return hashlib.sha256((folder / name).read_bytes()).hexdigest() == files.get(name)
+    return file_sha256(folder / name) == files.get(name)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.finetuning.likelihood import head_likelihood
 from jaxgpt.finetuning.pairs import collate_pairs, encode_preference, preference
 from jaxgpt.finetuning.templates import TEMPLATES
 from jaxgpt.parity.torch_random import TorchGenerator
+from jaxgpt.training.loss import head_losses
 from jaxgpt.worked.examples import Given, example
 
 
@@ -16,8 +16,8 @@ from jaxgpt.worked.examples import Given, example
 def _(given: Given) -> Any:
     logits = jnp.array([[2.0, 1.0, 0.1], [0.5, 2.5, 0.3]])
     # A head that passes on what it is given.
-    nats = head_likelihood(logits[None], jnp.eye(3), jnp.array([[0, 2]]))
-    return -nats[0] / 2
+    nats, count = head_losses(logits[None], jnp.eye(3), jnp.array([[0, 2]]))
+    return (nats / count)[0]
 
 
 @example("dpo.loader_widths")

@@ -1,6 +1,5 @@
 """Text -> words -> tokens -> windows -> vectors (chapter 2)."""
 
-import hashlib
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 
 from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.errors import DataError
+from jaxgpt.files import sha256
 from jaxgpt.model.embedding import embed
 from jaxgpt.parity.torch_random import TorchGenerator
 from jaxgpt.tokenization.words import UnknownWordError, WordTokenizer, split_words
@@ -20,7 +20,7 @@ _SENTENCE = slice(8928, 9006)
 
 def digest(text: str) -> dict[str, Any]:
     """A text as a fact: its length and its sum."""
-    return {"characters": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return {"characters": len(text), "sha256": sha256(text.encode())}
 
 
 def check_story(story: str) -> None:

@@ -158,7 +158,7 @@ def test_a_server_that_is_not_there(server):
 def test_what_cannot_be_asked(server, monkeypatch):
     with pytest.raises(ConfigError, match="url is 'ftp://x'; it must begin with http"):
         Judge("ftp://x", "referee")
-    with pytest.raises(ConfigError, match=r"timeout is 0.0; it must be from 0.001 to 3600"):
+    with pytest.raises(ConfigError, match=r"timeout is 0.0; it must be from 0.001 to 3,600"):
         judge(server, timeout=0.0)
     with pytest.raises(ConfigError, match="retries is -1"):
         judge(server, retries=-1)

@@ -196,8 +196,8 @@ def test_in_order_gives_overlapping_windows_their_context():
 
 def test_windows_of_a_split_on_disk(tmp_path):
     text = "".join(map(chr, range(32, 127)))
-    splits = {"train": [Document(text)], "validation": [Document(text)]}
-    dataset = write_tokens(tmp_path / "out", ByteTokenizer(), splits, shard_tokens=10)
+    documents = [("train", Document(text)), ("validation", Document(text))]
+    dataset = write_tokens(tmp_path / "out", ByteTokenizer(), documents, shard_tokens=10)
     windows = SlidingWindows(dataset.split("train"), 16)
     batch = windows.batch(0, 5, seed=0)
     for start, row in zip(starts(batch), batch.inputs, strict=True):

@@ -190,11 +190,9 @@ def test_what_is_no_dataset_is_never_overwritten(tmp_path, text_file, beside):
 
 
 def test_both_splits_are_written_from_documents(tmp_path):
-    splits = {
-        "train": (Document(text) for text in ("one", "two")),
-        "validation": [Document("three", entropy_bits=7.5)],
-    }
-    dataset = write_tokens(tmp_path / "out", TOKENIZER, splits)
+    documents = [("train", Document(text)) for text in ("one", "two")]
+    documents.append(("validation", Document("three", entropy_bits=7.5)))
+    dataset = write_tokens(tmp_path / "out", TOKENIZER, iter(documents))
     end = [TOKENIZER.end_of_text]
     assert ids(dataset, "train") == TOKENIZER.encode("one") + end + TOKENIZER.encode("two") + end
     assert ids(dataset, "validation") == TOKENIZER.encode("three") + end

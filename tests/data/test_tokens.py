@@ -18,8 +18,8 @@ TRAIN = bytes(range(32, 127)) * 3
 
 @pytest.fixture
 def folder(tmp_path):
-    splits = {"train": [Document(TRAIN.decode())], "validation": [Document("the end")]}
-    write_tokens(tmp_path / "data", ByteTokenizer(), splits, shard_tokens=100)
+    documents = [("train", Document(TRAIN.decode())), ("validation", Document("the end"))]
+    write_tokens(tmp_path / "data", ByteTokenizer(), documents, shard_tokens=100)
     return tmp_path / "data"
 
 
@@ -77,10 +77,10 @@ def test_the_manifest_says_what_the_shards_hold(folder):
 
 def test_the_fingerprint_is_that_of_the_tokens(folder, tmp_path):
     def fingerprint(text):
-        splits = {"train": [Document(TRAIN.decode())], "validation": [Document(text)]}
+        documents = [("train", Document(TRAIN.decode())), ("validation", Document(text))]
         out = tmp_path / "other"
         return write_tokens(
-            out, ByteTokenizer(), splits, overwrite=True, shard_tokens=100
+            out, ByteTokenizer(), documents, overwrite=True, shard_tokens=100
         ).fingerprint
 
     first = TokenDataset.open(folder).fingerprint
@@ -129,8 +129,8 @@ def test_a_missing_file_of_sums_is_found(folder):
 
 def test_a_block_is_compared_when_it_is_first_read(tmp_path, monkeypatch):
     monkeypatch.setattr(tokens, "_QUICK", 0)
-    splits = {"train": [Document("a" * (5 * BLOCK))], "validation": [Document("the end")]}
-    folder = write_tokens(tmp_path / "data", ByteTokenizer(), splits).folder
+    documents = [("train", Document("a" * (5 * BLOCK))), ("validation", Document("the end"))]
+    folder = write_tokens(tmp_path / "data", ByteTokenizer(), documents).folder
     split = TokenDataset.open(folder).split("train")
     path = folder / "train-00000.bin"
     flip(path, 8 * (4 * BLOCK - 1))

@@ -1,6 +1,7 @@
 """Labelled texts: read, balanced and split by the seed alone; what no classifier can learn."""
 
 from collections import Counter
+from functools import partial
 from itertools import chain
 
 import pytest
@@ -10,13 +11,15 @@ from jaxgpt.finetuning.labelled import (
     Labelled,
     balance,
     class_names,
+    cut_labelled,
     labelled_rows,
     read_labelled,
-    split_labelled,
 )
+from jaxgpt.finetuning.splits import FRACTIONS
 from jaxgpt.tokenization.tokenizer import ByteTokenizer
 
 TEXTS = [Labelled(f"text {i}", "ham" if i % 4 else "spam", f"f:{i + 1}") for i in range(40)]
+cut = partial(cut_labelled, seed=0, fractions=FRACTIONS)
 
 
 def test_reading(tmp_path):
@@ -66,24 +69,24 @@ def test_balancing():
 
 
 def test_every_part_has_the_shares_of_every_class():
-    parts = split_labelled(TEXTS, seed=0)
+    parts = cut(TEXTS)
     assert [Counter(item.label for item in part) for part in parts] == [
         *({"spam": 7, "ham": 21}, {"spam": 1, "ham": 3}, {"spam": 2, "ham": 6})
     ]
     assert sorted(chain(*parts), key=TEXTS.index) == TEXTS
-    assert set(split_labelled(TEXTS[::-1], seed=0).test) == set(parts.test)
+    assert set(cut(TEXTS[::-1])[2]) == set(parts[2])
 
 
 @pytest.mark.parametrize("copies", [1, 4])
 def test_a_class_with_one_text(copies):
     rare = [Labelled("one", "rare", "f:9")] * copies
     with pytest.raises(DataError, match=r"class 'rare' has only 1 different text \(one at f:9\)"):
-        split_labelled(TEXTS + rare, seed=0)
+        cut(TEXTS + rare)
 
 
 def test_one_class_is_none():
     with pytest.raises(DataError, match="all 10 texts have the label 'spam'; give two classes"):
-        split_labelled(TEXTS[::4], seed=0)
+        cut(TEXTS[::4])
     assert class_names(TEXTS) == ["ham", "spam"]
 
 

@@ -20,8 +20,8 @@ HEADER = 24
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens") / "data"
     text = "".join(map(chr, range(32, 127))) * 3
-    splits = {"train": [Document(text)], "validation": [Document("the end")]}
-    write_tokens(folder, ByteTokenizer(), splits, shard_tokens=200)
+    documents = [("train", Document(text)), ("validation", Document("the end"))]
+    write_tokens(folder, ByteTokenizer(), documents, shard_tokens=200)
     return folder
 
 

@@ -222,7 +222,7 @@ def test_bfloat16_is_decoded_in_float32_on_a_cpu(params):
         ([[1, 50]], {"vocab_size": 50}, "is 50; it must be from 0 to 49"),
         ([[-1]], {}, "is -1"),
         ([SHORT], {"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ([SHORT], {"max_new_tokens": 1_000_001}, "from 1 to 1000000"),
+        ([SHORT], {"max_new_tokens": 1_000_001}, "from 1 to 1,000,000"),
         ([SHORT], {"seed": 2**32}, "seed"),
         ([SHORT], {"seed": -1}, "seed"),
         ([SHORT], {"sample_indices": [0, 1]}, "2 sample indices for 1 prompts"),

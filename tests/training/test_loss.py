@@ -9,13 +9,14 @@ import pytest
 
 from jaxgpt.errors import DataError
 from jaxgpt.training import loss as loss_module
-from jaxgpt.training.loss import cross_entropy, head_loss
+from jaxgpt.training.loss import cross_entropy, head_loss, head_losses
 
 RNG = np.random.default_rng(0)
 VOCAB_SIZE = 130  # two more than a tile
 X = jnp.array(RNG.normal(size=(3, 7, 16)), jnp.float32)
 TABLE = jnp.array(RNG.normal(size=(VOCAB_SIZE, 16)), jnp.float32)
 TARGETS = jnp.array(RNG.integers(VOCAB_SIZE, size=(3, 7))).at[1, 2:5].set(-100)
+WEIGHTS = jnp.array([1.0, -2.0, 0.5])  # rows count differently, as they do to DPO
 
 
 def whole(x, table):
@@ -85,9 +86,46 @@ def test_targets_that_are_all_ignored_cost_nothing():
     assert not any(np.any(grad) for grad in grads)
 
 
-def test_the_head_never_holds_all_logits(monkeypatch):
+def by_rows(x, table, targets):
+    """As `whole`, each row by itself."""
+    logits = jax.nn.log_softmax(x @ table.T)
+    picked = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+    return -jnp.where(targets == -100, 0, picked).sum(axis=-1)
+
+
+@pytest.mark.parametrize("positions", [1, 2, 3, 7])
+def test_rows_by_themselves_have_the_textbooks_losses_and_gradients(monkeypatch, positions):
+    monkeypatch.setitem(loss_module._MOST_LOGITS, "cpu", positions * 3 * VOCAB_SIZE)
+    targets = TARGETS.at[2].set(-100)
+
+    def both(losses):
+        def value(*inputs):
+            return (losses(*inputs, targets) * WEIGHTS).sum()
+
+        return jax.jit(jax.value_and_grad(value, (0, 1)))(X, TABLE)
+
+    nats, count = jax.jit(head_losses)(X, TABLE, targets)
+    np.testing.assert_allclose(nats, by_rows(X, TABLE, targets), rtol=1e-6)
+    assert [*map(int, count), float(nats[2])] == [7, 4, 0, 0]
+    value, grads = both(lambda *given: head_losses(*given)[0])
+    expected, wanted = both(by_rows)
+    assert float(value) == pytest.approx(float(expected), rel=1e-6)
+    for found, grad in zip(grads, wanted, strict=True):
+        # Sums over at most 130 entries: 2 sqrt(130) roundings of 2^-24.
+        np.testing.assert_allclose(found, grad, rtol=0, atol=1.4e-6 * float(jnp.abs(grad).max()))
+
+
+def test_rows_in_bfloat16_are_summed_in_float32():
+    x = jnp.full((1, 4, 16), 2.0, jnp.bfloat16)
+    nats, _ = head_losses(x, jnp.zeros((30, 16)), jnp.zeros((1, 4), jnp.int32))
+    assert nats.dtype == jnp.float32
+    assert float(nats[0]) == pytest.approx(4 * np.log(30), rel=1e-6)
+
+
+@pytest.mark.parametrize("losses", [head_loss, head_losses])
+def test_the_head_never_holds_all_logits(monkeypatch, losses):
     monkeypatch.setitem(loss_module._MOST_LOGITS, "cpu", 2**18)
     x, table, targets = jnp.zeros((1, 4096, 8)), jnp.zeros((1024, 8)), jnp.zeros((1, 4096), int)
-    step = jax.jit(jax.value_and_grad(lambda x, table: head_loss(x, table, targets)[0], (0, 1)))
+    step = jax.jit(jax.value_and_grad(lambda x, table: losses(x, table, targets)[0].sum(), (0, 1)))
     memory: Any = step.lower(x, table).compile().memory_analysis()
     assert 4 * 2**18 <= memory.temp_size_in_bytes < 4 * 4096 * 1024 / 4
