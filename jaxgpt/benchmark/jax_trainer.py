@@ -9,9 +9,9 @@ from jax.sharding import AxisType, Mesh
 from jaxgpt.config import TrainConfig
 from jaxgpt.data.batches import Batch
 from jaxgpt.model.layers import Params
+from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.mesh import batch_sharding, state_shardings
 from jaxgpt.training.optimizer import make_optimizer
-from jaxgpt.training.pretrain import make_step
 from jaxgpt.training.step import init_state
 
 

@@ -1,12 +1,33 @@
-"""Settings of fine-tuning that would do nothing, and texts that would measure nothing."""
+"""What no fine-tuning can be begun with: a folder, idle settings, texts that measure nothing."""
 
+import os
 import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
+from jaxgpt.config import FolderOptions
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.finetuning.settings import TuningConfig
+from jaxgpt.training.run_folder import check_folder
+
+
+def check_run(run: str | Path, config: TuningConfig, options: FolderOptions) -> None:
+    """Raise before anything is read what `tune` would raise of the folder.
+
+    Raises:
+        ConfigError: a folder that cannot be written, belongs to something else, or holds the model
+            to begin with; a setting that changes nothing.
+        CheckpointError: a folder that holds a run with other settings.
+    """
+    refuse_idle_settings(config)
+    run, base = Path(run), os.path.realpath(config.init_from)
+    if os.path.commonpath([os.path.realpath(run), base]) == os.path.realpath(run):
+        raise ConfigError(
+            f"--out {run} holds the model to begin with, {config.init_from}; name another --out"
+        )
+    check_folder(run, config, options)
 
 
 def refuse_idle_settings(config: TuningConfig) -> None:

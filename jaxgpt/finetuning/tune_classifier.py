@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int32
 
 from jaxgpt.config import FolderOptions
 from jaxgpt.files import write_file
-from jaxgpt.finetuning.checks import check_held_out
+from jaxgpt.finetuning.checks import check_held_out, check_run
 from jaxgpt.finetuning.classification import class_loss, class_probabilities, predict
 from jaxgpt.finetuning.labelled import (
     Labelled,
@@ -35,9 +35,8 @@ from jaxgpt.finetuning.measures import (
 from jaxgpt.finetuning.saved_classifier import with_class_head
 from jaxgpt.finetuning.settings import ClassifierConfig
 from jaxgpt.finetuning.tuning import (
-    Job,
+    TuningJob,
     TuningResult,
-    check_run,
     data_fingerprint,
     train_config,
     tune,
@@ -139,7 +138,7 @@ def tune_classifier(
             "validation_accuracy": accuracy(scores.confusion),
         }
 
-    job = Job(
+    job = TuningJob(
         make_loss=lambda train: class_loss(train.model, train.compute, config.pooling),
         batch=lambda row: rows.batch(row, config.batch_size, seed=config.seed),
         num_rows=len(rows),

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxgpt.config import FolderOptions
 from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.batching import Rows
-from jaxgpt.finetuning.checks import check_held_out
+from jaxgpt.finetuning.checks import check_held_out, check_run
 from jaxgpt.finetuning.instructions import (
     conversation_rows,
     encode_prompt,
@@ -26,9 +26,8 @@ from jaxgpt.finetuning.settings import InstructionConfig, TuningConfig
 from jaxgpt.finetuning.splits import split
 from jaxgpt.finetuning.templates import TEMPLATES, Template, Turn
 from jaxgpt.finetuning.tuning import (
-    Job,
+    TuningJob,
     TuningResult,
-    check_run,
     data_fingerprint,
     train_config,
     tune,
@@ -88,7 +87,7 @@ def tune_instructions(
     train = train_config(config, base, len(rows))
     mesh = make_mesh(train)
     batch_size = config.batch_size // config.gradient_accumulation
-    job = Job(
+    job = TuningJob(
         make_loss=pretraining_loss,
         batch=lambda row: rows.batch(row, config.batch_size, seed=config.seed),
         num_rows=len(rows),

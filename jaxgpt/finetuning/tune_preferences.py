@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxgpt.config import FolderOptions, TrainConfig
+from jaxgpt.finetuning.checks import check_run
 from jaxgpt.finetuning.lora import fingerprint
 from jaxgpt.finetuning.pairs import preference_rows, read_preferences, with_reference
 from jaxgpt.finetuning.preferences import (
@@ -26,9 +27,8 @@ from jaxgpt.finetuning.tune_instructions import (
     warn_of_other_template,
 )
 from jaxgpt.finetuning.tuning import (
-    Job,
+    TuningJob,
     TuningResult,
-    check_run,
     data_fingerprint,
     train_config,
     tune,
@@ -100,7 +100,7 @@ def tune_preferences(
         names = ("loss", "margin", "accuracy", "chosen_reward", "rejected_reward")
         return {f"validation_{name}": found[name] for name in names}
 
-    job = Job(
+    job = TuningJob(
         make_loss=partial(_pairs_loss, preference=config.preference),
         batch=lambda row: measured(rows.batch(row, config.batch_size, seed=config.seed)),
         num_rows=len(rows),

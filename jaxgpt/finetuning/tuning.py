@@ -1,9 +1,8 @@
 """A fine-tuning run from a pretrained model to its last checkpoint, over the one training loop."""
 
 import math
-import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -16,44 +15,29 @@ from jax.sharding import Mesh
 
 from jaxgpt.config import FolderOptions, TrainConfig
 from jaxgpt.config_file import to_dict
-from jaxgpt.errors import ConfigError
 from jaxgpt.files import sha256
 from jaxgpt.finetuning.bases import ADAPTERS_FOLDER
-from jaxgpt.finetuning.checks import refuse_idle_settings
 from jaxgpt.finetuning.lora_file import are_whole, save_adapters
 from jaxgpt.finetuning.settings import TuningConfig
 from jaxgpt.finetuning.trainable import Trainable, restore, trainable
-from jaxgpt.finetuning.tuning_card import CURVES, TuningCard
+from jaxgpt.finetuning.tuning_card import TuningCard
 from jaxgpt.model.layers import Params
 from jaxgpt.training.checkpoint import LoadedModel, save
-from jaxgpt.training.compiled_step import compile_step
-from jaxgpt.training.completion import complete
 from jaxgpt.training.fits import check_tuning_step
-from jaxgpt.training.loop import Hooks, Step, fit
 from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.memory import check_memory
-from jaxgpt.training.mesh import batch_sharding, make_mesh, state_shardings
-from jaxgpt.training.overfitting import passes_line, validation_loss
+from jaxgpt.training.mesh import batch_sharding, state_shardings
+from jaxgpt.training.overfitting import passes_line
 from jaxgpt.training.plots import Panel
-from jaxgpt.training.report import Reporter
-from jaxgpt.training.run_card import CARD
+from jaxgpt.training.run import Job, run_job
 from jaxgpt.training.run_contents import SETTINGS
-from jaxgpt.training.run_folder import check_folder, claim
-from jaxgpt.training.run_state import (
-    Start,
-    begin,
-    check_attention,
-    resume,
-    state_template,
-    with_shardings,
-)
+from jaxgpt.training.run_state import Start, begin, resume, state_template, with_shardings
 from jaxgpt.training.step import TrainState
-from jaxgpt.training.stop import StopSignal
 
 
 @dataclass(frozen=True)
-class Job:
-    """What one kind of fine-tuning brings to the loop."""
+class TuningJob:
+    """What one kind of fine-tuning brings to a run."""
 
     make_loss: Callable[[TrainConfig], LossFunction]
     """The loss of the whole model's parameters, by a config whose dropout rate may be traced."""
@@ -81,14 +65,10 @@ class Job:
 
 @dataclass(frozen=True)
 class TuningResult:
-    """How a run ended: the whole model, the records of metrics.jsonl, the signal that stopped it.
-
-    Compiled functions of the model's parameters find them on the run's `mesh`.
-    """
+    """How a run ended: the whole model, the records of metrics.jsonl, the signal if one came."""
 
     model: LoadedModel
     records: list[dict[str, Any]]
-    mesh: Mesh
     card: TuningCard
     """Of the run so far, to be written again with what is measured at the end."""
     signal: int | None = None
@@ -139,30 +119,13 @@ def data_fingerprint(*parts: Iterable[Any]) -> str:
     return sha256(text.encode() for text in chain.from_iterable(ended))
 
 
-def check_run(run: str | Path, config: TuningConfig, options: FolderOptions) -> None:
-    """Raise before anything is read what `tune` would raise of the folder.
-
-    Raises:
-        ConfigError: a folder that cannot be written, belongs to something else, or holds the model
-            to begin with; a setting that changes nothing.
-        CheckpointError: a folder that holds a run with other settings.
-    """
-    refuse_idle_settings(config)
-    run, base = Path(run), os.path.realpath(config.init_from)
-    if os.path.commonpath([os.path.realpath(run), base]) == os.path.realpath(run):
-        raise ConfigError(
-            f"--out {run} holds the model to begin with, {config.init_from}; name another --out"
-        )
-    check_folder(run, config, options)
-
-
 def tune(
     run: str | Path,
     config: TuningConfig,
     options: FolderOptions,
     base: LoadedModel,
     train: TrainConfig,
-    job: Job,
+    job: TuningJob,
     origin: str,
     *,
     command: str = "",
@@ -174,167 +137,140 @@ def tune(
     `config.init_from`, to which `base` may have added new ones. Raises a JaxgptError before
     anything is written if the settings or the folder will not do.
     """
-    run, mesh = Path(run), make_mesh(train)
-    check_attention(train, mesh)
     key, _ = jax.random.split(jax.random.key(config.seed))
-    parts = trainable(base.params, config, key, job.new)
-    # The base stays in memory, whatever is trained of it.
-    check_memory(
-        *(train.model, train.fsdp),
-        trained=_count(parts.trained),
-        frozen=_count(base.params),
-        optimizer=train.optimizer,
-    )
-    template = state_template(jax.eval_shape(lambda: parts.trained), train, mesh)
-    check_tuning_step(train, mesh.size, template, parts.frozen, lambda: job.batch(0))
-    frozen = jax.device_put(parts.frozen, state_shardings(parts.frozen, mesh))
-    join = jax.jit(parts.join)
-    task = dict(job.task) | ({"base": origin} if parts.adapters else {})
-    kept = task | {SETTINGS: to_dict(config)}
-    data = data_fingerprint([job.data, origin])
+    parts, kind = trainable(base.params, config, key, job.new), job.task["kind"]
     card = TuningCard(
-        run, config, job.task["kind"], _count(parts.trained), job.panels, command, job.facts
+        Path(run), config, kind, _count(parts.trained), job.panels, command, job.facts
     )
-    with claim(run, config, options):
-        start, frozen = _begin_or_resume(
-            run, config, options, parts, frozen, train, data, template, mesh
+    tuning = _Tuning(config, options, base, train, job, origin, parts, card, jax.jit(parts.join))
+    opened, result = run_job(card.run, config, options, train, tuning.open)
+    params = tuning.join(result.state.params, *opened.frozen)
+    step, task = int(result.state.step), dict(job.task)
+    model = LoadedModel(train.model, params, base.tokenizer, step, result.config, task)
+    return TuningResult(model, result.records, card, result.signal)
+
+
+@dataclass(frozen=True)
+class _Tuning:
+    """A fine-tuning run, which becomes a job once its folder is claimed."""
+
+    config: TuningConfig
+    options: FolderOptions
+    base: LoadedModel
+    train: TrainConfig
+    job: TuningJob
+    origin: str
+    parts: Trainable
+    card: TuningCard
+    join: Callable[[Any, Any], Params]
+
+    def open(self, mesh: Mesh) -> Job:
+        """The job from its first step, or from the newest checkpoint."""
+        trained = jax.eval_shape(lambda: self.parts.trained)
+        template = state_template(trained, self.train, mesh)
+        self._check_memory(template, mesh)
+        start, frozen = self._start(template, mesh)
+        config = self._settle_steps(start)
+        if start.step >= config.steps and not are_whole(self.card.run / ADAPTERS_FOLDER):
+            self._save_adapters(self.card.run, start.state, frozen)
+        sharding, sample = batch_sharding(mesh), self.job.sample
+        return Job(
+            config,
+            start,
+            template,
+            self._loss,
+            lambda row: jax.device_put(tuple(self.job.batch(row)), sharding),
+            evaluate=lambda state: self.job.measure(self.join(state.params, frozen)),
+            save=partial(self._save, config, frozen),
+            publish=lambda reporter, _: self.card.publish(reporter.records, reporter.say),
+            headline=partial(self._headline, config.steps),
+            sample=sample and (lambda state: sample(self.join(state.params, frozen))),
+            frozen=(frozen,),
+            unit=self.job.unit,
         )
-        state, rows_at = start.state, partial(start.rows_at, batch_size=config.batch_size)
-        if not config.steps:  # the epochs that are left, also where batches were of another size
-            left = max(0, config.epochs * job.num_rows - start.rows)
-            train = replace(train, steps=start.step + math.ceil(left / config.batch_size))
 
-        def keep_adapters(state: TrainState, folder: Path) -> None:
-            if parts.adapters:
-                save_adapters(
-                    folder / ADAPTERS_FOLDER,
-                    state.params,
-                    config.lora,
-                    origin,
-                    new=parts.drawn(frozen),
-                    init_from=config.init_from,
-                    tokenizer=config.tokenizer,
-                    task=job.task,
-                    overwrite=True,
-                )
+    def _loss(self, train: TrainConfig, frozen: Any) -> LossFunction:
+        return self.parts.loss(self.job.make_loss(train), frozen)
 
-        def keep(state: TrainState, reporter: Reporter) -> None:
-            keep_adapters(state, run)  # first: a run whose checkpoint is there is not run again
-            save(
-                run,
-                replace(state, params=parts.stored(state.params, frozen)),
-                train,
-                base.tokenizer,
-                data,
-                kept,
-                rows=rows_at(int(state.step)),
-                validation_loss=validation_loss(reporter.records, int(state.step)),
-                write_more=partial(keep_adapters, state),
-            )
+    def _check_memory(self, template: TrainState, mesh: Mesh) -> None:
+        # The base stays in memory, whatever is trained of it.
+        check_memory(
+            *(self.train.model, self.train.fsdp),
+            trained=_count(self.parts.trained),
+            frozen=_count(self.base.params),
+            optimizer=self.train.optimizer,
+        )
+        batch = partial(self.job.batch, 0)
+        check_tuning_step(self.train, mesh.size, template, self.parts.frozen, batch)
 
-        sample = job.sample
-        write = sample and (lambda state: sample(join(state.params, frozen)))
+    def _start(self, template: TrainState, mesh: Mesh) -> tuple[Start, Any]:
+        """What to step from, and the frozen parameters beside it."""
+        parts = self.parts
+        frozen = jax.device_put(parts.frozen, state_shardings(parts.frozen, mesh))
+        stored = with_shardings(jax.eval_shape(parts.stored, parts.trained, parts.frozen), mesh)
+        start = resume(
+            self.card.run,
+            replace(template, params=stored),
+            self.train,
+            self._data,
+            self.options,
+            subject="the data or the model to begin with is",
+            first=template if parts.new else None,
+        )
+        if start is not None:
+            trained, frozen = restore(start.state.params, self.config, frozen)
+            return replace(start, state=replace(start.state, params=trained)), frozen
+        # A copy: each step gives up the state that it is given.
+        return Start(begin(jax.tree.map(jnp.copy, parts.trained), self.train, template)), frozen
 
-        def hooks(reporter: Reporter) -> Hooks:
-            return Hooks(
-                evaluate=lambda state: job.measure(join(state.params, frozen)),
-                save=partial(keep, reporter=reporter),
-                publish=lambda: card.publish(reporter.records, reporter.say),
-                sample=write,
-            )
+    @property
+    def _data(self) -> str:
+        return data_fingerprint([self.job.data, self.origin])
 
-        if start.step >= train.steps:
-            if not are_whole(run / ADAPTERS_FOLDER):
-                keep_adapters(state, run)
-            pages, samples = (CURVES, CARD), sample is not None
-            records = complete(run, state, train, hooks, pages, samples=samples, unit=job.unit)
-            signal = None
-        else:
-            reporter = Reporter(run, train.steps, int(state.step), unit=job.unit)
-            reporter.say(_headline(parts, job))
-            passes = rows_at(train.steps) / job.num_rows
-            reporter.say(passes_line(train.steps, passes, "records to train on"))
-            step_fn = compile_step(train, mesh, template, _loss_of(parts, job))
-            state, signal = _fit(
-                start,
-                train,
-                job,
-                hooks(reporter),
-                reporter,
-                mesh,
-                lambda *given: step_fn(*given, frozen),
-            )
-            records = reporter.records
-    params = join(state.params, frozen)
-    model = LoadedModel(train.model, params, base.tokenizer, int(state.step), train, dict(job.task))
-    return TuningResult(model, records, mesh, card, signal)
+    def _settle_steps(self, start: Start) -> TrainConfig:
+        """With the steps of the epochs that are left, also where batches were of another size."""
+        if self.config.steps:
+            return self.train
+        left = max(0, self.config.epochs * self.job.num_rows - start.rows)
+        return replace(self.train, steps=start.step + math.ceil(left / self.config.batch_size))
 
-
-def _loss_of(parts: Trainable, job: Job) -> Callable[..., LossFunction]:
-    return lambda train, frozen: parts.loss(job.make_loss(train), frozen)
-
-
-def _begin_or_resume(
-    run: Path,
-    config: TuningConfig,
-    options: FolderOptions,
-    parts: Trainable,
-    frozen: Any,
-    train: TrainConfig,
-    data: str,
-    template: TrainState,
-    mesh: Mesh,
-) -> tuple[Start, Any]:
-    """What to step from, and the frozen parameters beside it."""
-    stored = with_shardings(jax.eval_shape(parts.stored, parts.trained, parts.frozen), mesh)
-    start = resume(
-        run,
-        replace(template, params=stored),
-        train,
-        data,
-        options,
-        subject="the data or the model to begin with is",
-        first=template if parts.new else None,
-    )
-    if start is not None:
-        trained, frozen = restore(start.state.params, config, frozen)
-        return replace(start, state=replace(start.state, params=trained)), frozen
-    # A copy: each step gives up the state that it is given.
-    return Start(begin(jax.tree.map(jnp.copy, parts.trained), train, template)), frozen
-
-
-def _fit(
-    start: Start,
-    train: TrainConfig,
-    job: Job,
-    hooks: Hooks,
-    reporter: Reporter,
-    mesh: Mesh,
-    step_fn: Step,
-) -> tuple[TrainState, int | None]:
-    """The state at the end, and the signal that stopped the run before, if one did."""
-    sharding, batch_size = batch_sharding(mesh), train.batch_size
-
-    def batch_at(step: int) -> Any:
-        return jax.device_put(tuple(job.batch(start.rows_at(step, batch_size))), sharding)
-
-    with StopSignal() as stop:
-        state = fit(
-            start.state,
+    def _save(
+        self, train: TrainConfig, frozen: Any, state: TrainState, rows: int, loss: float | None
+    ) -> None:
+        # First: a run whose checkpoint is there is not run again.
+        self._save_adapters(self.card.run, state, frozen)
+        origin = {"base": self.origin} if self.parts.adapters else {}
+        save(
+            self.card.run,
+            replace(state, params=self.parts.stored(state.params, frozen)),
             train,
-            step_fn=step_fn,
-            batch_at=batch_at,
-            hooks=replace(hooks, stopped=lambda: stop.number is not None),
-            reporter=reporter,
+            self.base.tokenizer,
+            self._data,
+            {**self.job.task, **origin, SETTINGS: to_dict(self.config)},
+            rows=rows,
+            validation_loss=loss,
+            write_more=lambda draft: self._save_adapters(draft, state, frozen),
         )
-    reporter.close()
-    return state, stop.number
 
+    def _save_adapters(self, folder: Path, state: TrainState, frozen: Any) -> None:
+        if self.parts.adapters:
+            save_adapters(
+                folder / ADAPTERS_FOLDER,
+                state.params,
+                self.config.lora,
+                self.origin,
+                new=self.parts.drawn(frozen),
+                init_from=self.config.init_from,
+                tokenizer=self.config.tokenizer,
+                task=self.job.task,
+                overwrite=True,
+            )
 
-def _headline(parts: Trainable, job: Job) -> str:
-    trained, frozen = _count(parts.trained), _count(parts.frozen)
-    facts = ", ".join(f"{name} {value}" for name, value in job.facts.items())
-    return f"{trained:,} parameters are trained, {frozen:,} frozen; {facts}"
+    def _headline(self, steps: int, rows: int) -> Iterator[str]:
+        trained, frozen = _count(self.parts.trained), _count(self.parts.frozen)
+        facts = ", ".join(f"{name} {value}" for name, value in self.job.facts.items())
+        yield f"{trained:,} parameters are trained, {frozen:,} frozen; {facts}"
+        yield passes_line(steps, rows / self.job.num_rows, "records to train on")
 
 
 def _count(params: Any) -> int:

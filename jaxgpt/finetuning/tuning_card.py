@@ -9,9 +9,8 @@ from jaxgpt.errors import ResourceError
 from jaxgpt.finetuning.settings import TuningConfig
 from jaxgpt.training.overfitting import best_line
 from jaxgpt.training.plots import Panel, plot_curves
-from jaxgpt.training.run_card import last_value, write_card
-
-CURVES = "loss.png"
+from jaxgpt.training.run import PICTURE
+from jaxgpt.training.run_card import CARD, last_value, write_card
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class TuningCard:
             f"{self.trained:,} parameters trained"
         )
         try:
-            plot_curves(records, self.panels, self.run / CURVES, title)
-            shown = [CURVES, *pictures]
+            plot_curves(records, self.panels, self.run / PICTURE, title)
+            shown = [PICTURE, *pictures]
             write_card(self.run, self.config, table, records, self.command, shown)
         except (OSError, ResourceError) as error:
-            complain(f"warning: {CURVES} and README.md of {self.run} could not be written: {error}")
+            complain(f"warning: {PICTURE} and {CARD} of {self.run} could not be written: {error}")

@@ -1,8 +1,8 @@
-"""A pretraining run from its config to its last checkpoint: all that `fit` needs, put together."""
+"""Pretraining, as a job of `run_job`: text, a new model or given weights, the next token's loss."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,58 +20,27 @@ from jaxgpt.model.layers import Params
 from jaxgpt.model.parameters import count_parameters, init_params
 from jaxgpt.tokenization.tokenizer import Tokenizer
 from jaxgpt.training.checkpoint import save
-from jaxgpt.training.compiled_step import make_step
-from jaxgpt.training.completion import complete
 from jaxgpt.training.device_tokens import batch_source
 from jaxgpt.training.fits import check_step
 from jaxgpt.training.headline import headline
-from jaxgpt.training.loop import Hooks, fit
 from jaxgpt.training.loss import Loss, pretraining_loss
 from jaxgpt.training.memory import check_memory
-from jaxgpt.training.mesh import make_mesh
 from jaxgpt.training.optimizer import make_optimizer
-from jaxgpt.training.overfitting import validation_loss
 from jaxgpt.training.own_loss import check_loss, own_loss
 from jaxgpt.training.plots import plot_losses
-from jaxgpt.training.profile import profiling
 from jaxgpt.training.report import Reporter
-from jaxgpt.training.run_card import (
-    CARD,
-    entropy_per_token,
-    last_value,
-    write_run_card,
-)
+from jaxgpt.training.run import PICTURE, Job, RunResult, run_job
+from jaxgpt.training.run_card import entropy_per_token, write_run_card
 from jaxgpt.training.run_contents import TOKENS, trained_on
-from jaxgpt.training.run_folder import claim
-from jaxgpt.training.run_state import (
-    Start,
-    begin,
-    check_attention,
-    resume,
-    state_template,
-)
+from jaxgpt.training.run_state import Start, begin, resume, state_template
 from jaxgpt.training.step import TrainState, init_state
-from jaxgpt.training.stop import StopSignal
 from jaxgpt.training.validation import validation
-
-PICTURE = "loss.png"
-PROFILE = "profile"
 
 Sampler = Callable[[TrainConfig, Params, Tokenizer], str]
 """What a model writes: a sample of text from a config, its parameters and the tokenizer."""
 
 InitialParams = Callable[[ModelConfig], Params]
 """What a run begins with where `init_from` names a folder: float32 parameters of that shape."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """How a run ended: the state, the records of metrics.jsonl, and the signal that stopped it."""
-
-    state: TrainState
-    config: TrainConfig
-    records: list[dict[str, Any]]
-    signal: int | None = None
 
 
 def pretrain(
@@ -101,76 +70,43 @@ def pretrain(
         JaxgptError: before anything is written, if the config, the data, the folder or the loss
             will not do.
     """
-    run, options = Path(run), options or RunOptions()
-    mesh = make_mesh(config)
+    folder, options = Path(run), options or RunOptions()
     make_loss = pretraining_loss if loss_fn is None else partial(own_loss, loss_fn)
-    check_attention(config, mesh)
     # The tokenizer may not be known yet; what is too much without a vocabulary is too much.
     shape = replace(config.model, vocab_size=config.model.vocab_size or 1)
     check_memory(shape, config.fsdp, optimizer=config.optimizer)
-    with claim(run, config, options):
+
+    def open_job(mesh: Mesh) -> Job:
         dataset, tokenizer = open_corpus(
             config.data,
-            run / TOKENS,
+            folder / TOKENS,
             verify=options.verify_data,
-            expected=None if options.allow_data_change else trained_on(run),
+            expected=None if options.allow_data_change else trained_on(folder),
             progress=progress,
         )
-        config = _settle_vocabulary(config, tokenizer)
-        check_memory(config.model, config.fsdp, optimizer=config.optimizer)
-        check_step(config, mesh.size)
-        if loss_fn is not None:
-            check_loss(loss_fn, config)
-        with _about("sample_prompt"):
-            tokenizer.encode(config.sample_prompt)  # may be impossible; better to know it now
-        length, stride = config.model.context_length, config.data.stride or None
-        with _about("the train split"):
-            windows = SlidingWindows(dataset.split("train"), length, stride)
-            windows.check_batch_size(config.batch_size)
-        with _about("the validation split"):
-            held_out = SlidingWindows(
-                dataset.split("validation"), length, config.evaluation_stride or None
-            )
-        start = _begin_or_resume(config, run, options, dataset, mesh, initial_params)
-        state, rows_at = start.state, partial(start.rows_at, batch_size=config.batch_size)
-        write = sampler and (lambda state: sampler(config, state.params, tokenizer))
+        settled = _settle_vocabulary(config, tokenizer)
+        _check_step(settled, tokenizer, mesh, loss_fn)
+        windows, held_out = _windows(settled, dataset)
+        template, fingerprint = _template(settled, mesh), dataset.fingerprint
 
-        def keep(state: TrainState, reporter: Reporter) -> None:
-            step = int(state.step)
-            loss = validation_loss(reporter.records, step)
-            data = dataset.fingerprint
-            save(run, state, config, tokenizer, data, rows=rows_at(step), validation_loss=loss)
+        def keep(state: TrainState, rows: int, loss: float | None) -> None:
+            save(folder, state, settled, tokenizer, fingerprint, rows=rows, validation_loss=loss)
 
-        def hooks(reporter: Reporter) -> Hooks:
-            return Hooks(
-                evaluate=validation(config, dataset, held_out, mesh, make_loss),
-                save=partial(keep, reporter=reporter),
-                publish=lambda: _publish(config, run, dataset, reporter, command, rows_at),
-                sample=write,
-            )
+        return Job(
+            settled,
+            resume(folder, template, settled, fingerprint, options)
+            or Start(_begin(settled, template, initial_params)),
+            template,
+            make_loss,
+            batch_source(windows, settled.batch_size, settled.seed, mesh),
+            evaluate=validation(settled, dataset, held_out, mesh, make_loss),
+            save=keep,
+            publish=partial(_publish, settled, folder, dataset, command),
+            headline=partial(headline, settled, dataset, tokenizer),
+            sample=sampler and (lambda state: sampler(settled, state.params, tokenizer)),
+        )
 
-        if start.step >= config.steps:
-            records = complete(run, state, config, hooks, (PICTURE, CARD), samples=bool(sampler))
-            return RunResult(state, config, records)
-        reporter = Reporter(run, config.steps, int(state.step))
-        for line in headline(config, dataset, tokenizer, rows_at(config.steps)):
-            reporter.say(line)
-        step_fn = make_step(config, mesh, make_loss)
-        batches = batch_source(windows, config.batch_size, config.seed, mesh)
-        with (
-            StopSignal() as stop,
-            profiling(step_fn, options.profile, run / PROFILE, reporter) as step_fn,
-        ):
-            state = fit(
-                state,
-                config,
-                step_fn=step_fn,
-                batch_at=lambda step: batches(rows_at(step)),
-                hooks=replace(hooks(reporter), stopped=lambda: stop.number is not None),
-                reporter=reporter,
-            )
-        reporter.close()
-        return RunResult(state, config, reporter.records, stop.number)
+    return run_job(folder, config, options, config, open_job, profile=options.profile)[1]
 
 
 def _settle_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
@@ -183,6 +119,29 @@ def _settle_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig
     return replace(config, model=replace(config.model, vocab_size=size))
 
 
+def _check_step(
+    config: TrainConfig, tokenizer: Tokenizer, mesh: Mesh, loss_fn: Callable[..., Loss] | None
+) -> None:
+    """Raise what would end the run later, once the vocabulary is known."""
+    check_memory(config.model, config.fsdp, optimizer=config.optimizer)
+    check_step(config, mesh.size)
+    if loss_fn is not None:
+        check_loss(loss_fn, config)
+    with _about("sample_prompt"):
+        tokenizer.encode(config.sample_prompt)
+
+
+def _windows(config: TrainConfig, dataset: TokenDataset) -> tuple[SlidingWindows, SlidingWindows]:
+    """Those to train on, and those to measure on."""
+    length, stride = config.model.context_length, config.data.stride or None
+    with _about("the train split"):
+        windows = SlidingWindows(dataset.split("train"), length, stride)
+        windows.check_batch_size(config.batch_size)
+    with _about("the validation split"):
+        split = dataset.split("validation")
+        return windows, SlidingWindows(split, length, config.evaluation_stride or None)
+
+
 @contextmanager
 def _about(subject: str) -> Iterator[None]:
     """Let a DataError say what it is about."""
@@ -192,37 +151,28 @@ def _about(subject: str) -> Iterator[None]:
         raise DataError(f"{subject}: {error}") from None
 
 
+def _template(config: TrainConfig, mesh: Mesh) -> TrainState:
+    return state_template(jax.eval_shape(partial(_initial_params, config), 0), config, mesh)
+
+
 def _initial_params(config: TrainConfig, seed: Any) -> Params:
     params_key, _ = jax.random.split(jax.random.key(seed))
     return init_params(config.model, params_key)
 
 
-def _template(config: TrainConfig, mesh: Mesh) -> TrainState:
-    return state_template(jax.eval_shape(partial(_initial_params, config), 0), config, mesh)
+def _begin(
+    config: TrainConfig, template: TrainState, initial_params: InitialParams | None
+) -> TrainState:
+    if config.init_from:
+        return begin(_read_params(config, template, initial_params), config, template)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+    return jax.jit(partial(_initial_state, config), out_shardings=shardings)(np.uint32(config.seed))
 
 
 def _initial_state(config: TrainConfig, seed: Any) -> TrainState:
     """The state at the seed, an argument: in the program, another would compile another."""
     optimizer = make_optimizer(config.optimizer, config.steps)
     return init_state(_initial_params(config, seed), optimizer)
-
-
-def _begin_or_resume(
-    config: TrainConfig,
-    run: Path,
-    options: RunOptions,
-    dataset: TokenDataset,
-    mesh: Mesh,
-    initial_params: InitialParams | None,
-) -> Start:
-    template = _template(config, mesh)
-    if start := resume(run, template, config, dataset.fingerprint, options):
-        return start
-    if config.init_from:
-        return Start(begin(_read_params(config, template, initial_params), config, template))
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-    initial_state = jax.jit(partial(_initial_state, config), out_shardings=shardings)
-    return Start(initial_state(np.uint32(config.seed)))
 
 
 def _read_params(
@@ -244,18 +194,17 @@ def _read_params(
 
 def _publish(
     config: TrainConfig,
-    run: Path,
+    folder: Path,
     dataset: TokenDataset,
-    reporter: Reporter,
     command: str,
-    rows_at: Callable[[int], int],
+    reporter: Reporter,
+    rows: int,
 ) -> None:
     """The picture and the card of the run so far; neither is worth the end of a run."""
     size, data = count_parameters(config.model), ", ".join(config.data.data)
-    title = f"{run.absolute().name}: a GPT of {size:,} parameters, trained on {data}"
+    title = f"{folder.absolute().name}: a GPT of {size:,} parameters, trained on {data}"
     try:
-        plot_losses(reporter.records, run / PICTURE, title, entropy_per_token(dataset))
-        rows = rows_at(last_value(reporter.records, "step", 0))
-        write_run_card(run, config, dataset, reporter.records, command, rows=rows)
+        plot_losses(reporter.records, folder / PICTURE, title, entropy_per_token(dataset))
+        write_run_card(folder, config, dataset, reporter.records, command, rows=rows)
     except (OSError, ResourceError) as error:
-        reporter.say(f"warning: loss.png and README.md of {run} could not be written: {error}")
+        reporter.say(f"warning: loss.png and README.md of {folder} could not be written: {error}")

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,6 @@ import jax
 
 from jaxgpt.data.ownership import unlisted_names
 from jaxgpt.training.compiled_step import CompiledStep
-from jaxgpt.training.loop import Step
 from jaxgpt.training.report import Reporter
 from jaxgpt.training.run_contents import TRACE as TRACE_FILES
 
@@ -35,7 +34,7 @@ Stage = tuple[str, bool]
 @contextmanager
 def profiling(
     step_fn: CompiledStep, steps: int, folder: Path, reporter: Reporter
-) -> Iterator[Step]:
+) -> Iterator[Callable[..., Any]]:
     """The `step_fn`, of which `steps` calls are traced into `folder`, after the first three.
 
     A traced step is waited for, so that each stands by itself in the trace; its result is the same.
@@ -60,18 +59,18 @@ class _Profiler:
         self._calls, self._last = 0, _WARM_UP + steps
         self._tracing = False
 
-    def __call__(self, state: Any, batch: Any, number: Any) -> Any:
+    def __call__(self, state: Any, batch: Any, number: Any, *rest: Any) -> Any:
         if self._program is None:  # compiled by hand, for its text is needed
-            self._program = self._step_fn.lower(state, batch, number).compile()
+            self._program = self._step_fn.lower(state, batch, number, *rest).compile()
             self._step_fn = replace(self._step_fn, program=self._program)
         if self._calls == _WARM_UP:
             jax.block_until_ready(state)
             self._start()
         self._calls += 1
         if not self._tracing:
-            return self._step_fn(state, batch, number)
+            return self._step_fn(state, batch, number, *rest)
         with jax.profiler.StepTraceAnnotation("step", step_num=int(number) + 1):
-            result = jax.block_until_ready(self._step_fn(state, batch, number))
+            result = jax.block_until_ready(self._step_fn(state, batch, number, *rest))
         if self._calls == self._last:
             self.finish()
         return result

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxgpt.config import FolderOptions, OptimizerConfig
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
-from jaxgpt.finetuning import pretrained, tuning
+from jaxgpt.finetuning import pretrained
 from jaxgpt.finetuning.bases import find_adapters
 from jaxgpt.finetuning.batching import Rows
 from jaxgpt.finetuning.pretrained import load_adapted
@@ -30,6 +30,7 @@ from jaxgpt.finetuning.tune_classifier import classify_texts, tune_classifier
 from jaxgpt.finetuning.tune_instructions import tune_instructions
 from jaxgpt.finetuning.tune_preferences import tune_preferences
 from jaxgpt.training import fits
+from jaxgpt.training import run as run_module
 from jaxgpt.training.checkpoint import load_model
 from jaxgpt.training.kept import find_best
 from jaxgpt.training.metrics import read_metrics
@@ -168,7 +169,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_parameters(
     kind, trained, tune, tmp_path, monkeypatch
 ):
     whole = result_of(kind, tune(kind, "whole", trained=trained, evaluate_every=3))
-    monkeypatch.setattr(tuning, "StopSignal", StopAtOnce)
+    monkeypatch.setattr(run_module, "StopSignal", StopAtOnce)
     tune(kind, "part", trained=trained)
     monkeypatch.undo()
     assert load_step(tmp_path / "part") < 4

@@ -12,6 +12,7 @@ from jaxgpt.config import get_preset
 from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.training import pretrain
+from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.mesh import make_mesh
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -92,7 +93,7 @@ def _step_text(num_layers):
     mesh = make_mesh(config)
     state = jax.eval_shape(lambda: pretrain._initial_state(config, 0))
     batch = jax.ShapeDtypeStruct((16, 64), np.int32)
-    return pretrain.make_step(config, mesh).lower(state, (batch, batch), np.int32(0)).as_text()
+    return make_step(config, mesh).lower(state, (batch, batch), np.int32(0)).as_text()
 
 
 def test_the_program_does_not_grow_with_depth():

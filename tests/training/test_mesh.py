@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 from jaxgpt.config import get_preset
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.parameters import init_params
+from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.mesh import (
     batch_sharding,
@@ -20,7 +21,6 @@ from jaxgpt.training.mesh import (
     state_shardings,
 )
 from jaxgpt.training.optimizer import make_optimizer
-from jaxgpt.training.pretrain import make_step
 from jaxgpt.training.step import init_state, train_step
 
 TINY = get_preset("tiny")
