@@ -11,8 +11,13 @@ from torch.nn import functional
 from jaxgpt.benchmark.contenders import Unavailable
 from jaxgpt.config import ModelConfig, OptimizerConfig, TrainConfig
 from jaxgpt.data.batches import Batch
-from jaxgpt.parity.torch_attention import MultiHeadAttention
-from jaxgpt.parity.torch_reference import GPT, Embedding, configure_adamw, load_params
+from jaxgpt.parity.torch_reference import (
+    GPT,
+    Embedding,
+    MultiHeadAttention,
+    configure_adamw,
+    load_params,
+)
 
 
 class FusedAttention(MultiHeadAttention):

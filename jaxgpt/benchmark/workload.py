@@ -8,6 +8,7 @@ from jaxtyping import Int32
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.data.batches import Batch, SlidingWindows
+from jaxgpt.model.nested import flatten, nest
 
 
 def make_tokens(config: TrainConfig, count: int) -> Int32[np.ndarray, " N"]:
@@ -29,25 +30,10 @@ def make_batches(config: TrainConfig, count: int) -> list[Batch]:
 
 def save_start(path: Path, params: dict[str, Any]) -> None:
     """Write nested parameters as an .npz file, for another process."""
-    np.savez(path, **_flatten(params))
+    np.savez(path, **{name: np.asarray(leaf) for name, leaf in flatten(params).items()})
 
 
 def load_start(path: Path) -> dict[str, Any]:
     """The parameters that `save_start` wrote, as NumPy arrays."""
-    params: dict[str, Any] = {}
     with np.load(path) as arrays:
-        for name in arrays.files:
-            *parents, leaf = name.split(".")
-            node = params
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[leaf] = arrays[name]
-    return params
-
-
-def _flatten(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in params.items():
-        inner = isinstance(value, dict)
-        flat |= _flatten(value, f"{prefix}{name}.") if inner else {prefix + name: np.asarray(value)}
-    return flat
+        return nest(dict(arrays))

@@ -31,6 +31,7 @@ from jaxgpt.huggingface.names import HEAD, StoredLeaf, leaves_of
 from jaxgpt.model.embedding import sinusoidal_positions
 from jaxgpt.model.gpt import check_agreement
 from jaxgpt.model.layers import Params
+from jaxgpt.model.nested import nest
 from jaxgpt.tokenization.tokenizer import Tokenizer
 from jaxgpt.tokenization.tokenizer_json import write_for_transformers
 from jaxgpt.training.memory import device_memory
@@ -70,14 +71,9 @@ def load_gpt2(folder: str | Path, dtype: Dtype | None = None) -> tuple[ModelConf
     if config.tie_head and HEAD in tensors:
         _check_tied(folder, tensors)
     _check_room(folder, leaves, dtype)
-    params: Params = {}
     # The largest first, while there is most room beside it.
-    for leaf in sorted(leaves, key=lambda leaf: -len(leaf.names) * math.prod(leaf.shape)):
-        node = params
-        for name in leaf.path[:-1]:
-            node = node.setdefault(name, {})
-        node[leaf.path[-1]] = _load(leaf, tensors, dtype)
-    return config, params
+    leaves = sorted(leaves, key=lambda leaf: -len(leaf.names) * math.prod(leaf.shape))
+    return config, nest({".".join(leaf.path): _load(leaf, tensors, dtype) for leaf in leaves})
 
 
 def _check_shapes(folder: Path, leaves: list[StoredLeaf], tensors: dict[str, StoredTensor]) -> None:

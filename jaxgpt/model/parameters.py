@@ -11,6 +11,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.model import schema
 from jaxgpt.model.layers import STD, Params
+from jaxgpt.model.nested import nest
 from jaxgpt.model.schema import Leaf
 
 _BLOCKS_SPLIT = ((4, 2),)
@@ -32,7 +33,7 @@ def init_params(config: ModelConfig, key: PRNGKeyArray) -> Params:
             return jax.vmap(lambda key: _initial(leaf, config, key))(layer_keys)
         return _initial(leaf, config, key)
 
-    return _nested({leaf.names: initial(leaf) for leaf in schema.leaves(config)})
+    return nest({leaf.path: initial(leaf) for leaf in schema.leaves(config)})
 
 
 def init_block(config: ModelConfig, key: PRNGKeyArray) -> Params:
@@ -43,7 +44,7 @@ def init_block(config: ModelConfig, key: PRNGKeyArray) -> Params:
     grow with depth (GPT-2).
     """
     rows = [leaf for leaf in schema.leaves(config) if leaf.stacked]
-    return _nested({leaf.names[1:]: _initial(leaf, config, key) for leaf in rows})
+    return nest({leaf.path: _initial(leaf, config, key) for leaf in rows})[schema.BLOCKS]
 
 
 def parameter_shapes(config: ModelConfig) -> Params:
@@ -72,13 +73,3 @@ def _follow(key: PRNGKeyArray, split: tuple[tuple[int, int], ...]) -> PRNGKeyArr
     for parts, which in split:
         key = jax.random.split(key, parts)[which]
     return key
-
-
-def _nested(leaves: dict[tuple[str, ...], Array]) -> Params:
-    params: Params = {}
-    for names, leaf in leaves.items():
-        node = params
-        for name in names[:-1]:
-            node = node.setdefault(name, {})
-        node[names[-1]] = leaf
-    return params

@@ -4,7 +4,7 @@ Modules are named as jaxgpt's parameters are, so a leaf's path is its module's p
 PyTorch calls a norm's scale `weight`, keeps the layers apart, and stores linear maps as (out, in).
 """
 
-from collections.abc import Iterator
+import math
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,41 @@ from torch import Tensor, nn
 
 from jaxgpt.config import ModelConfig, OptimizerConfig
 from jaxgpt.errors import CheckpointError
+from jaxgpt.model.nested import flatten, nest
 from jaxgpt.model.schema import decays, dimensions
-from jaxgpt.parity.torch_attention import MultiHeadAttention
 
-Path = tuple[str, ...]
-_STACKED = ("blocks", "heads")
+_STACKED = ("blocks.", "heads.")
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention of all heads at once, from one product."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.num_heads, self.sizes = config.num_heads, dimensions(config)
+        self.qkv = nn.Linear(config.embed_dim, self.sizes["E"], bias=config.qkv_bias)
+        self.out = nn.Linear(self.sizes["C"], config.embed_dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def split(self, x: Float[Tensor, "B T D"]) -> list[Float[Tensor, "B H T K"]]:
+        """Queries, keys and values; those of several heads of queries are repeated."""
+        heads, groups, width = (self.sizes[letter] for letter in "HGK")
+        sections = [heads * width, groups * width, groups * width]
+        parts = [
+            part.unflatten(-1, (-1, width)).transpose(1, 2)
+            for part in self.qkv(x).split(sections, dim=-1)
+        ]
+        if groups == heads:
+            return parts
+        return [parts[0], *(part.repeat_interleave(heads // groups, dim=1) for part in parts[1:])]
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """The context of each token."""
+        queries, keys, values = self.split(x)
+        scores = queries @ keys.mT / math.sqrt(keys.shape[-1])
+        scores = scores.masked_fill(future(x.shape[1]), -torch.inf)
+        context = self.dropout(torch.softmax(scores, dim=-1)) @ values
+        return self.out(context.transpose(1, 2).flatten(-2))
 
 
 class FeedForward(nn.Module):
@@ -92,6 +122,11 @@ class GPT(nn.Module):
         return x @ self.embed.tokens.weight.T if self.head is None else self.head(x)
 
 
+def future(length: int) -> Tensor:
+    """True where a token (row) would look at a later one (column)."""
+    return torch.ones(length, length, dtype=torch.bool).triu(diagonal=1)
+
+
 def sinusoidal_positions(length: int, width: int) -> Float[Tensor, "T D"]:
     """The fixed table of Vaswani et al. 2017: sines in even columns, cosines in odd ones."""
     angles = torch.arange(length)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)
@@ -113,17 +148,18 @@ def load_params(model: nn.Module, params: dict[str, Any]) -> None:
     Raises CheckpointError if a leaf is missing, unknown, or of another shape; nothing is then
     copied.
     """
-    leaves, arrays = _leaves(model), dict(_flatten(params))
+    leaves = _leaves(model)
+    arrays = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(params).items()}
     if odd := leaves.keys() ^ arrays.keys():
-        names = ", ".join(sorted(".".join(path) for path in odd))
+        names = ", ".join(sorted(odd))
         raise CheckpointError(f"PyTorch's model and the parameters do not both have {names}")
     for path, parameters in leaves.items():
         shape, wanted = arrays[path].shape, tuple(_join(path, parameters).shape)
         if shape != wanted:
-            raise CheckpointError(f"{'.'.join(path)} has shape {shape}; it must be {wanted}")
+            raise CheckpointError(f"{path} has shape {shape}; it must be {wanted}")
     with torch.no_grad():
         for path, parameters in leaves.items():
-            layers = arrays[path] if path[0] in _STACKED else arrays[path][None]
+            layers = arrays[path] if path.startswith(_STACKED) else arrays[path][None]
             for parameter, array in zip(parameters, layers, strict=True):
                 _transpose(path, parameter).copy_(torch.tensor(array))
 
@@ -133,15 +169,12 @@ def to_params(model: nn.Module, *, grads: bool = False) -> dict[str, Any]:
 
     With `grads`, the gradients instead; 0 where `backward` left none.
     """
-    params: dict[str, Any] = {}
+    leaves = {}
     for path, tensors in _leaves(model).items():
         if grads:
             tensors = [torch.zeros_like(t) if t.grad is None else t.grad for t in tensors]
-        node = params
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = _join(path, tensors).detach().numpy().copy()
-    return params
+        leaves[path] = _join(path, tensors).detach().numpy().copy()
+    return nest(leaves)
 
 
 def configure_adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -151,7 +184,8 @@ def configure_adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     """
     decayed, spared = [], []
     for path, parameters in _leaves(model).items():
-        (decayed if decays(path) or config.weight_decay_on == "all" else spared).extend(parameters)
+        decay = decays(path.split(".")) or config.weight_decay_on == "all"
+        (decayed if decay else spared).extend(parameters)
     return torch.optim.AdamW(
         [{"params": decayed}, {"params": spared, "weight_decay": 0.0}],
         lr=config.learning_rate,
@@ -161,35 +195,27 @@ def configure_adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     )
 
 
-def _leaves(model: nn.Module) -> dict[Path, list[Tensor]]:
+def _leaves(model: nn.Module) -> dict[str, list[Tensor]]:
     """Trainable parameters by their path in jaxgpt's dict: one tensor, or one for each layer."""
-    leaves: dict[Path, list[Tensor]] = {}
+    leaves: dict[str, list[Tensor]] = {}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            path = tuple(part for part in prefix.split(".") if part and not part.isdecimal())
+            path = [part for part in prefix.split(".") if part and not part.isdecimal()]
             if isinstance(module, nn.LayerNorm) and name == "weight":
                 name = "scale"
             if not isinstance(module, nn.Embedding):
-                path += (name,)
+                path.append(name)
             if parameter.requires_grad:
-                leaves.setdefault(path, []).append(parameter)
+                leaves.setdefault(".".join(path), []).append(parameter)
     return leaves
 
 
-def _flatten(params: dict[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, np.ndarray]]:
-    for name, value in params.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, (*prefix, name))
-        else:
-            yield (*prefix, name), np.asarray(value, np.float32)
-
-
-def _join(path: Path, tensors: list[Tensor]) -> Tensor:
+def _join(path: str, tensors: list[Tensor]) -> Tensor:
     """One tensor in jaxgpt's layout, of the tensors that stand at `path`."""
     layers = [_transpose(path, tensor) for tensor in tensors]
-    return torch.stack(layers) if path[0] in _STACKED else layers[0]
+    return torch.stack(layers) if path.startswith(_STACKED) else layers[0]
 
 
-def _transpose(path: Path, tensor: Tensor) -> Tensor:
+def _transpose(path: str, tensor: Tensor) -> Tensor:
     """A view that turns PyTorch's (out, in) into jaxgpt's (in, out), and leaves the rest."""
-    return tensor.T if path[-1] == "weight" else tensor
+    return tensor.T if path.endswith("weight") else tensor

@@ -16,7 +16,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.errors import CheckpointError
 from jaxgpt.model.parameters import init_params
-from jaxgpt.parity.recordings.recording import flatten, record_model
+from jaxgpt.parity.recordings.recording import record_model, to_leaves
 from jaxgpt.parity.recordings.recording_file import load_recording, save_recording
 
 CONFIG = ModelConfig(vocab_size=11, context_length=4, num_layers=1, num_heads=1, embed_dim=2)
@@ -38,7 +38,7 @@ def check(path, content):
         return
     assert found.activations["logits"].shape[:2] == found.tokens.shape
     if found.params is not None:
-        assert dict(flatten(found.params))
+        assert to_leaves(found.params)
     return found
 
 

@@ -20,7 +20,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
 from jaxgpt.model.schema import dimensions
-from jaxgpt.parity import torch_attention
+from jaxgpt.parity import torch_reference
 from jaxgpt.parity.compare import compare, to_text
 from jaxgpt.parity.diagnosis import leaf_differences
 from jaxgpt.parity.diagnosis.causes import OPERATIONS, operation_of
@@ -110,7 +110,7 @@ def test_a_gradient_that_is_zero_but_for_rounding_is_measured_by_its_siblings(ou
 # ---------------------------------------------------------------------------- planted causes
 
 
-class Attention(torch_attention.MultiHeadAttention):
+class Attention(torch_reference.MultiHeadAttention):
     """The reference's, with places to plant in."""
 
     order, ahead, factor = (0, 1, 2), 0, 1.0

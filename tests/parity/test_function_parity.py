@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import attention_variants
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from jaxgpt.model import attention, embedding, layers
 from jaxgpt.model.feedforward import feed_forward
 from jaxgpt.model.schema import dimensions
 from jaxgpt.model.transformer import block, block_settings, unstack
-from jaxgpt.parity import torch_attention, torch_reference
+from jaxgpt.parity import torch_reference
 
 CONFIG = ModelConfig(vocab_size=37, context_length=16, num_layers=2, num_heads=4, embed_dim=32)
 ERF = ModelConfig(gelu="erf", num_heads=4, embed_dim=32, qkv_bias=False, norm_epsilon=1e-3)
@@ -71,27 +72,27 @@ CASES = {
     ),
     "simplified_attention": (
         # Smaller, so that no weight is 1 and its gradient 0.
-        Calling(lambda x: torch_attention.simplified_attention(0.3 * x)),
+        Calling(lambda x: attention_variants.simplified_attention(0.3 * x)),
         lambda x, p: attention.simplified_attention(0.3 * x),
         D + 2 * T,
     ),
     "self_attention": (
-        torch_attention.SelfAttention(D, K),
+        attention_variants.SelfAttention(D, K),
         lambda x, p: attention.self_attention(x, **p),
         D + K + 2 * T,
     ),
     "causal_attention": (
-        torch_attention.CausalAttention(D, K),
+        attention_variants.CausalAttention(D, K),
         lambda x, p: attention.causal_attention(x, **p),
         D + K + 2 * T,
     ),
     "multi_head_attention_by_heads": (
-        torch_attention.MultiHeadAttentionByHeads(CONFIG),
+        attention_variants.MultiHeadAttentionByHeads(CONFIG),
         by_heads,
         D + K + 2 * T + D,
     ),
     "multi_head_attention": (
-        torch_attention.MultiHeadAttention(CONFIG),
+        torch_reference.MultiHeadAttention(CONFIG),
         lambda x, p: attention.multi_head_attention(x, **p, **HEADS),
         D + K + 2 * T + D,
     ),

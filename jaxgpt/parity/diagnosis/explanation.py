@@ -14,7 +14,7 @@ from jaxgpt.parity.diagnosis.diagnose import Diagnosis, diagnose
 from jaxgpt.parity.diagnosis.differences import Row, differences, unit_of
 from jaxgpt.parity.diagnosis.leaf_differences import compare_leaves
 from jaxgpt.parity.overrides import Variant
-from jaxgpt.parity.recordings.recording import Recording, flatten
+from jaxgpt.parity.recordings.recording import Recording, to_leaves
 from jaxgpt.parity.trace import activation_names, loss_and_gradients, trace
 
 Explanation = tuple[tuple[str, ...], str]
@@ -124,7 +124,7 @@ def _way_back(first: Row, causes: Sequence[str], variant: Variant, other: Record
 
         run = jax.jit(partial(loss_and_gradients, forward))
         loss, gradients = run(variant.params, jnp.asarray(other.tokens))
-        ours = replace(other, loss=float(loss), gradients=dict(flatten(gradients)))
+        ours = replace(other, loss=float(loss), gradients=to_leaves(gradients))
         rows = [row for row in differences(ours, other) if row.kind == "gradient"]
         if not any(row.differs for row in rows):
             return _agreed(causes, "every gradient", rows)

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxgpt.parity.diagnosis.column_orders import column_orders, thirds_turned
 from jaxgpt.parity.diagnosis.differences import distance, unit_of
-from jaxgpt.parity.recordings.recording import Leaves, Recording, flatten
+from jaxgpt.parity.recordings.recording import Leaves, Recording, to_leaves
 
 _SAME = 4 * 2.0**-24  # of the largest: a conversion there and back may leave that
 _BLOCKS = "blocks."
@@ -19,7 +19,7 @@ def compare_leaves(a: Recording, b: Recording) -> list[str]:
 
     Both recordings have parameters and a config.
     """
-    ours, theirs = dict(flatten(a.params or {})), dict(flatten(b.params or {}))
+    ours, theirs = to_leaves(a.params or {}), to_leaves(b.params or {})
     found = []
     positions = [x["embed.positions"] for x in (ours, theirs) if "embed.positions" in x]
     for leaves in (ours, theirs):  # a longer context is no difference

@@ -1,4 +1,4 @@
-"""Table of what implementations of one GPT are known to do differently with the same parameters.
+"""Table of what implementations of one GPT are known to do differently.
 
 By what is different: each in words said of the other implementation, a verb and what follows it,
 and as the override that does it too, the arguments of `Variant.changed`.

@@ -1,6 +1,5 @@
 """What a model computed on some tokens: every activation, the loss, every gradient."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,13 +12,10 @@ from jaxtyping import Array, Float, Int
 from jaxgpt.config import ModelConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Params
+from jaxgpt.model.nested import flatten, nest
+from jaxgpt.model.schema import SCHEMA
 from jaxgpt.parity.overrides import Variant
 from jaxgpt.parity.trace import check_tokens, loss_and_gradients, trace
-
-_ORDER = (
-    *("embed", "blocks", "norm", "head", "tokens", "positions", "norm1", "attn", "norm2", "mlp"),
-    *("qkv", "out", "up", "down", "weight", "scale", "bias"),
-)
 
 Leaves = dict[str, np.ndarray]
 """Arrays by jaxgpt's path, its parts joined by dots."""
@@ -67,7 +63,7 @@ def record_model(
         np.asarray(tokens),
         activations,
         float(loss),
-        dict(flatten(gradients)),
+        to_leaves(gradients),
         config,
         params,
         str(params["embed"]["tokens"].dtype),
@@ -86,22 +82,13 @@ def to_numpy(activations: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(x, np.float32) for name, x in activations.items()}
 
 
-def flatten(params: Params, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Each leaf of nested dicts with its path, in float32, in the order of the forward pass."""
-    for name, value in sorted(params.items(), key=lambda item: _ORDER.index(item[0])):
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, np.asarray(value, np.float32)
+def to_leaves(params: Params) -> Leaves:
+    """Each leaf of nested dicts by path, in float32, in the order of the forward pass."""
+    found = flatten(params)
+    paths = (leaf.path for leaf in SCHEMA if leaf.path in found)
+    return {path: np.asarray(found[path], np.float32) for path in paths}
 
 
-def unflatten(leaves: dict[str, np.ndarray], dtype: str = "float32") -> Params:
+def from_leaves(leaves: Leaves, dtype: str = "float32") -> Params:
     """Nested dicts of `leaves`, as jaxgpt takes them."""
-    params: Params = {}
-    for path, leaf in leaves.items():
-        *folders, last = path.split(".")
-        node = params
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = jnp.asarray(leaf, dtype)
-    return params
+    return nest({path: jnp.asarray(leaf, dtype) for path, leaf in leaves.items()})

@@ -24,7 +24,7 @@ from jaxgpt.config_file import from_dict, to_dict
 from jaxgpt.errors import CheckpointError, ResourceError
 from jaxgpt.files import draft_of, parse_json
 from jaxgpt.model.parameters import parameter_shapes
-from jaxgpt.parity.recordings.recording import Recording, flatten, unflatten
+from jaxgpt.parity.recordings.recording import Recording, from_leaves, to_leaves
 from jaxgpt.parity.trace import check_tokens
 
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -37,7 +37,7 @@ def save_recording(recording: Recording, path: Path) -> None:
     arrays: dict[str, Any] = {"tokens": recording.tokens}
     arrays |= {f"activations/{name}": x for name, x in recording.activations.items()}
     arrays |= {f"gradients/{name}": x for name, x in (recording.gradients or {}).items()}
-    arrays |= {f"parameters/{name}": x for name, x in flatten(recording.params or {})}
+    arrays |= {f"parameters/{name}": x for name, x in to_leaves(recording.params or {}).items()}
     if recording.params is not None:
         arrays["parameters_dtype"] = str(recording.params["embed"]["tokens"].dtype)
     if recording.loss is not None:
@@ -114,7 +114,7 @@ def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Recording:
     if params:
         if config is None:
             raise ValueError("it has parameters, but no config")
-        wanted = jax.tree.map(np.shape, unflatten(params))
+        wanted = jax.tree.map(np.shape, from_leaves(params))
         if wanted != jax.tree.map(lambda leaf: leaf.shape, parameter_shapes(config)):
             raise ValueError("its parameters do not fit its config")
     return Recording(
@@ -124,7 +124,7 @@ def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Recording:
         float(arrays["loss"].item()) if "loss" in arrays else None,
         _under(arrays, "gradients/") or None,
         config,
-        unflatten(params, _dtype(arrays, "parameters_dtype")) if params else None,
+        from_leaves(params, _dtype(arrays, "parameters_dtype")) if params else None,
         _dtype(arrays, "dtype", "float64"),
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.parity.recordings.recording import Leaves, Recording, unflatten
+from jaxgpt.parity.recordings.recording import Leaves, Recording, from_leaves
 from jaxgpt.parity.recordings.torch_families import Layout, recognise, signs
 from jaxgpt.parity.recordings.torch_file import blaming
 from jaxgpt.parity.recordings.torch_outputs import every_logit
@@ -100,7 +100,7 @@ def _run(
         config = config_of(layout, found, num_heads)
         check_tokens(tokens, config, name, least=2)
         absent = {path: x for path, x in _without_effect(found, config) if path not in found}
-        params = unflatten(found | absent)
+        params = from_leaves(found | absent)
         notes = (f"has no {', '.join(absent)}",) if absent else ()
     seen: dict[str, Tensor] = {}
     # In-place operations may come after, so each is copied as it stands.

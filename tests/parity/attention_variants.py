@@ -1,4 +1,4 @@
-"""The four attention variants in PyTorch, named as in `jaxgpt.model.attention`."""
+"""The attention variants before the last in PyTorch, named as in `jaxgpt.model.attention`."""
 
 import math
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.model.schema import dimensions
+from jaxgpt.parity.torch_reference import future
 
 
 def simplified_attention(x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
@@ -42,7 +43,7 @@ class CausalAttention(SelfAttention):
         """The context of each token."""
         queries, keys, values = self.query(x), self.key(x), self.value(x)
         scores = queries @ keys.mT / math.sqrt(keys.shape[-1])
-        scores = scores.masked_fill(_future(x.shape[1]), -torch.inf)
+        scores = scores.masked_fill(future(x.shape[1]), -torch.inf)
         return self.dropout(torch.softmax(scores, dim=-1)) @ values
 
 
@@ -61,39 +62,3 @@ class MultiHeadAttentionByHeads(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """The context of each token."""
         return self.out(torch.cat([head(x) for head in self.heads], dim=-1))
-
-
-class MultiHeadAttention(nn.Module):
-    """Variant 4b: all heads at once, from one product."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.num_heads, self.sizes = config.num_heads, dimensions(config)
-        self.qkv = nn.Linear(config.embed_dim, self.sizes["E"], bias=config.qkv_bias)
-        self.out = nn.Linear(self.sizes["C"], config.embed_dim)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def split(self, x: Float[Tensor, "B T D"]) -> list[Float[Tensor, "B H T K"]]:
-        """Queries, keys and values; those of several heads of queries are repeated."""
-        heads, groups, width = (self.sizes[letter] for letter in "HGK")
-        sections = [heads * width, groups * width, groups * width]
-        parts = [
-            part.unflatten(-1, (-1, width)).transpose(1, 2)
-            for part in self.qkv(x).split(sections, dim=-1)
-        ]
-        if groups == heads:
-            return parts
-        return [parts[0], *(part.repeat_interleave(heads // groups, dim=1) for part in parts[1:])]
-
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The context of each token."""
-        queries, keys, values = self.split(x)
-        scores = queries @ keys.mT / math.sqrt(keys.shape[-1])
-        scores = scores.masked_fill(_future(x.shape[1]), -torch.inf)
-        context = self.dropout(torch.softmax(scores, dim=-1)) @ values
-        return self.out(context.transpose(1, 2).flatten(-2))
-
-
-def _future(length: int) -> Tensor:
-    """True where a token (row) would look at a later one (column)."""
-    return torch.ones(length, length, dtype=torch.bool).triu(diagonal=1)
