@@ -21,7 +21,7 @@ _Y = jnp.array([0, 0, 0, 1, 1])
 
 
 @example("appA.grads")
-def _(given: Given) -> Any:
+def _gradients_of_logistic_loss(given: Given) -> Any:
     def loss(weight: Any, bias: Any) -> jax.Array:
         return -jax.nn.log_sigmoid(1.1 * weight + bias)  # the label is 1
 
@@ -45,24 +45,24 @@ def _count(inputs: int, outputs: int) -> int:
 
 
 @example("appA.params")
-def _(given: Given) -> int:
+def _parameters_of_network(given: Given) -> int:
     return _count(50, 3)
 
 
 @example("appA.params_toy")
-def _(given: Given) -> int:
+def _parameters_of_small_network(given: Given) -> int:
     return _count(2, 2)
 
 
 @example("appA.w0")
-def _(given: Given) -> Any:
+def _first_weight(given: Given) -> Any:
     weight = _network(TorchGenerator(123), 50, 3)[0]["weight"].T  # as PyTorch prints it
     ends = np.concatenate([weight[:, :3], weight[:, -3:]], axis=1)
     return {"[0]": ends[0], "[1]": ends[1], "[-1]": ends[-1]}
 
 
 @example("appA.loader_order")
-def _(given: Given) -> Any:
+def _orders_of_two_epochs(given: Given) -> Any:
     generator = TorchGenerator(123)
     return [generator.loader_order(5), generator.loader_order(5)[:4]]
 
@@ -88,22 +88,22 @@ def _trained() -> tuple[jax.Array, list[float]]:
 
 
 @example("appA.losses")
-def _(given: Given) -> Any:
+def _losses_of_training(given: Given) -> Any:
     return _trained()[1]
 
 
 @example("appA.outputs")
-def _(given: Given) -> Any:
+def _outputs_after_training(given: Given) -> Any:
     return _trained()[0]
 
 
 @example("appA.probas")
-def _(given: Given) -> Any:
+def _probabilities_after_training(given: Given) -> Any:
     return jax.nn.softmax(_trained()[0])
 
 
 @example("appD.lr_schedule")
-def _(given: Given) -> Any:
+def _learning_rates(given: Given) -> Any:
     peak, ends = 1e-3, 1e-5
     config = OptimizerConfig(
         learning_rate=peak,

@@ -36,33 +36,33 @@ _QUERY = 1  # the example's query is the second word
 
 
 @example("ch03.inputs")
-def _(given: Given) -> Any:
+def _input_vectors(given: Given) -> Any:
     return [[float(str(number)) for number in row] for row in np.asarray(INPUTS)]
 
 
 @example("ch03.scores2")
-def _(given: Given) -> Any:
+def _scores_of_query(given: Given) -> Any:
     return INPUTS @ INPUTS[_QUERY]
 
 
 @example("ch03.norm2")
-def _(given: Given) -> Any:
+def _normalized_scores_of_query(given: Given) -> Any:
     scores = INPUTS @ INPUTS[_QUERY]
     return scores / scores.sum()
 
 
 @example("ch03.weights")
-def _(given: Given) -> Any:
+def _all_weights(given: Given) -> Any:
     return attention_weights(INPUTS, INPUTS)
 
 
 @example("ch03.context2")
-def _(given: Given) -> Any:
+def _context_of_query(given: Given) -> Any:
     return simplified_attention(INPUTS)[_QUERY]
 
 
 @example("ch03.contexts")
-def _(given: Given) -> Any:
+def _all_contexts(given: Given) -> Any:
     return simplified_attention(INPUTS)
 
 
@@ -81,67 +81,67 @@ def _weights(params: Params, mask: Any = None) -> Any:
 
 
 @example("ch03.trainable.weights2")
-def _(given: Given) -> Any:
+def _trainable_weights_of_query(given: Given) -> Any:
     return _weights(_from_rand(123))[_QUERY]
 
 
 @example("ch03.trainable.context2")
-def _(given: Given) -> Any:
+def _trainable_context_of_query(given: Given) -> Any:
     return self_attention(INPUTS, **_from_rand(123))[_QUERY]
 
 
 @example("ch03.sa_v1")
-def _(given: Given) -> Any:
+def _self_attention_from_rand(given: Given) -> Any:
     return self_attention(INPUTS, **_from_rand(123))
 
 
 @example("ch03.sa_v2")
-def _(given: Given) -> Any:
+def _self_attention_from_linear(given: Given) -> Any:
     return self_attention(INPUTS, **_from_linear(TorchGenerator(789)))
 
 
 @example("ch03.sa_v2.weights")
-def _(given: Given) -> Any:
+def _self_attention_weights(given: Given) -> Any:
     return _weights(_from_linear(TorchGenerator(789)))
 
 
 @example("ch03.ex31")
-def _(given: Given) -> Any:
+def _self_attention_with_other_weights(given: Given) -> Any:
     return self_attention(INPUTS, **_from_linear(TorchGenerator(123)))
 
 
 @example("ch03.causal.scores_lower")
-def _(given: Given) -> Any:
+def _causal_scores(given: Given) -> Any:
     params = _from_linear(TorchGenerator(789))
     scores = linear(INPUTS, **params["query"]) @ linear(INPUTS, **params["key"]).T
     return [row[: place + 1] for place, row in enumerate(scores)]
 
 
 @example("ch03.causal.weights")
-def _(given: Given) -> Any:
+def _causal_weights(given: Given) -> Any:
     return _weights(_from_linear(TorchGenerator(789)), causal_mask(6))
 
 
 @example("ch03.dropout.ones")
-def _(given: Given) -> Any:
+def _dropout_of_ones(given: Given) -> Any:
     return TorchGenerator(123).dropout(np.ones((6, 6), np.float32), 0.5)
 
 
 @example("ch03.dropout.applied")
-def _(given: Given) -> Any:
+def _dropout_of_weights(given: Given) -> Any:
     weights = _weights(_from_linear(TorchGenerator(789)), causal_mask(6))
     return TorchGenerator(123).dropout(weights, 0.5)
 
 
 @example("ch03.causal_attention")
-def _(given: Given) -> Any:
+def _causal_attention_of_batch(given: Given) -> Any:
     params = _from_linear(TorchGenerator(123))
     first, second = causal_attention(BATCH, **params)
     return first if (first == second).all() else None
 
 
 @example("ch03.mha_wrapper")
-def _(given: Given) -> Any:
+def _attention_by_heads(given: Given) -> Any:
     generator = TorchGenerator(123)
     heads = [_from_linear(generator) for _ in range(2)]
     return multi_head_attention_by_heads(BATCH, heads=heads)[0]
@@ -154,17 +154,17 @@ def _fused(generator: TorchGenerator, inputs: int, outputs: int) -> Params:
 
 
 @example("ch03.mha")
-def _(given: Given) -> Any:
+def _attention_of_all_heads(given: Given) -> Any:
     return multi_head_attention(BATCH, **_fused(TorchGenerator(123), 3, 2), num_heads=2)[0]
 
 
 @example("ch03.ex33.params")
-def _(given: Given) -> int:
+def _parameters_of_gpt2_attention(given: Given) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(_fused(TorchGenerator(0), 768, 768)))
 
 
 @example("ch03.bonus.mha_equiv")
-def _(given: Given) -> dict[str, Any]:
+def _heads_at_once_or_one_by_one(given: Given) -> dict[str, Any]:
     """All heads from one product against one head after another, and the shape of a long batch."""
 
     def equal(inputs: int, outputs: int) -> bool:

@@ -16,33 +16,33 @@ def _learnt(story: str) -> LetterPairs:
 
 
 @example("bpe.vocab1000")
-def _(given: Given) -> dict[str, int]:
+def _vocabulary_of_1000(given: Given) -> dict[str, int]:
     learnt = _learnt(given.story)
     return {"vocab": len(learnt.pieces), "merges": len(learnt.merges)}
 
 
 @example("bpe.full.ids")
-def _(given: Given) -> list[int]:
+def _encode_by_words(given: Given) -> list[int]:
     return _learnt(given.story).encode(_SENTENCE)
 
 
 @example("bpe.simple.ids")
-def _(given: Given) -> list[int]:
+def _encode_as_one_word(given: Given) -> list[int]:
     return LetterPairs(whole_text(given.story), 1000).encode(_SENTENCE)
 
 
 @example("bpe.gpt2.'Implementations'")
-def _(given: Given) -> list[int]:
+def _encode_implementations(given: Given) -> list[int]:
     return given.tokenizer.encode("Implementations")
 
 
 @example("bpe.gpt2.'\\n'")
-def _(given: Given) -> list[int]:
+def _encode_newline(given: Given) -> list[int]:
     return given.tokenizer.encode("\n")
 
 
 @example("bpe.specials")
-def _(given: Given) -> dict[str, Any]:
+def _special_tokens(given: Given) -> dict[str, Any]:
     def refused() -> bool:
         try:
             LetterPairs(["a"], 300).encode(f"a {END_OF_TEXT}")

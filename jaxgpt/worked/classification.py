@@ -6,5 +6,5 @@ from jaxgpt.worked.examples import Given, example
 
 
 @example("ch06.prompt_ids")
-def _(given: Given) -> Any:
+def _tokens_of_prompt(given: Given) -> Any:
     return given.tokenizer.encode("Do you have time")

@@ -29,7 +29,7 @@ def batch(given: Given) -> np.ndarray:
 
 
 @example("ch04.batch")
-def _(given: Given) -> Any:
+def _batch_of_two_texts(given: Given) -> Any:
     return batch(given)
 
 
@@ -45,7 +45,7 @@ def _layer25() -> jax.Array:
 
 
 @example("ch04.dummy.logits")
-def _(given: Given) -> Any:
+def _logits_without_blocks(given: Given) -> Any:
     """The model's shell, without blocks or norm, in training mode."""
     generator = TorchGenerator(123)
     tokens, positions = (on_device(generator.embedding(rows, 768)) for rows in (50257, 1024))
@@ -56,18 +56,18 @@ def _(given: Given) -> Any:
 
 
 @example("ch04.layer25")
-def _(given: Given) -> Any:
+def _outputs_of_layer(given: Given) -> Any:
     return _layer25()
 
 
 @example("ch04.layer25.moments")
-def _(given: Given) -> Any:
+def _moments_of_layer(given: Given) -> Any:
     out = _layer25()
     return {"mean": out.mean(-1), "variance": out.var(-1, ddof=1)}
 
 
 @example("ch04.layer_norm.moments")
-def _(given: Given) -> Any:
+def _moments_after_layer_norm(given: Given) -> Any:
     x = on_device(TorchGenerator(123).randn(2, 5))
     normed = layer_norm(x, scale=jnp.ones(5), bias=jnp.zeros(5))
     return {"mean": normed.mean(-1), "variance": normed.var(-1)}
@@ -89,17 +89,17 @@ def _shortcut_gradients(shortcut: bool) -> list[float]:
 
 
 @example("ch04.shortcut.without")
-def _(given: Given) -> Any:
+def _gradients_without_shortcut(given: Given) -> Any:
     return _shortcut_gradients(False)
 
 
 @example("ch04.shortcut.with")
-def _(given: Given) -> Any:
+def _gradients_with_shortcut(given: Given) -> Any:
     return _shortcut_gradients(True)
 
 
 @example("ch04.params.gpt2_qkv_bias")
-def _(given: Given) -> int:
+def _parameters_with_qkv_bias(given: Given) -> int:
     return count_parameters(ModelConfig(tie_head=False))
 
 
@@ -118,7 +118,7 @@ for _size, _preset in _BOOK_SIZES.items():
 
 
 @example("ch04.params.block")
-def _(given: Given) -> dict[str, int]:
+def _parameters_of_block(given: Given) -> dict[str, int]:
     one, two = (
         count_parameters(ModelConfig(num_layers=n, qkv_bias=False, tie_head=False)) for n in (1, 2)
     )
@@ -128,7 +128,7 @@ def _(given: Given) -> dict[str, int]:
 
 
 @example("ch04.gpt.logits_train_mode")
-def _(given: Given) -> Any:
+def _logits_in_training(given: Given) -> Any:
     tokens = batch(given)
     config, params, generator = given.gpt2()
     # The masks come from the stream that built the model, so it has to be where that left it.
@@ -140,7 +140,7 @@ def _(given: Given) -> Any:
 
 
 @example("ch04.generate.greedy")
-def _(given: Given) -> Any:
+def _greedy_tokens(given: Given) -> Any:
     config, params, _ = given.gpt2()
     prompt = given.tokenizer.encode("Hello, I am")
     greedy = SamplingConfig(temperature=0.0)

@@ -26,17 +26,17 @@ def _batch() -> Batch:
 
 
 @example("ch07.collate.inputs")
-def _(given: Given) -> Any:
+def _padded_inputs(given: Given) -> Any:
     return _batch().inputs
 
 
 @example("ch07.collate.targets")
-def _(given: Given) -> Any:
+def _padded_targets(given: Given) -> Any:
     return _batch().targets
 
 
 @example("ch07.ce")
-def _(given: Given) -> Any:
+def _losses_with_ignored_target(given: Given) -> Any:
     """Of two targets, of three, and of three of which the last does not count."""
     logits = jnp.array([[-1.0, 1.0], [-0.5, 1.5], [-0.5, 1.5]])
 
@@ -48,7 +48,7 @@ def _(given: Given) -> Any:
 
 
 @example("ch07.loader_widths")
-def _(given: Given) -> Any:
+def _widths_of_batches(given: Given) -> Any:
     """Of the batches of 8 in an epoch over the first 85% of the records, shuffled, in tokens."""
     tokenizer, records = given.tokenizer, given.records
     records = records[: int(0.85 * len(records))]

@@ -25,7 +25,7 @@ def _adapters(params: Params) -> Any:
 
 
 @example("appE.params")
-def _(given: Given) -> Any:
+def _parameters_of_classifier(given: Given) -> Any:
     """GPT-2 with a head of two classes in place of its own, which is tied."""
     head = jax.eval_shape(lambda: init_linear(jax.random.key(0), 768, 2))
     params = parameter_shapes(get_preset("gpt2").model) | {"head": head}
@@ -48,6 +48,6 @@ def _sum(params: Params) -> Any:
 
 
 @example("ch07.lora_params_355M")
-def _(given: Given) -> int:
+def _parameters_of_adapters(given: Given) -> int:
     untied = replace(get_preset("gpt2-medium").model, tie_head=False)
     return _count(_adapters(parameter_shapes(untied)))

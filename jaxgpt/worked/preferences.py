@@ -13,7 +13,7 @@ from jaxgpt.worked.examples import Given, example
 
 
 @example("dpo.gather")
-def _(given: Given) -> Any:
+def _log_probabilities_of_answer(given: Given) -> Any:
     logits = jnp.array([[2.0, 1.0, 0.1], [0.5, 2.5, 0.3]])
     # A head that passes on what it is given.
     nats, count = head_losses(logits[None], jnp.eye(3), jnp.array([[0, 2]]))
@@ -21,7 +21,7 @@ def _(given: Given) -> Any:
 
 
 @example("dpo.loader_widths")
-def _(given: Given) -> Any:
+def _widths_of_batches_of_pairs(given: Given) -> Any:
     """Of the batches of 8 in an epoch over the first 85% of the records, shuffled, in tokens."""
     records, tokenizer = given.records, given.tokenizer
     records = records[: int(0.85 * len(records))]

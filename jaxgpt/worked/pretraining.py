@@ -37,28 +37,28 @@ def _target_log_probabilities(given: Given) -> jax.Array:
 
 
 @example("ch05.argmax")
-def _(given: Given) -> Any:
+def _most_likely_tokens(given: Given) -> Any:
     return _logits(given).argmax(-1)
 
 
 @example("ch05.probas")
-def _(given: Given) -> Any:
+def _target_probabilities(given: Given) -> Any:
     return jnp.exp(_target_log_probabilities(given))
 
 
 @example("ch05.log_probas")
-def _(given: Given) -> Any:
+def _target_log_probabilities_in_a_row(given: Given) -> Any:
     return _target_log_probabilities(given).ravel()
 
 
 @example("ch05.loss")
-def _(given: Given) -> Any:
+def _loss_of_batch(given: Given) -> Any:
     nats, count = cross_entropy(_logits(given), jnp.asarray(_TARGETS))
     return nats / count
 
 
 @example("ch05.perplexity")
-def _(given: Given) -> Any:
+def _perplexity_of_batch(given: Given) -> Any:
     nats, count = cross_entropy(_logits(given), jnp.asarray(_TARGETS))
     return jnp.exp(nats / count)
 
@@ -70,13 +70,13 @@ def _splits(given: Given) -> tuple[np.ndarray, np.ndarray]:
 
 
 @example("ch05.split_tokens")
-def _(given: Given) -> Any:
+def _tokens_by_split(given: Given) -> Any:
     train, validation = (SlidingWindows(split, 256) for split in _splits(given))
     return {"train": len(train) // 2 * 2 * 256, "validation": len(validation) * 256}
 
 
 @example("ch05.initial_losses")
-def _(given: Given) -> Any:
+def _losses_before_training(given: Given) -> Any:
     """The mean loss of each split; windows of one length, so that no order changes it."""
     config, params, _ = given.gpt2(context_length=256)
     measure = jax.jit(partial(eval_step, loss_fn=next_token_loss(config)))
@@ -92,12 +92,12 @@ def _(given: Given) -> Any:
 
 
 @example("ch05.toy_logits")
-def _(given: Given) -> Any:
+def _toy_logits(given: Given) -> Any:
     return _TOY_LOGITS
 
 
 @example("ch05.topk3")
-def _(given: Given) -> Any:
+def _top_three(given: Given) -> Any:
     logits = jnp.array([_TOY_LOGITS])
     config = SamplingConfig(temperature=1.0, top_k=3)
     kept = filter_logits(logits, config, jnp.zeros_like(logits, dtype=bool))[0]
@@ -106,7 +106,7 @@ def _(given: Given) -> Any:
 
 
 @example("ch05.multinomial")
-def _(given: Given) -> Any:
+def _draws_by_temperature(given: Given) -> Any:
     def histogram(temperature: float) -> Any:
         generator = TorchGenerator(123)
         chances = np.asarray(jax.nn.softmax(jnp.array(_TOY_LOGITS) / temperature))
@@ -117,7 +117,7 @@ def _(given: Given) -> Any:
 
 
 @example("ch05.extend_tokenizer")
-def _(given: Given) -> Any:
+def _tokenizer_with_new_tokens(given: Given) -> Any:
     base: Any = given.tokenizer
     added = {"MyNewToken_1": base.vocab_size, "MyNewToken_2": base.vocab_size + 1}
     specials = base.special_tokens | added

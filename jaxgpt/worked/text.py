@@ -39,60 +39,60 @@ def check_story(story: str) -> None:
 
 
 @example("ch02.n_chars")
-def _(given: Given) -> int:
+def _story_length(given: Given) -> int:
     return len(given.story)
 
 
 @example("ch02.first99")
-def _(given: Given) -> dict[str, Any]:
+def _story_beginning(given: Given) -> dict[str, Any]:
     return digest(given.story[:99])
 
 
 @example("ch02.last99")
-def _(given: Given) -> dict[str, Any]:
+def _story_end(given: Given) -> dict[str, Any]:
     return digest(given.story[-99:])
 
 
 @example("ch02.regex_split_hello")
-def _(given: Given) -> list[str]:
+def _split_sentence(given: Given) -> list[str]:
     return split_words("Hello, world. Is this-- a test?")
 
 
 @example("ch02.regex_tokens_total")
-def _(given: Given) -> int:
+def _words_in_story(given: Given) -> int:
     return len(split_words(given.story))
 
 
 @example("ch02.vocab_first51")
-def _(given: Given) -> list[str]:
+def _first_words_of_vocabulary(given: Given) -> list[str]:
     return WordTokenizer.train(given.story).words[:51]
 
 
 @example("ch02.vocab_last5")
-def _(given: Given) -> dict[str, int]:
+def _last_words_of_vocabulary(given: Given) -> dict[str, int]:
     words = WordTokenizer.train(given.story)
     last = [*words.words[-3:], *words.special_tokens]
     return {word: words.encode(word, allow_special=True)[0] for word in last}
 
 
 @example("ch02.vocab_size_v2")
-def _(given: Given) -> int:
+def _vocabulary_size(given: Given) -> int:
     return WordTokenizer.train(given.story).vocab_size
 
 
 @example("ch02.tokenizer_v1.encode")
-def _(given: Given) -> list[int]:
+def _encode_words(given: Given) -> list[int]:
     return WordTokenizer.train(given.story, unknown=False).encode(given.story[_SENTENCE])
 
 
 @example("ch02.tokenizer_v1.decode")
-def _(given: Given) -> dict[str, Any]:
+def _decode_words(given: Given) -> dict[str, Any]:
     words = WordTokenizer.train(given.story, unknown=False)
     return digest(words.decode(words.encode(given.story[_SENTENCE])))
 
 
 @example("ch02.tokenizer_v1.unknown")
-def _(given: Given) -> str | None:
+def _refuse_unknown_word(given: Given) -> str | None:
     words = WordTokenizer.train(given.story, unknown=False)
     try:
         words.encode("Hello, do you like tea. Is this-- a test?")
@@ -101,62 +101,62 @@ def _(given: Given) -> str | None:
 
 
 @example("ch02.tokenizer_v2.encode")
-def _(given: Given) -> list[int]:
+def _encode_unknown_word(given: Given) -> list[int]:
     text = "Hello, do you like tea? <|endoftext|> In the sunlit terraces of the palace."
     return WordTokenizer.train(given.story).encode(text, allow_special=True)
 
 
 @example("ch02.tiktoken.encode")
-def _(given: Given) -> list[int]:
+def _encode_by_gpt2(given: Given) -> list[int]:
     text = "Hello, do you like tea? <|endoftext|> In the sunlit terracesof someunknownPlace."
     return given.tokenizer.encode(text, allow_special=True)
 
 
 @example("ch02.ex21")
-def _(given: Given) -> list[int]:
+def _encode_unheard_words(given: Given) -> list[int]:
     # The exercise encodes each piece that it reads off by itself.
     return given.tokenizer.encode("Akwirw ier")
 
 
 @example("ch02.story_tokens")
-def _(given: Given) -> int:
+def _tokens_in_story(given: Given) -> int:
     return len(given.story_tokens)
 
 
 @example("ch02.xy")
-def _(given: Given) -> dict[str, np.ndarray]:
+def _inputs_and_targets(given: Given) -> dict[str, np.ndarray]:
     window = SlidingWindows(given.story_tokens[50:], 4).window(np.array([0]))
     return {"x": window.inputs[0], "y": window.targets[0]}
 
 
 @example("ch02.loader.bs1")
-def _(given: Given) -> list[list[np.ndarray]]:
+def _first_windows(given: Given) -> list[list[np.ndarray]]:
     pairs = SlidingWindows(given.story_tokens, 4, 1).window(np.arange(2))
     return [[x, y] for x, y in zip(pairs.inputs, pairs.targets, strict=True)]
 
 
 @example("ch02.loader.bs8.inputs")
-def _(given: Given) -> np.ndarray:
+def _batch_inputs(given: Given) -> np.ndarray:
     return SlidingWindows(given.story_tokens, 4, 4).window(np.arange(8)).inputs
 
 
 @example("ch02.loader.bs8.targets")
-def _(given: Given) -> np.ndarray:
+def _batch_targets(given: Given) -> np.ndarray:
     return SlidingWindows(given.story_tokens, 4, 4).window(np.arange(8)).targets
 
 
 @example("ch02.ex22.ml2s2")
-def _(given: Given) -> np.ndarray:
+def _windows_of_two(given: Given) -> np.ndarray:
     return SlidingWindows(given.story_tokens, 2, 2).window(np.arange(4)).inputs
 
 
 @example("ch02.ex22.ml8s2")
-def _(given: Given) -> np.ndarray:
+def _windows_of_eight(given: Given) -> np.ndarray:
     return SlidingWindows(given.story_tokens, 8, 2).window(np.arange(4)).inputs
 
 
 @example("ch02.shapes")
-def _(given: Given) -> dict[str, Any]:
+def _embedding_shapes(given: Given) -> dict[str, Any]:
     batch = SlidingWindows(given.story_tokens, 4, 4).window(np.arange(8))
     generator = TorchGenerator(123)
     tokens, positions = (on_device(generator.embedding(rows, 256)) for rows in (50257, 4))
@@ -167,23 +167,23 @@ def _(given: Given) -> dict[str, Any]:
 
 
 @example("ch02.embedding63.seed123")
-def _(given: Given) -> np.ndarray:
+def _embedding_of_six(given: Given) -> np.ndarray:
     return TorchGenerator(123).embedding(6, 3)
 
 
 @example("ch02.bonus.emb45.seed123")
-def _(given: Given) -> np.ndarray:
+def _embedding_of_four(given: Given) -> np.ndarray:
     return TorchGenerator(123).embedding(4, 5)
 
 
 @example("ch02.bonus.linear45.seed123")
-def _(given: Given) -> np.ndarray:
+def _linear_weight(given: Given) -> np.ndarray:
     # As PyTorch prints it, (out, in).
     return TorchGenerator(123).linear(4, 5, bias=False)["weight"].T
 
 
 @example("ch02.bonus.emb_equals_onehot_matmul")
-def _(given: Given) -> bool:
+def _lookup_is_product(given: Given) -> bool:
     table, tokens = on_device(TorchGenerator(123).embedding(4, 5)), jnp.array([[2, 3, 1]])
     looked_up = embed(tokens, tokens_table=table, positions_table=jnp.zeros((3, 5)))
     return bool((looked_up == jax.nn.one_hot(tokens, 4) @ table).all())
@@ -194,20 +194,20 @@ def _numbers(context_length: int, stride: int) -> SlidingWindows:
 
 
 @example("ch02.bonus.loader.last")
-def _(given: Given) -> list[np.ndarray]:
+def _last_window_of_numbers(given: Given) -> list[np.ndarray]:
     windows = _numbers(4, 1)
     batch = windows.window(np.array([len(windows) - 1]))
     return [batch.inputs[0], batch.targets[0]]
 
 
 @example("ch02.bonus.loader.bs2.last")
-def _(given: Given) -> np.ndarray:
+def _last_batch_of_numbers(given: Given) -> np.ndarray:
     windows = _numbers(4, 4)
     return windows.window(np.arange(len(windows))[-2:]).inputs
 
 
 @example("ch02.bonus.loader.shuffle.last")
-def _(given: Given) -> np.ndarray:
+def _last_batch_shuffled(given: Given) -> np.ndarray:
     windows = _numbers(4, 4)
     order = TorchGenerator(123).loader_order(len(windows))
     return windows.window(order[: len(order) // 2 * 2][-2:]).inputs

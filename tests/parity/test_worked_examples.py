@@ -43,6 +43,15 @@ def test_every_example_has_a_fact_and_a_chapter():
     assert FACTS.keys() == examples._EXAMPLES.keys()
 
 
+def test_a_traceback_names_the_example():
+    list(run_examples(Given(), []))
+    names = [item.__qualname__ for item in examples._EXAMPLES.values()]
+    sizes = names.count("<lambda>")  # of the book's sizes, one function
+    assert sizes == 4
+    assert len(set(names)) == len(names) - sizes + 1
+    assert "_" not in names
+
+
 def test_another_story_is_a_miss():
     assert run("ch02.n_chars", Given(TEXT)).verdict == "miss"
     assert (
