@@ -37,6 +37,7 @@ Read it in the order in which data passes through it; each name is documented wh
       step                 TrainState, init_state, train_step, eval_step: pure
       loop                 fit: the only loop, with Hooks; report: Reporter, what is seen of it
       pretrain             pretrain: a whole run in a folder, also with a loss of your own
+      sweep                sweep: many seeds and learning rates of a small model
       evaluation           evaluate_documents
       plan, profile        make_plan: what a run will need; profiling: where its time goes
       checkpoint           save, restore_latest, load_model
@@ -109,6 +110,8 @@ _HOME = {
     "training.loop": "fit Hooks",
     "training.report": "Reporter",
     "training.pretrain": "pretrain",
+    "training.sweep": "sweep Sweep",
+    "training.lanes": "Lane",
     "training.evaluation": "evaluate_documents",
     "training.plan": "make_plan",
     "training.checkpoint": "LoadedModel load_model",

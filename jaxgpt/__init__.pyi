@@ -75,6 +75,8 @@ from jaxgpt.training.step import (
 from jaxgpt.training.loop import fit as fit, Hooks as Hooks
 from jaxgpt.training.report import Reporter as Reporter
 from jaxgpt.training.pretrain import pretrain as pretrain
+from jaxgpt.training.sweep import sweep as sweep, Sweep as Sweep
+from jaxgpt.training.lanes import Lane as Lane
 from jaxgpt.training.evaluation import evaluate_documents as evaluate_documents
 from jaxgpt.training.plan import make_plan as make_plan
 from jaxgpt.training.checkpoint import LoadedModel as LoadedModel, load_model as load_model

@@ -26,6 +26,7 @@ COMMANDS = {
     "convert": "convert",
     "compare": "compare",
     "plan": "plan",
+    "sweep": "sweep",
     "benchmark": "benchmark",
     "verify": "verify",
     "trajectories": "trajectories",

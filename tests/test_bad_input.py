@@ -27,7 +27,16 @@ from jaxgpt.shell import python
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 NAMES = (
-    *("train", "plan", "prepare_data", "train_tokenizer", "generate", "evaluate", "convert"),
+    *(
+        "train",
+        "plan",
+        "sweep",
+        "prepare_data",
+        "train_tokenizer",
+        "generate",
+        "evaluate",
+        "convert",
+    ),
     *("finetune_classifier", "finetune_instructions", "finetune_preferences"),
     *("classify", "chat", "assistant"),
 )
@@ -304,6 +313,17 @@ COMMANDS = [
     (f"plan.py tiny --memory {HUGE}GB", 2, "write a number with its unit, such as 80GB"),
     ("plan.py tiny --json plan.txt", 2, "--json is plan.txt; its name must end in .json"),
     ("plan.py tiny --init-from none", 4, "none: no such folder"),
+    # sweeping
+    ("sweep.py tiny --seeds 0,one", 2, "--seeds is '0,one'; write whole numbers with commas"),
+    ("sweep.py tiny --seeds 1,1", 2, "seeds has [1] more than once; give each once"),
+    ("sweep.py tiny --seeds 4294967296", 2, "seed is 4294967296; it must be at most 4294967295"),
+    ("sweep.py tiny --learning-rates 1e-3,nan", 2, "learning_rate is nan; it must be a finite"),
+    ("sweep.py tiny --learning-rates 1e-3;2", 2, "write numbers with commas between"),
+    ("sweep.py tiny --seed 3", 2, "--seed is for one run; a sweep takes --seeds"),
+    ("sweep.py tiny --init-from run", 2, "init_from is run; a sweep begins anew, drop it"),
+    ("sweep.py tiny --csv table.txt", 2, "--csv is table.txt; its name must end in .csv"),
+    ("sweep.py tiny --data empty.txt", 3, "empty.txt"),
+    ("sweep.py tiny --batch-size 12", 2, "must be a multiple of 8"),
     # preparing data
     ("prepare_data.py --data text.txt --out out --shards 0", 2, "shards is 0; it must be from 1"),
     (
@@ -828,7 +848,7 @@ def test_the_devices_are_still_there_after_asking_for_others(run):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES if name not in ("assistant", "plan", "train")]
+    "name", [name for name in NAMES if name not in ("assistant", "plan", "sweep", "train")]
 )
 def test_no_arguments_show_the_usage(run, name):
     code, out, err = run(f"{name}.py")

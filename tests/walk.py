@@ -55,6 +55,7 @@ SHORT = [
         "--steps 2 --warmup-steps 1 --batch-size 2 --gradient-accumulation 1 --sample-tokens 2 "
         "--evaluation-batches 1 --compute-dtype float32",
     ),
+    ("python scripts/sweep.py", "", f"--stories-bytes 60000 {TWO_STEPS}"),
     ("python scripts/generate.py", "", "--max-new-tokens 8"),
     ("python scripts/chat.py", "", "--max-new-tokens 8"),
     ("python scripts/evaluate.py answers", "", "--max-new-tokens 8 --limit 2"),

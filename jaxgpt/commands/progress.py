@@ -9,7 +9,7 @@ from jaxgpt.terminal import escape, note, showable
 
 
 class Progress:
-    """Progress on stderr, in bytes or merges: a bar on a terminal, else a line now and then."""
+    """Progress on stderr, in bytes, merges or steps: a bar on a terminal, else lines."""
 
     _QUIET = 5.0  # seconds between lines
 
@@ -17,8 +17,8 @@ class Progress:
         self._label, self._bar, self._due = "", None, time.monotonic() + self._QUIET
 
     def __call__(self, label: str, done: int, total: int | None) -> None:
-        """Show that `done` of `total` bytes (or merges) of what `label` names are through."""
-        counts = label == "learning merges"
+        """Show that `done` of `total` bytes, merges or steps of what `label` names are through."""
+        counts = label == "learning merges" or label.startswith("steps of ")
         if sys.stderr.isatty():
             if self._bar is None or self._label != label:
                 self._label = label

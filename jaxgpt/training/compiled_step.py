@@ -31,10 +31,6 @@ class CompiledStep:
         """The next state, and the metrics."""
         return self.program(state, batch, number, self.numbers, *rest)
 
-    def trace(self, state: Any, batch: Any, number: Any, *rest: Any) -> Any:
-        """As of what `jax.jit` gives."""
-        return self.program.trace(state, batch, number, self.numbers, *rest)
-
     def lower(self, state: Any, batch: Any, number: Any, *rest: Any) -> Any:
         """As of what `jax.jit` gives."""
         return self.program.lower(state, batch, number, self.numbers, *rest)
@@ -51,11 +47,20 @@ def make_step(
 def compile_step(
     config: TrainConfig, mesh: Mesh, template: TrainState, make_loss: Callable[..., LossFunction]
 ) -> CompiledStep:
-    """The jitted step on `mesh`, which gives up the state it is given.
+    """The jitted `numbered_step` on `mesh`, which gives up the state it is given."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+    options: Any = {"donate_argnums": 0, "out_shardings": (shardings, None)}
+    numbers = jax.device_put(step_numbers(config), NamedSharding(mesh, PartitionSpec()))
+    return CompiledStep(
+        jax.jit(on_mesh(numbered_step(config, make_loss), mesh), **options), numbers
+    )
+
+
+def numbered_step(config: TrainConfig, make_loss: Callable[..., LossFunction]) -> Callable:
+    """The pure step: state, batch, its number, `step_numbers` -> state, and metrics with the rate.
 
     `make_loss` is called with `config`, whose dropout rate may be traced, and with what a call of
-    the step takes after its number, such as frozen parameters: neither is to be written into the
-    program.
+    the step takes after that, such as frozen parameters: neither is to be written into the program.
     """
 
     def step_and_rate(
@@ -75,14 +80,11 @@ def compile_step(
         rate = schedule(config.optimizer.schedule, numbers["optimizer"])(number)
         return state, metrics | {"learning_rate": rate}
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-    options: Any = {"donate_argnums": 0, "out_shardings": (shardings, None)}
-    numbers = jax.device_put(_numbers(config), NamedSharding(mesh, PartitionSpec()))
-    return CompiledStep(jax.jit(on_mesh(step_and_rate, mesh), **options), numbers)
+    return step_and_rate
 
 
-def _numbers(config: TrainConfig) -> dict[str, Any]:
-    """What may be another number in the same program."""
+def step_numbers(config: TrainConfig) -> dict[str, Any]:
+    """What may be another number in the same program: the seed, the optimizer's, the dropout."""
     rate = config.model.dropout
     return {
         "seed": np.uint32(config.seed),

@@ -84,9 +84,9 @@ def pretrain(
             expected=None if options.allow_data_change else trained_on(folder),
             progress=progress,
         )
-        settled = _settle_vocabulary(config, tokenizer)
+        settled = fit_vocabulary(config, tokenizer)
         _check_step(settled, tokenizer, mesh, loss_fn)
-        windows, held_out = _windows(settled, dataset)
+        windows, held_out = split_windows(settled, dataset)
         template, fingerprint = _template(settled, mesh), dataset.fingerprint
 
         def keep(state: TrainState, rows: int, loss: float | None) -> None:
@@ -109,7 +109,11 @@ def pretrain(
     return run_job(folder, config, options, config, open_job, profile=options.profile)[1]
 
 
-def _settle_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
+def fit_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
+    """`config` with the tokenizer's number of ids, where it leaves it open.
+
+    Raises ConfigError if the model has fewer.
+    """
     size = config.model.vocab_size or tokenizer.vocab_size
     if size < tokenizer.vocab_size:
         raise ConfigError(
@@ -131,7 +135,9 @@ def _check_step(
         tokenizer.encode(config.sample_prompt)
 
 
-def _windows(config: TrainConfig, dataset: TokenDataset) -> tuple[SlidingWindows, SlidingWindows]:
+def split_windows(
+    config: TrainConfig, dataset: TokenDataset
+) -> tuple[SlidingWindows, SlidingWindows]:
     """Those to train on, and those to measure on."""
     length, stride = config.model.context_length, config.data.stride or None
     with _about("the train split"):
@@ -166,10 +172,10 @@ def _begin(
     if config.init_from:
         return begin(_read_params(config, template, initial_params), config, template)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-    return jax.jit(partial(_initial_state, config), out_shardings=shardings)(np.uint32(config.seed))
+    return jax.jit(partial(initial_state, config), out_shardings=shardings)(np.uint32(config.seed))
 
 
-def _initial_state(config: TrainConfig, seed: Any) -> TrainState:
+def initial_state(config: TrainConfig, seed: Any) -> TrainState:
     """The state at the seed, an argument: in the program, another would compile another."""
     optimizer = make_optimizer(config.optimizer, config.steps)
     return init_state(_initial_params(config, seed), optimizer)

@@ -1,0 +1,81 @@
+"""Train a small model by many seeds and learning rates.
+
+It ends with a table of how well each did; nothing else is kept. PRESET, tiny by default, and the
+flags are those of `jaxgpt train`, but for what is about a run's folder.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxgpt.commands import cli
+from jaxgpt.commands.progress import Progress
+from jaxgpt.config import TrainConfig, get_preset
+from jaxgpt.config_file import load_config
+from jaxgpt.errors import ConfigError, brief
+from jaxgpt.files import write_file
+from jaxgpt.terminal import say
+
+COMMON = (
+    *("seeds", "learning_rates", "csv", "platform", "steps", "batch_size", "context_length"),
+    *("num_layers", "num_heads", "embed_dim", "data", "tokenizer", "warmup_steps"),
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What is swept, and where the table is kept."""
+
+    config: TrainConfig
+    seeds: str = "0,1,2"
+    """Seeds, with commas between."""
+    learning_rates: str = ""
+    """Peaks of the learning rate, with commas between; the preset's by default."""
+    csv: str = ""
+    """Where to write the table as a .csv, with all digits."""
+    platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to run; auto takes the best there is."""
+
+
+def main(argv: list[str]) -> None:
+    """Parse, sweep, print the table."""
+    name = argv.pop(0) if argv and not argv[0].startswith("-") else "tiny"
+    default = load_config(name) if any(mark in name for mark in "./") else get_preset(name)
+    arguments = cli.parse(
+        Arguments,
+        "sweep",
+        argv,
+        "[PRESET] [--seeds 0,1,2] [--learning-rates 1e-3,3e-3]",
+        common=COMMON,
+        default=Arguments(default),
+        description=__doc__,
+    )
+    cli.refuse_idle(argv, arguments.config.data)
+    given = {word.partition("=")[0].replace("_", "-") for word in argv}
+    for flag, instead in (("--seed", "--seeds"), ("--learning-rate", "--learning-rates")):
+        if flag in given:
+            raise ConfigError(f"{flag} is for one run; a sweep takes {instead}")
+    seeds = _numbers("--seeds", arguments.seeds, int)
+    rates = _numbers("--learning-rates", arguments.learning_rates, float)
+    if arguments.csv:
+        cli.check_output("--csv", arguments.csv, ".csv")
+
+    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
+    from jaxgpt.training.mesh import select_platform
+    from jaxgpt.training.sweep import sweep
+
+    select_platform(arguments.platform)
+    found = sweep(arguments.config, seeds=seeds, learning_rates=rates, progress=Progress())
+    say(found.table())
+    if arguments.csv:
+        write_file(arguments.csv, found.csv())
+
+
+def _numbers(flag: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise ConfigError(
+            f"{flag} is {brief(text)}; write {'whole ' if kind is int else ''}numbers with commas "
+            "between"
+        ) from None
