@@ -3,11 +3,14 @@
 import math
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 from jaxgpt.config import TrainConfig
+from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.errors import ConfigError
+from jaxgpt.training.lanes import shares, together
 from jaxgpt.training.pretrain import pretrain
 from jaxgpt.training.sweep import sweep
 
@@ -51,6 +54,15 @@ def test_one_program_gives_what_turns_give_but_for_rounding(swept):
         assert (one.seed, one.learning_rate, 4) == (other.seed, other.learning_rate, other.steps)
         np.testing.assert_allclose(one.losses, other.losses, rtol=0, atol=ROUNDING)
         assert one.validation_loss == pytest.approx(other.validation_loss, rel=0, abs=ROUNDING)
+
+
+def test_lanes_lie_across_as_many_devices_as_share_them_evenly(config):
+    assert [shares(count) for count in (1, 2, 4, 6, 11, 16)] == [1, 2, 4, 6, 1, 8]
+    model = replace(config.model, vocab_size=256)
+    runs = [replace(config, seed=seed, model=model) for seed in range(4)]
+    state = together(runs, SlidingWindows(np.arange(99), 16), shardings=None).state
+    for leaf in jax.tree.leaves(state):
+        assert [shard.data.shape[0] for shard in leaf.addressable_shards] == [1] * 4
 
 
 def test_the_faster_of_the_first_steps_goes_on_and_is_named(config, capsys):
