@@ -20,8 +20,8 @@ def page() -> str:
         text = Path(__file__).with_name("commands").joinpath(f"{module}.py").read_text()
         about = re.split(r"[;:.]", str(ast.get_docstring(ast.parse(text))))[0]
         lines.append(f"  {name:<24}{about}")
-    lines += ["", f"Each runs as `{command('train')}` does, and --help shows its options."]
-    lines.append("In Python, help(jaxgpt) is the table of contents.")
+    about = f"Each runs as `{command('train')}` does, and --help shows its options"
+    lines += ["", f"{about}; in Python, help(jaxgpt) is the table of contents."]
     if (CHECKOUT / "README.md").is_file():
         lines.append(f"All else is in {CHECKOUT / 'README.md'}")
     return "\n".join(lines)

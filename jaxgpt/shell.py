@@ -30,6 +30,7 @@ COMMANDS = {
     "benchmark": "benchmark",
     "verify": "verify",
     "trajectories": "trajectories",
+    "completion": "completion",
 }
 
 

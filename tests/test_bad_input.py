@@ -208,6 +208,7 @@ COMMANDS = [
     (f"train.py tiny {'' if '--out ' in flags else '--out out '}{flags}", *rest)
     for flags, *rest in SETTINGS
 ] + [
+    ("completion.py tcsh", 2, "invalid choice 'tcsh'"),
     # presets and config files
     ("train.py tinny", 2, "no preset is called tinny (did you mean tiny?)"),
     ("train.py none.json", 2, "none.json cannot be read: No such file"),
