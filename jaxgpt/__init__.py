@@ -23,10 +23,11 @@ Read it in the order in which data passes through it; each name is documented wh
       attention            simplified_attention -> self_attention -> causal_attention ->
                            multi_head_attention; cached_attention;
                            attention_weights, attend_causally: what all of them compute by
+      cache                update_cache: keys and values of earlier tokens
       attention_kernels    choose_attention: the kernels of GPUs and TPUs
       feedforward          feed_forward
-      transformer          block, stack
-      schema               the parameters, one row for each leaf
+      transformer          block, stack; Block, with_block: another in its place
+      schema               the parameters, one row for each Leaf
       parameters           init_params, init_block, count_parameters
       gpt                  GPT
       activations          activations, intervene: what is computed on the way, by name
@@ -97,10 +98,12 @@ _HOME = {
     "model.embedding": "embed sinusoidal_positions unembed",
     "model.attention": "simplified_attention self_attention causal_attention "
     "multi_head_attention_by_heads multi_head_attention cached_attention "
-    "attention_weights attend_causally causal_mask",
+    "attention_weights attend_causally causal_mask split_heads join_heads",
+    "model.cache": "update_cache",
     "model.attention_kernels": "choose_attention",
     "model.feedforward": "feed_forward",
-    "model.transformer": "block stack",
+    "model.transformer": "block stack Block with_block",
+    "model.schema": "Leaf BLOCK_LEAVES",
     "model.parameters": "init_params init_block parameter_shapes count_parameters",
     "model.gpt": "GPT",
     "model.activations": "activations intervene recorded_names",

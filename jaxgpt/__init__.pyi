@@ -41,10 +41,19 @@ from jaxgpt.model.attention import (
     attention_weights as attention_weights,
     attend_causally as attend_causally,
     causal_mask as causal_mask,
+    split_heads as split_heads,
+    join_heads as join_heads,
 )
+from jaxgpt.model.cache import update_cache as update_cache
 from jaxgpt.model.attention_kernels import choose_attention as choose_attention
 from jaxgpt.model.feedforward import feed_forward as feed_forward
-from jaxgpt.model.transformer import block as block, stack as stack
+from jaxgpt.model.transformer import (
+    block as block,
+    stack as stack,
+    Block as Block,
+    with_block as with_block,
+)
+from jaxgpt.model.schema import Leaf as Leaf, BLOCK_LEAVES as BLOCK_LEAVES
 from jaxgpt.model.parameters import (
     init_params as init_params,
     init_block as init_block,

@@ -5,9 +5,9 @@ Standard library only, so that `--help` answers at once. A field's docstring is 
 
 import difflib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from jaxgpt.compute import Compute
 from jaxgpt.errors import ConfigError
@@ -61,8 +61,9 @@ class ModelConfig:
     """Whether the query, key and value projections have a bias."""
     tie_head: bool = True
     """Whether the output head is the token table (GPT-2) or a matrix of its own."""
-    positions: Literal["learned", "sinusoidal"] = "learned"
-    """Learned position vectors (GPT-2), or the fixed sines of Vaswani et al. 2017."""
+    positions: Literal["learned", "sinusoidal", "none"] = "learned"
+    """Learned position vectors (GPT-2), the fixed sines of Vaswani et al. 2017, or none, for a
+    block that tells positions apart by itself."""
     gelu: Literal["tanh", "erf"] = "tanh"
     """GELU's tanh approximation (GPT-2), or the exact form."""
     norm_epsilon: float = 1e-5
@@ -89,11 +90,19 @@ class ModelConfig:
                 f"nearby divisors are {', '.join(map(str, near))}; or give a head_dim"
             )
         check(
-            self.positions == "learned" or self.embed_dim % 2 == 0,
+            self.positions != "sinusoidal" or self.embed_dim % 2 == 0,
             f"embed_dim is {self.embed_dim}; sinusoidal positions need an even number",
         )
         check_share(self, "dropout")
         check(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class BlockConfig(ModelConfig):
+    """The shape of a GPT with blocks of the caller's own, which `transformer.with_block` makes."""
+
+    block: str | Callable[..., Any] = field(default="", metadata={"by_name": True})
+    """A `transformer.Block`; or its name alone, as the settings of a run have it."""
 
 
 MOST_IDS = 1_000_000

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from jaxgpt.config import PRESETS, TrainConfig, get_preset, nearest
+from jaxgpt.config import PRESETS, BlockConfig, ModelConfig, TrainConfig, get_preset, nearest
 from jaxgpt.errors import ConfigError, brief
 from jaxgpt.fields import typed
 from jaxgpt.files import JSON_BYTES, check_values, read_json, read_regular
@@ -65,8 +65,19 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as nested dicts of JSON values."""
-    return dataclasses.asdict(config)
+    """A config as nested dicts of JSON values; a block of the caller's own is its name."""
+    return {
+        name: to_dict(value) if dataclasses.is_dataclass(value) else value
+        for name, value in _values(config).items()
+    }
+
+
+def _values(config: Any) -> dict[str, Any]:
+    return {
+        item.name: str(value) if item.metadata.get("by_name") else value
+        for item in dataclasses.fields(config)
+        for value in [getattr(config, item.name)]
+    }
 
 
 def from_dict(base: Config, values: Mapping[str, Any], where: str = "") -> Config:
@@ -74,7 +85,11 @@ def from_dict(base: Config, values: Mapping[str, Any], where: str = "") -> Confi
 
     Raises ConfigError on an unknown key, with the nearest name, and on a value of another type.
     """
-    hints = get_type_hints(type(base))
+    start: Any = base
+    if isinstance(base, ModelConfig):  # the values decide whether it has a block of its own
+        shape = {item.name: getattr(base, item.name) for item in dataclasses.fields(ModelConfig)}
+        start = (BlockConfig if "block" in values else ModelConfig)(**shape)
+    hints = get_type_hints(type(start))
     changes = {}
     for key, value in values.items():
         if key not in hints:
@@ -82,19 +97,19 @@ def from_dict(base: Config, values: Mapping[str, Any], where: str = "") -> Confi
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}{key} must be a section, got {brief(value)}")
-            changes[key] = from_dict(getattr(base, key), value, f"{where}{key}.")
+            changes[key] = from_dict(getattr(start, key), value, f"{where}{key}.")
         else:
             changes[key] = typed(where + key, value, hints[key])
-    return dataclasses.replace(base, **changes)  # pyright: ignore[reportArgumentType]
+    return dataclasses.replace(start, **changes)
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """The fields in which two configs of one type differ, each as `name: old -> new`."""
-    lines = []
-    for item in dataclasses.fields(old):
-        before, after = getattr(old, item.name), getattr(new, item.name)
+    lines, olds, news = [], _values(old), _values(new)
+    for name in olds | news:
+        before, after = olds.get(name, "standard"), news.get(name, "standard")  # of a block
         if dataclasses.is_dataclass(before):
-            lines += differences(before, after, f"{where}{item.name}.")
+            lines += differences(before, after, f"{where}{name}.")
         elif before != after:
-            lines.append(f"{where}{item.name}: {before} -> {after}")
+            lines.append(f"{where}{name}: {before} -> {after}")
     return lines

@@ -13,7 +13,8 @@ from jaxgpt.finetuning.instructions import (
     encode_prompt,
 )
 from jaxgpt.finetuning.templates import Template, Turn
-from jaxgpt.generation.decoding import generate, prepare_params
+from jaxgpt.generation.decoding import generate
+from jaxgpt.generation.decoding_params import prepare_params
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.generation.text import LanguageModel
 from jaxgpt.tokenization.tokenizer import ends_of

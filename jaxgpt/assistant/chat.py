@@ -5,7 +5,6 @@ import os
 import warnings
 from bisect import bisect_left
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from jaxgpt.assistant.chat_config import ChatConfig
@@ -15,8 +14,8 @@ from jaxgpt.files import write_file
 from jaxgpt.finetuning.instructions import encode_prompt, end_of_text
 from jaxgpt.finetuning.templates import TEMPLATES, Template, Turn, tuned_template
 from jaxgpt.finetuning.vocabulary import has_special_markers
-from jaxgpt.generation.decoding import prepare_params
-from jaxgpt.generation.text import generate_text
+from jaxgpt.generation.decoding_params import prepare_params
+from jaxgpt.generation.text import PreparedModel, generate_text
 from jaxgpt.shell import command
 from jaxgpt.training.checkpoint import LoadedModel
 
@@ -32,7 +31,8 @@ class Chat:
 
     def __init__(self, model: LoadedModel, template: Template, config: ChatConfig | None = None):
         end_of_text(model.tokenizer)
-        self.model = replace(model, params=prepare_params(model.params))
+        params = prepare_params(model.params)
+        self.model = PreparedModel(model.config, params, model.tokenizer)
         self.template = template
         self.config = ChatConfig() if config is None else config
         self.turns: tuple[Turn, ...] = ()

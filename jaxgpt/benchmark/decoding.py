@@ -18,7 +18,8 @@ from jaxgpt.benchmark.workload import make_tokens
 from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.errors import ConfigError
-from jaxgpt.generation.decoding import generate, prepare_params
+from jaxgpt.generation.decoding import generate
+from jaxgpt.generation.decoding_params import prepare_params
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.huggingface.weights import Dtype, save_gpt2
 from jaxgpt.model.layers import Params

@@ -19,27 +19,31 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.files import sha256
 from jaxgpt.finetuning.settings import LoraConfig
 from jaxgpt.model.layers import Params
-from jaxgpt.model.schema import SCHEMA, qkv_sections
+from jaxgpt.model.schema import SCHEMA, Rows, qkv_sections
 from jaxgpt.training.loss import Loss, LossFunction
 
 Adapters = dict[str, Params]
 """Target -> its A and B."""
 
 
-def init_adapters(params: Params, config: LoraConfig, key: PRNGKeyArray) -> Adapters:
+def init_adapters(
+    params: Params, config: LoraConfig, key: PRNGKeyArray, rows: Rows = SCHEMA
+) -> Adapters:
     """Adapters of `params` that change nothing yet: A is normal with variance 1 / I, B is zero.
 
-    Raises ConfigError if there is no such matrix, as the head of a model that ties it.
+    Raises ConfigError if there is no such matrix in `rows`, the schema, or in `params`, as the head
+    of a model that ties it.
     """
     keys = jax.random.split(key, len(config.targets))
     return {
-        target: _init_adapter(params, target, config.rank, target_key)
+        target: _init_adapter(params, target, _names(target, rows), config.rank, target_key)
         for target, target_key in zip(config.targets, keys, strict=True)
     }
 
 
-def _init_adapter(params: Params, target: str, rank: int, key: PRNGKeyArray) -> Params:
-    names = _names(target)
+def _init_adapter(
+    params: Params, target: str, names: tuple[str, ...], rank: int, key: PRNGKeyArray
+) -> Params:
     if names[0] not in params:
         raise ConfigError(f"the model has no {target} of its own to adapt; leave out {target}")
     *layers, inputs, columns = _at(params, names).shape
@@ -50,14 +54,14 @@ def _init_adapter(params: Params, target: str, rank: int, key: PRNGKeyArray) -> 
     }
 
 
-def merge(params: Params, adapters: Adapters, config: LoraConfig) -> Params:
+def merge(params: Params, adapters: Adapters, config: LoraConfig, rows: Rows = SCHEMA) -> Params:
     """The parameters of one model that computes what the base and its adapters do together.
 
     To train through, to generate from, and to export. The weights keep their dtype.
     """
     for target, adapter in adapters.items():
         change = config.scale * adapter["A"] @ adapter["B"]
-        names = _names(target)
+        names = _names(target, rows)
         before, end, _ = _section(params, target).indices(columns := _at(params, names).shape[-1])
         if (before, end) != (0, columns):
             padding = [(0, 0)] * (change.ndim - 1) + [(before, columns - end)]
@@ -66,8 +70,12 @@ def merge(params: Params, adapters: Adapters, config: LoraConfig) -> Params:
     return params
 
 
-def _names(target: str) -> tuple[str, ...]:
-    return next(leaf.names for leaf in SCHEMA if target in leaf.adapters)
+def _names(target: str, rows: Rows) -> tuple[str, ...]:
+    """The keys that lead to the matrix of a target."""
+    found = {name: leaf.names for leaf in rows for name in leaf.adapters}
+    if target not in found:
+        raise ConfigError(f"targets has {target}; it must be some of {', '.join(found)}")
+    return found[target]
 
 
 def _at(params: Params, names: tuple[str, ...]) -> Any:  # an array, or its shape alone
@@ -90,7 +98,9 @@ def _add(tree: Params, path: tuple[str, ...], change: Array) -> Params:
     return tree | {name: (tree[name] + change).astype(tree[name].dtype)}
 
 
-def lora_loss(loss_fn: LossFunction, base: Params, config: LoraConfig) -> LossFunction:
+def lora_loss(
+    loss_fn: LossFunction, base: Params, config: LoraConfig, rows: Rows = SCHEMA
+) -> LossFunction:
     """`loss_fn` as a loss of the adapters alone, so that they are all that has a gradient.
 
     Whoever compiles a step with it passes `base` to the compiled function, and makes the loss
@@ -98,7 +108,7 @@ def lora_loss(loss_fn: LossFunction, base: Params, config: LoraConfig) -> LossFu
     """
 
     def loss(adapters: Adapters, batch: Any, rng: PRNGKeyArray | None) -> Loss:
-        return loss_fn(merge(base, adapters, config), batch, rng)
+        return loss_fn(merge(base, adapters, config, rows), batch, rng)
 
     return loss
 

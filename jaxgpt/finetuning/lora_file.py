@@ -22,6 +22,7 @@ from jaxgpt.files import file_sha256, read_sealed, seal
 from jaxgpt.finetuning.lora import Adapters, fingerprint, init_adapters
 from jaxgpt.finetuning.settings import LoraConfig
 from jaxgpt.model.layers import Params
+from jaxgpt.model.schema import SCHEMA, Rows
 from jaxgpt.training.task import check_task
 
 FORMAT = 2
@@ -84,7 +85,11 @@ def save_adapters(
 
 
 def load_adapters(
-    folder: str | Path, base: Params, origin: Params | None = None, new: Sequence[str] = ()
+    folder: str | Path,
+    base: Params,
+    origin: Params | None = None,
+    new: Sequence[str] = (),
+    rows: Rows = SCHEMA,
 ) -> tuple[Adapters, LoraConfig, Params]:
     """The adapters in a folder, their config, and the parameters that they lie beside.
 
@@ -103,7 +108,7 @@ def load_adapters(
         if file_sha256(folder / ADAPTERS, error=CheckpointError) != sha256:
             raise CheckpointError(f"{folder / ADAPTERS} has changed since it was written (sha256)")
         arrays = load_file(folder / ADAPTERS)
-        wanted = jax.eval_shape(lambda: init_adapters(base, config, jax.random.key(0)))
+        wanted = jax.eval_shape(lambda: init_adapters(base, config, jax.random.key(0), rows))
     except (ConfigError, OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder} holds no adapters that fit: {error}") from None
     if fingerprint(base if origin is None else origin) != made_for:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
+from jaxgpt.config import BlockConfig, DataConfig, ModelConfig, TrainConfig
 from jaxgpt.config_file import differences
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.fields import typed
@@ -19,6 +19,7 @@ from jaxgpt.finetuning.lora_file import load_adapters, read_adapters_record
 from jaxgpt.huggingface.config import read_gpt2_config
 from jaxgpt.huggingface.weights import Dtype, load_gpt2
 from jaxgpt.model.layers import Params
+from jaxgpt.model.schema import rows_of
 from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.training.checkpoint import (
     MANIFEST,
@@ -28,6 +29,7 @@ from jaxgpt.training.checkpoint import (
     read_config,
 )
 from jaxgpt.training.kept import FOLDER
+from jaxgpt.training.own_block import OwnBlock, restored_block
 
 _VOCABULARIES = ("merges.txt", "vocab.json", "tokenizer.json")
 
@@ -38,22 +40,25 @@ def load_pretrained(
     dtype: Dtype | None = None,
     *,
     base: str = "",
+    block: OwnBlock = None,
 ) -> LoadedModel:
     """The model in a Hugging Face folder of a GPT-2, or in a run's or a checkpoint's folder.
 
     Adapters, or a run that trained some, are merged with their base, which is in `base` if it was
-    moved. The tokenizer is the one named, or the folder's (`find_tokenizer`). The dtype is the
-    file's, or of merged weights float32, unless `dtype` asks for another. Raises CheckpointError as
-    `load_gpt2` and `load_model` do, DataError if there is no tokenizer, ConfigError if it has more
-    ids than the model.
+    moved; `block` is that of `load_model`. The tokenizer is the one named, or the folder's
+    (`find_tokenizer`). The dtype is the file's, or of merged weights float32, unless `dtype` asks
+    for another. Raises CheckpointError as `load_gpt2` and `load_model` do, DataError if there is no
+    tokenizer, ConfigError if it has more ids than the model.
     """
     path = Path(path)
     adapters = find_adapters(path)
     if adapters or is_own(path):
-        model = load_adapted(adapters, base) if adapters else load_model(path)
+        model = load_adapted(adapters, base, block) if adapters else load_model(path, block=block)
         own = model.tokenizer if not tokenizer else load_tokenizer(tokenizer)
         _check_vocabulary(path, model.config, own)
         return replace(model, params=_cast(path, model.params, dtype), tokenizer=own)
+    if block is not None:
+        raise ConfigError(f"{path} is a GPT-2 of Hugging Face, which has no block of its own")
     config = read_gpt2_config(path)  # and its tokenizer, before the weights, which take longer
     spec = tokenizer or find_tokenizer(path)
     # A folder's that is GPT-2's by the number of its ids needs no vocabulary until a text is read.
@@ -65,12 +70,12 @@ def load_pretrained(
     )
 
 
-def load_base(path: str, tokenizer: str = "") -> LoadedModel:
+def load_base(path: str, tokenizer: str = "", block: OwnBlock = None) -> LoadedModel:
     """The model in a folder, to train on from it: `load_pretrained` in float32."""
-    return load_pretrained(path, tokenizer or None, dtype="float32")
+    return load_pretrained(path, tokenizer or None, dtype="float32", block=block)
 
 
-def load_adapted(folder: Path, base: str = "") -> LoadedModel:
+def load_adapted(folder: Path, base: str = "", block: OwnBlock = None) -> LoadedModel:
     """The model of which `folder` holds the adapters, merged with its base.
 
     `base` says where that lies now, if it is no longer where it was.
@@ -81,13 +86,15 @@ def load_adapted(folder: Path, base: str = "") -> LoadedModel:
     record = read_adapters_record(folder)
     if record["task"].get("kind") == "classification":
         raise CheckpointError("these adapters are of a classifier, which writes no text")
-    model = load_adapters_base(folder, record, base)
+    model = load_adapters_base(folder, record, base, block)
     return merge_adapters(folder, model, model, record["task"])
 
 
-def load_adapters_base(folder: Path, record: Mapping[str, Any], base: str = "") -> LoadedModel:
+def load_adapters_base(
+    folder: Path, record: Mapping[str, Any], base: str = "", block: OwnBlock = None
+) -> LoadedModel:
     """The model that the adapters in `folder` were trained beside, with its tokenizer."""
-    return load_base(find_base(folder, record, base), find_base_tokenizer(folder, record))
+    return load_base(find_base(folder, record, base), find_base_tokenizer(folder, record), block)
 
 
 def merge_adapters(
@@ -98,8 +105,9 @@ def merge_adapters(
     new: Sequence[str] = (),
 ) -> LoadedModel:
     """`base` with the adapters in `folder` merged; `origin` and `new` as of `load_adapters`."""
-    adapters, lora, params = load_adapters(folder, base.params, origin.params, new)
-    return replace(base, params=merge(params, adapters, lora), task=task)
+    rows = rows_of(base.config)
+    adapters, lora, params = load_adapters(folder, base.params, origin.params, new, rows)
+    return replace(base, params=merge(params, adapters, lora, rows), task=task)
 
 
 def is_own(path: str | Path) -> bool:
@@ -134,11 +142,11 @@ def initial_params(path: str, config: ModelConfig) -> Params:
 
     Raises CheckpointError as `load_gpt2` and `load_model` do.
     """
-    folder = Path(path)
+    folder, block = Path(path), config.block if isinstance(config, BlockConfig) else None
     if find_adapters(folder):
-        params = load_base(path).params
+        params = load_base(path, block=block).params
     elif is_own(folder):
-        params = _cast(folder, load_model(folder).params, "float32")
+        params = _cast(folder, load_model(folder, block=block).params, "float32")
     else:
         _, params = load_gpt2(folder, "float32")
     if "positions" in params["embed"]:
@@ -169,7 +177,7 @@ def _read_shape(path: Path, tokenizer: str | None) -> tuple[ModelConfig, str]:
         return _read_shape(Path(base), tokenizer)
     if is_own(path):
         folder = find_checkpoint(path)
-        model = read_config(folder / "config.json").model
+        model = restored_block(read_config(folder / "config.json"), None, folder).model
         return model, tokenizer or str(folder / "tokenizer")
     model = read_gpt2_config(path)
     return model, tokenizer or find_tokenizer(path)

@@ -17,21 +17,23 @@ from jaxgpt.model.layers import Params
 from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.shell import command
 from jaxgpt.training.checkpoint import LoadedModel, read_checkpoint
+from jaxgpt.training.own_block import OwnBlock
 
 
-def load_classifier(path: str | Path, base: str = "") -> LoadedModel:
+def load_classifier(path: str | Path, base: str = "", *, block: OwnBlock = None) -> LoadedModel:
     """The classifier in a run's, a checkpoint's or an adapters' folder; `task` has its classes.
 
-    `base` says where the model of the adapters lies, if it is no longer where it was.
+    `base` says where the model of the adapters lies, if it is no longer where it was; `block` is
+    that of `load_model`.
 
     Raises:
         CheckpointError: see `load_model` and `load_adapters`; a model that is no classifier.
     """
     if (folder := find_adapters(path)) is None:
-        return read_checkpoint(path, _classifier_shapes)
+        return read_checkpoint(path, _classifier_shapes, block)
     record = read_adapters_record(folder)
     task = _check_classifier(record["task"])
-    model = load_adapters_base(folder, record, base)
+    model = load_adapters_base(folder, record, base, block)
     # What is drawn here gives the head its shape; only the first format has none of its own.
     with_head = with_class_head(model, len(task["classes"]), task.get("seed", 0))
     return merge_adapters(folder, with_head, model, task, new=("head",))

@@ -28,14 +28,14 @@ class LoraConfig:
     """What is added is A B times alpha / rank."""
     targets: tuple[str, ...] = LORA_TARGETS[:-1]
     """Of attention: query, key, value, out; of the feed-forward network: up, down; and head, where
-    the model has one of its own."""
+    the model has one of its own. A block of the caller's own may name others, with a dot."""
 
     def __post_init__(self):
         """Refuse what adapts nothing."""
         check_types(self)
         check_range("rank", self.rank, 1, 1_000_000)
         check_range("alpha", self.alpha, 1e-6, 1e6)
-        known = set(self.targets) <= set(LORA_TARGETS)
+        known = all(name in LORA_TARGETS or "." in name for name in self.targets)
         once = 0 < len(self.targets) == len(set(self.targets))
         check_field(
             self, "targets", known and once, f"some of {', '.join(LORA_TARGETS)}, each once"

@@ -10,6 +10,7 @@ from jaxgpt.finetuning.freezing import frozen_loss, join_params, split_params
 from jaxgpt.finetuning.lora import init_adapters, lora_loss, merge
 from jaxgpt.finetuning.settings import TuningConfig
 from jaxgpt.model.layers import Params
+from jaxgpt.model.schema import SCHEMA, Rows
 from jaxgpt.training.loss import LossFunction
 
 _NEW = "new"
@@ -42,19 +43,23 @@ class Trainable:
 
 
 def trainable(
-    params: Params, config: TuningConfig, key: PRNGKeyArray, new: Sequence[str] = ()
+    params: Params,
+    config: TuningConfig,
+    key: PRNGKeyArray,
+    new: Sequence[str] = (),
+    rows: Rows = SCHEMA,
 ) -> Trainable:
     """Part `params` into what `config` trains and the rest; `key` draws the adapters.
 
-    `new` are the parts of `params` that the base does not have.
+    `new` are the parts of `params` that the base does not have, `rows` its schema.
     Raises ConfigError as `split_params` and `init_adapters` do.
     """
     if config.trained == "lora":
         return Trainable(
-            init_adapters(params, config.lora, key),
+            init_adapters(params, config.lora, key, rows),
             params,
-            join=lambda adapters, base: merge(base, adapters, config.lora),
-            loss=lambda loss_fn, base: lora_loss(loss_fn, base, config.lora),
+            join=lambda adapters, base: merge(base, adapters, config.lora, rows),
+            loss=lambda loss_fn, base: lora_loss(loss_fn, base, config.lora, rows),
             adapters=True,
             new=new,
         )

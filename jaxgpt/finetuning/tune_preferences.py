@@ -34,6 +34,7 @@ from jaxgpt.finetuning.tuning import (
     tune,
 )
 from jaxgpt.model.layers import Params
+from jaxgpt.model.schema import rows_of
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh, state_shardings
@@ -82,7 +83,8 @@ def tune_preferences(
         ),
         mesh,
     )
-    reference = partial(likelihood, jax.device_put(base.params, state_shardings(base.params, mesh)))
+    shardings = state_shardings(base.params, mesh, rows_of(train.model))
+    reference = partial(likelihood, jax.device_put(base.params, shardings))
     if config.reference == "cached":
         rows, watched = (with_reference(part, reference, batch_size) for part in (rows, watched))
         del reference  # and with it the model, where it lay on the mesh

@@ -22,6 +22,7 @@ from jaxgpt.finetuning.settings import TuningConfig
 from jaxgpt.finetuning.trainable import Trainable, restore, trainable
 from jaxgpt.finetuning.tuning_card import TuningCard
 from jaxgpt.model.layers import Params
+from jaxgpt.model.schema import rows_of
 from jaxgpt.training.checkpoint import LoadedModel, save
 from jaxgpt.training.fits import check_tuning_step
 from jaxgpt.training.loss import LossFunction
@@ -138,7 +139,8 @@ def tune(
     anything is written if the settings or the folder will not do.
     """
     key, _ = jax.random.split(jax.random.key(config.seed))
-    parts, kind = trainable(base.params, config, key, job.new), job.task["kind"]
+    parts = trainable(base.params, config, key, job.new, rows_of(train.model))
+    kind = job.task["kind"]
     card = TuningCard(
         Path(run), config, kind, _count(parts.trained), job.panels, command, job.facts
     )
@@ -205,9 +207,10 @@ class _Tuning:
 
     def _start(self, template: TrainState, mesh: Mesh) -> tuple[Start, Any]:
         """What to step from, and the frozen parameters beside it."""
-        parts = self.parts
-        frozen = jax.device_put(parts.frozen, state_shardings(parts.frozen, mesh))
-        stored = with_shardings(jax.eval_shape(parts.stored, parts.trained, parts.frozen), mesh)
+        parts, rows = self.parts, rows_of(self.train.model)
+        frozen = jax.device_put(parts.frozen, state_shardings(parts.frozen, mesh, rows))
+        shapes = jax.eval_shape(parts.stored, parts.trained, parts.frozen)
+        stored = with_shardings(shapes, mesh, rows)
         start = resume(
             self.card.run,
             replace(template, params=stored),

@@ -17,18 +17,21 @@ from jaxtyping import Array, Bool, Int
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.fields import check_range
+from jaxgpt.generation.decoding_params import DecodingParams, prepare_params
 from jaxgpt.generation.dispatch import CACHED_STEPS, SLIDING_STEPS, Rows, extend, grow, prefill
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED
 from jaxgpt.model.attention import attention_in_force
-from jaxgpt.model.gpt import decoding_params
 from jaxgpt.model.layers import Params
 
 _LEAST_CACHE_LENGTH = 128  # a cache doubles from here on: each token reads all of all rows
 
 
 def generate(
-    config: ModelConfig, params: Params, prompts: Sequence[Sequence[int]], **options: Any
+    config: ModelConfig,
+    params: Params | DecodingParams,
+    prompts: Sequence[Sequence[int]],
+    **options: Any,
 ) -> list[list[int]]:
     """The tokens that follow each prompt; `options` and errors are those of `stream`."""
     texts: list[list[int]] = [[] for _ in prompts]
@@ -40,7 +43,7 @@ def generate(
 
 def stream(
     config: ModelConfig,
-    params: Params,
+    params: Params | DecodingParams,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -68,7 +71,7 @@ def stream(
     vocab_size = config.vocab_size if vocab_size is None else vocab_size
     indices = list(range(len(prompts)) if sample_indices is None else sample_indices)
     _check(config, prompts, max_new_tokens, sampling, [seed, *indices], vocab_size)
-    params, count = prepare_params(params), len(prompts)
+    prepared, count = prepare_params(params), len(prompts)
     done = np.zeros(count, dtype=bool) if done is None else done
     if done.all():
         return
@@ -94,7 +97,7 @@ def stream(
     settings: dict[str, Any] = {"config": config, "sampling": sampling}
     settings["attention"] = attention_in_force()
     written, cache = prefill(
-        params, rows(width), keys, ends, **settings, cache_length=cache_length, same=same
+        prepared, rows(width), keys, ends, **settings, cache_length=cache_length, same=same
     )
     while True:
         # By NumPy, which compiles nothing for a slice of another shape.
@@ -115,20 +118,10 @@ def stream(
         steps = min(max_new_tokens - made, min(room, CACHED_STEPS) if cache else SLIDING_STEPS)
         if cache and longest + steps - 1 > cache_length:
             cache_length = _bucket(longest + steps - 1, config)
-            cache = grow(cache, cache_length)
+            cache = grow(cache, config=config, rows=len(texts), cache_length=cache_length)
         written, cache = extend(
-            params, cache, rows(cache_length), keys, made, steps, ends, **settings
+            prepared, cache, rows(cache_length), keys, made, steps, ends, **settings
         )
-
-
-def prepare_params(params: Params) -> Params:
-    """The parameters as decoding reads them, by `decoding_params`, and float32 on a CPU.
-
-    A CPU multiplies one row in bfloat16 many times slower than in float32.
-    """
-    if jax.default_backend() == "cpu":
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-    return params if isinstance(params["blocks"], list) else decoding_params(params)
 
 
 def _window(texts: list[list[int]], width: int) -> tuple[Int[Array, "B T"], Int[Array, " B"]]:

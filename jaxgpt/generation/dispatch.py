@@ -1,17 +1,17 @@
 """One dispatch of decoding: several tokens for each row, without a word to the host."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.generation.decoding_params import DecodingParams
 from jaxgpt.generation.sampling import SamplingConfig, sample
-from jaxgpt.model.attention import AttentionInForce, KeyValueCache
+from jaxgpt.model.attention import AttentionInForce
 from jaxgpt.model.gpt import GPT, init_cache
-from jaxgpt.model.layers import Params
 
 CACHED_STEPS = 16
 """Tokens in one dispatch: enough to keep a GPU busy, few enough to stop soon and to read along."""
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
     jax.jit, static_argnames=("config", "sampling", "attention", "cache_length", "same")
 )
 def prefill(
-    params: Params,
+    params: DecodingParams,
     rows: Rows,
     keys: Key[Array, " B"],
     ends: Int[Array, " E"],
@@ -42,7 +42,7 @@ def prefill(
     attention: AttentionInForce,
     cache_length: int,
     same: bool,
-) -> tuple[Int[Array, "B 1"], list[KeyValueCache]]:
+) -> tuple[Int[Array, "B 1"], list[Any]]:
     """The first new token of each row, or -1, and a cache that holds the prompts.
 
     With `same`, all rows begin with the first one's prompt, which is taken in once. `attention` is
@@ -51,28 +51,31 @@ def prefill(
     del attention
     batch = len(rows.length)
     count = 1 if same else batch
-    cache = init_cache(config, count, cache_length, params["embed"]["tokens"].dtype)
+    cache = init_cache(config, count, cache_length, params.dtype)
     start, last = jnp.zeros(count, dtype=jnp.int32), rows.length[:count] - 1
-    taken_in = GPT(config, params).decode(rows.window[:count], cache, start, last)
+    taken_in = GPT(config, params.as_params()).decode(rows.window[:count], cache, start, last)
     logits, cache = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), taken_in)
     tokens, done = _draw(logits, rows, keys, 0, ends, sampling)
     return jnp.where(done, -1, tokens)[:, None], cache
 
 
-@functools.partial(jax.jit, static_argnames="cache_length")
-def grow(cache: list, cache_length: int) -> list:
-    """The cache with room for `cache_length` tokens, more than it has."""
-    return jax.tree.map(
-        lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, cache_length - x.shape[2]), (0, 0))), cache
-    )
+@functools.partial(jax.jit, static_argnames=("config", "rows", "cache_length"))
+def grow(cache: list[Any], *, config: ModelConfig, rows: int, cache_length: int) -> list[Any]:
+    """The cache of `rows` with room for `cache_length` tokens, more than it has."""
+    wanted = jax.eval_shape(lambda: init_cache(config, rows, cache_length))
+
+    def padded(x: Array, larger: Any) -> Array:
+        return jnp.pad(x, [(0, to - at) for at, to in zip(x.shape, larger.shape, strict=True)])
+
+    return jax.tree.map(padded, cache, wanted)
 
 
 @functools.partial(
     jax.jit, static_argnames=("config", "sampling", "attention"), donate_argnames="cache"
 )
 def extend(
-    params: Params,
-    cache: list[KeyValueCache],
+    params: DecodingParams,
+    cache: list[Any],
     rows: Rows,
     keys: Key[Array, " B"],
     made: Int[Array, ""],
@@ -82,7 +85,7 @@ def extend(
     config: ModelConfig,
     sampling: SamplingConfig,
     attention: AttentionInForce,
-) -> tuple[Int[Array, "B N"], list[KeyValueCache]]:
+) -> tuple[Int[Array, "B N"], list[Any]]:
     """Up to `steps` new tokens of each row, then -1, and the cache; past the context that is empty.
 
     The newest token of a row is not yet in the cache. `attention` is as for `prefill`.
@@ -106,14 +109,18 @@ def extend(
 
 
 def _next_logits(
-    config: ModelConfig, params: Params, rows: Rows, cache: list[KeyValueCache]
-) -> tuple[Float[Array, "B V"], list[KeyValueCache]]:
-    model, last, zeros = GPT(config, params), rows.length - 1, jnp.zeros_like(rows.length)
+    config: ModelConfig, params: DecodingParams, rows: Rows, cache: list[Any]
+) -> tuple[Float[Array, "B V"], list[Any]]:
+    model, last, zeros = (
+        GPT(config, params.as_params()),
+        rows.length - 1,
+        jnp.zeros_like(rows.length),
+    )
     if cache:
         newest = jnp.take_along_axis(rows.window, last[:, None], axis=1)
         return model.decode(newest, cache, start=last, last=zeros)
     count, width = rows.window.shape
-    unused = init_cache(config, count, width, params["embed"]["tokens"].dtype)
+    unused = init_cache(config, count, width, params.dtype)
     return model.decode(rows.window, unused, start=zeros, last=last)[0], cache
 
 

@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.fields import typed
 from jaxgpt.generation.decoding import stream
+from jaxgpt.generation.decoding_params import DecodingParams
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.model.layers import Params
 from jaxgpt.tokenization.tokenizer import Tokenizer, ends_of
@@ -28,7 +30,7 @@ class LanguageModel(Protocol):
         ...
 
     @property
-    def params(self) -> Params:
+    def params(self) -> Params | DecodingParams:
         """Its parameters, as trained or from `prepare_params`."""
         ...
 
@@ -36,6 +38,15 @@ class LanguageModel(Protocol):
     def tokenizer(self) -> Tokenizer:
         """The tokenizer it was trained with."""
         ...
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A language model whose parameters were prepared once, to write many texts."""
+
+    config: ModelConfig
+    params: DecodingParams
+    tokenizer: Tokenizer
 
 
 def generate_text(

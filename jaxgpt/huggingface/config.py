@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config import ModelConfig
+from jaxgpt.config import BlockConfig, ModelConfig
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.files import read_json
 from jaxgpt.model.schema import dimensions
@@ -127,11 +127,12 @@ def _typed(values: dict[str, Any], name: str, default: Any, *kinds: type) -> Any
     return value
 
 
-def to_gpt2_config(config: ModelConfig, dtype: str, ids: dict[str, Any]) -> dict[str, Any]:
-    """The `config.json` of a model as GPT2LMHeadModel reads it; `ids` as of `token_ids`.
-
-    Raises CheckpointError for heads that GPT-2 has no setting for.
-    """
+def check_is_gpt2(config: ModelConfig) -> None:
+    """Raise CheckpointError for positions, heads or a block that GPT-2 has no setting for."""
+    if isinstance(config, BlockConfig):
+        raise CheckpointError(f"GPT-2 has no such block as {config.block}; its model stays here")
+    if config.positions == "none":
+        raise CheckpointError("GPT-2 has positions, and this model has none; it stays here")
     sizes = dimensions(config)
     if sizes["E"] != 3 * config.embed_dim or sizes["G"] != sizes["H"]:
         raise CheckpointError(
@@ -139,6 +140,10 @@ def to_gpt2_config(config: ModelConfig, dtype: str, ids: dict[str, Any]) -> dict
             f"embed_dim / num_heads; this model has {sizes['G']} for {sizes['H']}, of width "
             f"{sizes['K']}"
         )
+
+
+def to_gpt2_config(config: ModelConfig, dtype: str, ids: dict[str, Any]) -> dict[str, Any]:
+    """The `config.json` of a model as GPT2LMHeadModel reads it; `ids` as of `token_ids`."""
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",

@@ -25,7 +25,7 @@ from jaxgpt.data.atomic import new_folder
 from jaxgpt.data.ownership import write_listing
 from jaxgpt.errors import CheckpointError, ResourceError
 from jaxgpt.fields import typed
-from jaxgpt.huggingface.config import read_gpt2_config, to_gpt2_config, token_ids
+from jaxgpt.huggingface.config import check_is_gpt2, read_gpt2_config, to_gpt2_config, token_ids
 from jaxgpt.huggingface.files import WEIGHTS, StoredTensor, open_weights, read_headers
 from jaxgpt.huggingface.names import HEAD, StoredLeaf, leaves_of
 from jaxgpt.model.embedding import sinusoidal_positions
@@ -182,10 +182,12 @@ def save_gpt2(
     own format, and as `tokenizer.json` for transformers. On a CPU the layers are views; a head of
     its own is copied once.
 
-    Raises CheckpointError if the parameters do not fit the config, ConfigError if they have more
+    Raises CheckpointError if the parameters do not fit the config, or as `check_is_gpt2` does for
+    what GPT-2 has no setting for; ConfigError if they have more
     than it says, or if the folder cannot be written or holds something and `overwrite` is false,
     ResourceError if the disk is full.
     """
+    check_is_gpt2(config)
     tensors: dict[str, np.ndarray] = {}
     dtype = params["embed"]["tokens"].dtype
     for leaf in leaves_of(config):

@@ -22,9 +22,9 @@ _SIZES = {
     "num_layers": ("blocks.norm1.scale", 0, "blocks"),
 }
 _SWITCHES = {
-    "positions": ("embed.positions", "learned", "sinusoidal"),
-    "qkv_bias": ("blocks.attn.qkv.bias", True, False),
-    "tie_head": ("head.weight", False, True),
+    "positions": ("embed.positions", ("learned",), ("sinusoidal", "none")),
+    "qkv_bias": ("blocks.attn.qkv.bias", (True,), (False,)),
+    "tie_head": ("head.weight", (False,), (True,)),
 }
 _MOST = 5  # leaves that a message names
 
@@ -40,8 +40,8 @@ def leaf_shapes(tree: Any) -> Shapes:
 def check_params(config: ModelConfig, params: Any, due: Shapes) -> None:
     """Raise ConfigError unless `params` have the leaves and shapes `due` to `config`.
 
-    The blocks may be stacked, in one part or several, or a list as `decoding_params` makes; and a
-    classifier's head, which has a bias, may stand in place of the model's own.
+    The blocks may be stacked in one part or several; and a classifier's head, which has a bias, may
+    stand in place of the model's own.
     """
     if not isinstance(params, Mapping) or "blocks" not in params:
         kind = f"a {type(params).__name__}" if not isinstance(params, Mapping) else "a dict"
@@ -67,11 +67,7 @@ def check_params(config: ModelConfig, params: Any, due: Shapes) -> None:
 def _shapes(params: Mapping[str, Any]) -> Shapes:
     """`leaf_shapes`, with the blocks as if they were stacked in one part."""
     blocks, rest = params["blocks"], {k: v for k, v in params.items() if k != "blocks"}
-    parts = [
-        leaf_shapes(part) for part in (blocks if isinstance(blocks, list | tuple) else [blocks])
-    ]
-    if isinstance(blocks, list):  # of single layers, with each weight transposed
-        parts = [{path: (1, *shape[::-1]) for path, shape in part.items()} for part in parts]
+    parts = [leaf_shapes(part) for part in (blocks if isinstance(blocks, tuple) else [blocks])]
     found = leaf_shapes(rest)
     for path in dict.fromkeys(path for part in parts for path in part):
         shapes = [part.get(path, ()) for part in parts]
@@ -86,10 +82,10 @@ def _disagreements(config: ModelConfig, found: Shapes) -> Iterator[str]:
     if not {"embed.tokens", "blocks.attn.qkv.weight"} <= found.keys():
         return
     for name, (path, present, absent) in _SWITCHES.items():
-        asked, holds = getattr(config, name), present if path in found else absent
-        if asked != holds:
-            has = "have" if path in found else "have no"
-            yield f"{name} is {asked}, but the parameters {has} {path}; it must be {holds}"
+        asked, possible = getattr(config, name), present if path in found else absent
+        if asked not in possible:
+            has, must = "have" if path in found else "have no", " or ".join(map(str, possible))
+            yield f"{name} is {asked}, but the parameters {has} {path}; it must be {must}"
     for name, (path, axis, what) in _SIZES.items():
         asked, shape = getattr(config, name), found.get(path, ())
         if len(shape) > axis and shape[axis] != asked:

@@ -19,14 +19,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.agreement import check_rank
 from jaxgpt.model.attention_kernels import KERNELS, Attention, choose_attention
+from jaxgpt.model.cache import KeyValueCache, update_cache
 from jaxgpt.model.layers import Params, Rate, dropout, linear
 from jaxgpt.model.record import Record, recorded, shaped, unrecorded
 
 _CHUNK = 64  # queries; the fastest on CPU of 32, 64, 128 and 256
 _MOST_CHUNKS = 8  # more would lengthen compilation for little
-
-KeyValueCache = tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]
-"""One layer's keys and values of the tokens so far, with room for S."""
 
 
 def attention_weights(
@@ -146,7 +144,7 @@ def multi_head_attention(
         )
     else:
         contexts = KERNELS[kernel](queries, keys, values)
-    contexts = _join_heads(record("context", contexts)).reshape(*x.shape[:-1], -1)
+    contexts = join_heads(record("context", contexts)).reshape(*x.shape[:-1], -1)
     return record("out", linear(contexts, **out))
 
 
@@ -245,15 +243,11 @@ def cached_attention(
     check_rank("x", x, "B T D")
     projected = linear(x, **qkv)
     queries, new_keys, new_values = _recorded_heads(projected, num_heads, num_kv_heads, record)
-    asking = start[:, None] + jnp.arange(x.shape[1])
-    # Indexed by head too: as a slice of all heads, XLA:CPU copies the cache where B is 1.
-    rows, heads = jnp.arange(x.shape[0])[:, None, None], jnp.arange(new_keys.shape[1])[:, None]
-    keys = cache[0].at[rows, heads, asking[:, None]].set(new_keys)
-    values = cache[1].at[rows, heads, asking[:, None]].set(new_values)
-    shared = share_heads(keys, num_heads), share_heads(values, num_heads)
+    cache = update_cache(cache, new_keys, new_values, start)
+    shared = (share_heads(part, num_heads) for part in cache)
     contexts = attend_causally(queries, *shared, start=start, **recorded(record))
-    contexts = _join_heads(record("context", contexts))
-    return record("out", linear(contexts, **out)), (keys, values)
+    contexts = join_heads(record("context", contexts))
+    return record("out", linear(contexts, **out)), cache
 
 
 def _scale(queries: Array) -> float:
@@ -294,5 +288,6 @@ def share_heads(x: Float[Array, "B G T K"], num_heads: int) -> Float[Array, "B H
     return x if x.shape[1] == num_heads else jnp.repeat(x, num_heads // x.shape[1], axis=1)
 
 
-def _join_heads(x: Float[Array, "B H T K"]) -> Float[Array, "B T D"]:
+def join_heads(x: Float[Array, "B H T K"]) -> Float[Array, "B T C"]:
+    """What the heads bring together, side by side."""
     return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)

@@ -14,24 +14,30 @@ def embed(
     tokens: Int[Array, "*B T"],
     *,
     tokens_table: Float[Array, "V D"],
-    positions_table: Float[Array, "S D"],
+    positions_table: Float[Array, "S D"] | None,
     positions: Int[Array, "*B T"] | None = None,
 ) -> Float[Array, "*B T D"]:
     """Token and position embedding: the sum of the two rows, for each token.
 
-    Positions count from 0 unless `positions` are given. Raises ConfigError if T exceeds S, and
-    DataError for an id outside [0, V) or a position outside [0, S); a lookup under `jit` cannot
-    raise, so there they are checked where data is read.
+    Positions count from 0 unless `positions` are given; a table of None adds nothing. Raises
+    ConfigError if T exceeds S, and DataError for an id outside [0, V) or a position outside [0, S);
+    a lookup under `jit` cannot raise, so there they are checked where data is read.
     """
     check_ids("token id", tokens, len(tokens_table), "; encode with the model's own tokenizer")
+    if positions_table is None:
+        return tokens_table[tokens]
     if positions is not None:
         check_ids("position", positions, len(positions_table), "; take a longer context")
-    length, longest = tokens.shape[-1], len(positions_table)
-    if length > longest:
-        raise ConfigError(f"{length} tokens are longer than context_length {longest}")
+    check_length(tokens, len(positions_table))
     if positions is None:
-        return tokens_table[tokens] + positions_table[:length]
+        return tokens_table[tokens] + positions_table[: tokens.shape[-1]]
     return tokens_table[tokens] + positions_table[positions]
+
+
+def check_length(tokens: Int[Array, "*B T"], longest: int) -> None:
+    """Raise ConfigError if T exceeds the context length."""
+    if tokens.shape[-1] > longest:
+        raise ConfigError(f"{tokens.shape[-1]} tokens are longer than context_length {longest}")
 
 
 def positions_within(segments: Int[Array, "*B T"]) -> Int[Array, "*B T"]:

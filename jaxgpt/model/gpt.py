@@ -1,5 +1,6 @@
 """Tokens -> logits: the whole architecture, as a Flax module over plain functions."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -11,8 +12,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.model.agreement import Shapes, check_params, check_rank, leaf_shapes
-from jaxgpt.model.attention import KeyValueCache
 from jaxgpt.model.embedding import (
+    check_length,
     embed,
     positions_within,
     sinusoidal_positions,
@@ -21,8 +22,14 @@ from jaxgpt.model.embedding import (
 from jaxgpt.model.layers import Params, dropout, layer_norm
 from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.model.record import Record, unrecorded, within
-from jaxgpt.model.schema import dimensions
-from jaxgpt.model.transformer import block, block_settings, stack, unstack
+from jaxgpt.model.transformer import (
+    Block,
+    block_of,
+    block_settings,
+    stack,
+    unstack,
+    with_block,
+)
 
 
 class GPT(nnx.Module):
@@ -30,10 +37,18 @@ class GPT(nnx.Module):
 
     Building one is free, so it is built where it is used: `GPT(config, params)(tokens)` inside a
     jitted loss. `params` is the nested dict that `init_params` makes; a gradient with respect to
-    it is a dict of the same form. Raises ConfigError for parameters that the config does not have.
+    it is a dict of the same form. `block`, or that of `with_block`, stands in place of the standard
+    one. Raises ConfigError for parameters that the config does not have.
     """
 
-    def __init__(self, config: ModelConfig, params: Params):
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Params,
+        *,
+        block: Block | Callable[..., Any] | None = None,
+    ):
+        config = config if block is None else with_block(config, block)
         check_agreement(config, params)
         self.config = config
         self.params = nnx.Param(params)
@@ -70,8 +85,7 @@ class GPT(nnx.Module):
         config, params = self.config, self.params.get_value()
         embed_rng, stack_rng = (None, None) if rng is None else jax.random.split(rng)
         with jax.named_scope("embedding"):
-            positions = None if segments is None else positions_within(segments)
-            x = embed(tokens, **self._tables(), positions=positions)
+            x = self._embed(tokens, None if segments is None else positions_within(segments))
             x = record("embed", _share_rows(dropout(x, config.dropout, embed_rng)))
         options |= {"segments": segments, "rng": stack_rng, "record": record}
         x = stack(x, params["blocks"], config, **options)
@@ -81,38 +95,44 @@ class GPT(nnx.Module):
     def decode(
         self,
         tokens: Int[Array, "B T"],
-        cache: list[KeyValueCache],
+        cache: list[Any],
         start: Int[Array, " B"],
         last: Int[Array, " B"],
         record: Record = unrecorded,
-    ) -> tuple[Float[Array, "B V"], list[KeyValueCache]]:
+    ) -> tuple[Float[Array, "B V"], list[Any]]:
         """Logits after token `last[b]` of each row's T new ones, and the cache with them in it.
 
-        Row b's new tokens begin at position `start[b]`. `params["blocks"]` must be the list that
-        `decoding_params` makes.
+        Row b's new tokens begin at position `start[b]`; what follows `last[b]` is padding. `cache`
+        is what `init_cache` makes, or a call before this.
         """
         check_rank("tokens", tokens, "B T")
         config, params = self.config, self.params.get_value()
-        positions = start[:, None] + jnp.arange(tokens.shape[1])
-        x = record("embed", embed(tokens, **self._tables(), positions=positions))
-        new_cache = []
-        for i, (layer, layer_cache) in enumerate(zip(params["blocks"], cache, strict=True)):
-            layer = jax.tree.map(jnp.transpose, layer)
-            settings = block_settings(config) | {"cache": layer_cache, "start": start}
-            x, layer_cache = block(x, **layer, **settings, record=within(record, f"blocks.{i}"))
-            new_cache.append(layer_cache)
+        places = jnp.arange(tokens.shape[1])
+        x = record("embed", self._embed(tokens, start[:, None] + places))
+        padding = (places > last[:, None]).astype(jnp.int32)
+        settings = block_settings(config) | {"start": start, "segments": padding}
+        apply, new_cache = block_of(config), []
+        for i, (layer, before) in enumerate(zip(unstack(params["blocks"]), cache, strict=True)):
+            inner = within(record, f"blocks.{i}")
+            x, after = apply(x, **layer, **settings, cache=before, record=inner)
+            new_cache.append(after)
         x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         x = record("norm", layer_norm(x, **params["norm"], epsilon=config.norm_epsilon))
         return record("logits", self._logits(x)), new_cache
 
-    def _tables(self) -> Params:
+    def _embed(
+        self, tokens: Int[Array, "*B T"], positions: Int[Array, "*B T"] | None
+    ) -> Float[Array, "*B T D"]:
         config, tables = self.config, self.params.get_value()["embed"]
-        if config.positions == "learned":
-            positions = tables["positions"]
-        else:
-            positions = sinusoidal_positions(config.context_length, config.embed_dim)
-            positions = positions.astype(tables["tokens"].dtype)
-        return {"tokens_table": tables["tokens"], "positions_table": positions}
+        table = tables.get("positions")
+        if config.positions == "sinusoidal":
+            table = sinusoidal_positions(config.context_length, config.embed_dim)
+            table = table.astype(tables["tokens"].dtype)
+        elif config.positions == "none":
+            check_length(tokens, config.context_length)
+        return embed(
+            tokens, tokens_table=tables["tokens"], positions_table=table, positions=positions
+        )
 
     def _logits(self, x: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         params = self.params.get_value()
@@ -142,21 +162,10 @@ def _due_shapes(config: ModelConfig) -> Shapes:
     return leaf_shapes(parameter_shapes(config))
 
 
-def decoding_params(params: Params) -> Params:
-    """The parameters as `GPT.decode` reads them: a list of blocks, whose weights are `(out, in)`.
+def init_cache(config: ModelConfig, rows: int, cache_length: int, dtype=jnp.float32) -> list[Any]:
+    """Cache, empty, of `rows` sequences of up to `cache_length` tokens: one entry a layer.
 
-    A product of a few rows reads a weight faster along the axis that it contracts, as the tied head
-    does (on CPU by a quarter).
+    Of the standard block it is a pair (keys, values), each (rows, G, S, K).
     """
-    blocks = [jax.tree.map(jnp.transpose, layer) for layer in unstack(params["blocks"])]
-    return params | {"blocks": blocks}
-
-
-def init_cache(config: ModelConfig, rows: int, cache_length: int, dtype=jnp.float32) -> list:
-    """Key-value cache, empty, of `rows` sequences of up to `cache_length` tokens.
-
-    A pair (keys, values) for each layer, each (rows, G, S, K).
-    """
-    sizes = dimensions(config)
-    shape = (rows, sizes["G"], cache_length, sizes["K"])
-    return [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers)]
+    own = block_of(config).init_cache
+    return [own(config, rows, cache_length, dtype) for _ in range(config.num_layers)]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxgpt.config import ModelConfig
+from jaxgpt.config import BlockConfig, ModelConfig
+from jaxgpt.errors import ConfigError
 
 BLOCKS = "blocks"
 """The part whose leaves are stacked over the layers, L."""
@@ -26,7 +27,7 @@ class Leaf:
     path: str
     """Where it stands in the nested dict of parameters, with dots between the names."""
     axes: str
-    """Its dimension letters; a leaf of the blocks has L in front of them."""
+    """Its dimension letters, or sizes as digits; a leaf of the blocks has L in front of them."""
     init: Literal["normal", "residual", "zeros", "ones"]
     """Its start: normal of standard deviation 0.02, or 0.02 / sqrt(2 L) for what writes into the
     residual stream (GPT-2); or constant."""
@@ -40,7 +41,8 @@ class Leaf:
     present: Callable[[ModelConfig], bool] = _always
     """Whether a model has it."""
     adapters: tuple[str, ...] = ()
-    """The names of the low-rank adapters that change it, one for each section of its columns."""
+    """The names of the low-rank adapters that change it, one for each section of its columns; of a
+    leaf that the standard block does not have, with a dot, such as `attn.gain`."""
     gpt2: str = ""
     """Its name in GPT-2's published files, in a block after `h.<layer>.`."""
 
@@ -57,7 +59,7 @@ class Leaf:
     def shape(self, config: ModelConfig) -> tuple[int, ...]:
         """Its shape in a model of `config`, without the axis of layers."""
         sizes = dimensions(config)
-        return tuple(sizes[letter] for letter in self.axes.split())
+        return tuple(int(axis) if axis.isdecimal() else sizes[axis] for axis in self.axes.split())
 
 
 def _matrix(
@@ -70,7 +72,9 @@ def _matrix(
     return Leaf(path, axes, init, split, True, axes[0], adapters=adapters, gpt2=gpt2)
 
 
-SCHEMA: tuple[Leaf, ...] = (
+Rows = tuple[Leaf, ...]
+
+SCHEMA: Rows = (
     Leaf("embed.tokens", "V D", "normal", ((4, 0),), True, "D", gpt2="wte.weight"),
     Leaf(
         *("embed.positions", "T D", "normal", ((4, 1),), True, "D"),
@@ -109,33 +113,52 @@ def names_of(path: Sequence[Any]) -> list[str]:
     return [str(entry.key) for entry in path if hasattr(entry, "key")]
 
 
+BLOCK_LEAVES: Rows = tuple(leaf for leaf in SCHEMA if leaf.stacked)
+"""The rows of the standard block."""
+
+
+def rows_of(config: ModelConfig) -> Rows:
+    """The schema of a model of `config`: where it has a block of its own, with that block's rows.
+
+    Raises ConfigError if of that block only the name is known.
+    """
+    if not isinstance(config, BlockConfig):
+        return SCHEMA
+    block: Any = config.block
+    if isinstance(block, str):
+        raise ConfigError(
+            f"the model's block is {block}, no part of jaxgpt; in Python, pass it as block="
+        )
+    return (*(leaf for leaf in SCHEMA if not leaf.stacked), *block.leaves)
+
+
 def leaves(config: ModelConfig) -> list[Leaf]:
     """The rows of the leaves that a model of `config` has."""
-    return [leaf for leaf in SCHEMA if leaf.present(config)]
+    return [leaf for leaf in rows_of(config) if leaf.present(config)]
 
 
-def find(names: Sequence[str]) -> Leaf | None:
+def find(names: Sequence[str], rows: Rows = SCHEMA) -> Leaf | None:
     """The row of the leaf whose path `names` end with, if there is one.
 
     What stands in front, as in an optimizer's state, does not count.
     """
-    rows = {leaf.names: leaf for leaf in SCHEMA}
+    by_names = {leaf.names: leaf for leaf in rows}
     ends = (tuple(names[start:]) for start in range(len(names)))
-    return next((rows[end] for end in ends if end in rows), None)
+    return next((by_names[end] for end in ends if end in by_names), None)
 
 
-def decays(names: Sequence[str]) -> bool:
+def decays(names: Sequence[str], rows: Rows = SCHEMA) -> bool:
     """Whether weight decay acts on a leaf; of one without a row, whether it is a `weight`."""
-    leaf = find(names)
+    leaf = find(names, rows)
     return leaf.decays if leaf else tuple(names[-1:]) == ("weight",)
 
 
-def sharded_axis(names: Sequence[str]) -> int | None:
+def sharded_axis(names: Sequence[str], rows: Rows = SCHEMA) -> int | None:
     """The axis, from the end, that lies across the `fsdp` devices; None if it is copied to all.
 
     Of a `weight` without a row it is that of the inputs, the last but one.
     """
-    leaf = find(names)
+    leaf = find(names, rows)
     if leaf is None:
         return -2 if tuple(names[-1:]) == ("weight",) else None
     letters = leaf.axes.split()

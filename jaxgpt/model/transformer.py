@@ -1,22 +1,47 @@
-"""The pre-norm block, and L of them in a row."""
+"""The pre-norm block, what can stand in its place, and L of them in a row."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import jax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxgpt.config import ModelConfig
+from jaxgpt.config import BlockConfig, ModelConfig
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.attention import (
-    KeyValueCache,
-    cached_attention,
-    multi_head_attention,
-)
+from jaxgpt.model.attention import cached_attention, multi_head_attention
 from jaxgpt.model.attention_kernels import Attention, keep_products_and_kernels
+from jaxgpt.model.cache import KeyValueCache, key_value_cache
 from jaxgpt.model.feedforward import feed_forward
 from jaxgpt.model.layers import Gelu, Params, Rate, dropout, layer_norm
 from jaxgpt.model.record import Record, unrecorded, within
+from jaxgpt.model.schema import BLOCK_LEAVES, Rows, rows_of
+
+
+def attend(
+    x: Float[Array, "*B T D"],
+    *,
+    cache: KeyValueCache | None = None,
+    start: Int[Array, " B"] | None = None,
+    attention: Attention = "auto",
+    segments: Int[Array, "*B T"] | None = None,
+    dropout_rate: Rate = 0.0,
+    rng: PRNGKeyArray | None = None,
+    **arguments: Any,
+) -> tuple[Float[Array, "*B T D"], KeyValueCache | None]:
+    """Attention of a block: `multi_head_attention`, or where there is a cache `cached_attention`.
+
+    Gives the cache with the T tokens in it. Raises ConfigError for a cache without `start`.
+    """
+    if cache is None:
+        options: Any = {"attention": attention, "segments": segments}
+        options |= {"dropout_rate": dropout_rate, "rng": rng}
+        return multi_head_attention(x, **arguments, **options), None
+    if start is None:
+        raise ConfigError("a cache goes with start, the number of tokens in it of each row")
+    return cached_attention(x, cache, start, **arguments)
 
 
 def block(
@@ -34,41 +59,96 @@ def block(
     segments: Int[Array, "*B T"] | None = None,
     dropout_rate: Rate = 0.0,
     rng: PRNGKeyArray | None = None,
-    cache: KeyValueCache | None = None,
+    cache: Any = None,
     start: Int[Array, " B"] | None = None,
     record: Record = unrecorded,
-) -> tuple[Float[Array, "*B T D"], KeyValueCache | None]:
+    norm: Callable[..., Array] = layer_norm,
+    attend: Callable[..., tuple[Array, Any]] = attend,
+    feed: Callable[..., Array] = feed_forward,
+) -> tuple[Float[Array, "*B T D"], Any]:
     """Transformer block, pre-norm: attention, then feed-forward, each added to `x`.
 
     The sum is the shortcut connection; the norm stands before, not after, as in GPT-2. With a
     `cache`, the T tokens of row b follow the `start[b]` that are in it, and the result has the
-    cache with them. `record` sees `norm1`, `attn.*`, `middle`, `norm2`, `mlp.*` and `out`; see
-    `recorded_names`. Raises ConfigError for a cache without `start`.
+    cache with them; those with a segment other than 0 are padding. `record` sees `norm1`, `attn.*`,
+    `middle`, `norm2`, `mlp.*` and `out`; see `recorded_names`. `norm`, `attend` and `feed` are its
+    parts, for a block that has others. Raises ConfigError for a cache without `start`.
     """
     weights_rng, attn_rng, mlp_rng = (None,) * 3 if rng is None else jax.random.split(rng, 3)
-    heads: Any = {"num_heads": num_heads, "num_kv_heads": num_kv_heads}
-    heads["record"] = within(record, "attn")
     with jax.named_scope("attention"):
-        normed = record("norm1", layer_norm(x, **norm1, epsilon=epsilon))
-        if cache is not None:
-            if start is None:
-                raise ConfigError("a cache goes with start, the number of tokens in it of each row")
-            attention_output, cache = cached_attention(normed, cache, start, **attn, **heads)
-        else:
-            attention_output = multi_head_attention(
-                normed,
-                **attn,
-                **heads,
-                attention=attention,
-                segments=segments,
-                dropout_rate=dropout_rate,
-                rng=weights_rng,
-            )
+        normed = record("norm1", norm(x, **norm1, epsilon=epsilon))
+        attention_output, cache = attend(
+            normed,
+            **attn,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            attention=attention,
+            segments=segments,
+            dropout_rate=dropout_rate,
+            rng=weights_rng,
+            cache=cache,
+            start=start,
+            record=within(record, "attn"),
+        )
         x = record("middle", x + dropout(attention_output, dropout_rate, attn_rng))
     with jax.named_scope("feed_forward"):
-        normed = record("norm2", layer_norm(x, **norm2, epsilon=epsilon))
-        mlp_output = feed_forward(normed, **mlp, form=gelu, record=within(record, "mlp"))
+        normed = record("norm2", norm(x, **norm2, epsilon=epsilon))
+        mlp_output = feed(normed, **mlp, form=gelu, record=within(record, "mlp"))
         return record("out", x + dropout(mlp_output, dropout_rate, mlp_rng)), cache
+
+
+@dataclass(frozen=True)
+class Block:
+    """Block of a model: a function with the arguments of `block`, its leaves and its cache."""
+
+    apply: Callable[..., tuple[Array, Any]]
+    """`x`, a layer's parameters and settings by name -> what leaves the block, and the cache."""
+    leaves: Rows = BLOCK_LEAVES
+    """A row of the schema for each of its parameters, whose paths begin with `blocks.`."""
+    init_cache: Callable[[ModelConfig, int, int, Any], Any] = key_value_cache
+    """The cache of one layer before the first token, by config, B, S and dtype; the first axis of
+    its arrays is B. Where S grows, they are padded with zeros to what this gives."""
+    name: str = ""
+    """What a run's record calls it; by default `file:name` of the function, as `alibi:alibi`."""
+
+    def __post_init__(self):
+        """Refuse what has no name, and rows that lie elsewhere."""
+        if not str(self):
+            raise ConfigError(f"{self.apply} has no name to record; give Block a name")
+        if not self.leaves or not all(leaf.stacked for leaf in self.leaves):
+            paths = ", ".join(leaf.path for leaf in self.leaves) or "none"
+            raise ConfigError(f"a block has leaves whose paths begin with blocks., not {paths}")
+
+    def __call__(self, x: Float[Array, "*B T D"], **arguments: Any) -> tuple[Array, Any]:
+        """What leaves the block, and the cache."""
+        return self.apply(x, **arguments)
+
+    def __str__(self) -> str:
+        """Its name."""
+        own, module = getattr(self.apply, "__qualname__", ""), self.apply.__module__
+        if module == "__main__":  # the same file may be a program now and imported later
+            module = Path(getattr(sys.modules[module], "__file__", module)).stem
+        return self.name or (own and f"{module.rpartition('.')[2]}:{own}")
+
+
+STANDARD = Block(block)
+
+
+def with_block(config: ModelConfig, block: Block | Callable[..., Any]) -> ModelConfig:
+    """Config of a model whose blocks are `block`, or a function with the arguments of `block`.
+
+    All that takes a config then trains, shards, saves and decodes with it.
+    """
+    own = block if isinstance(block, Block) else Block(block)
+    shape: Any = {item.name: getattr(config, item.name) for item in fields(ModelConfig)}
+    return ModelConfig(**shape) if own == STANDARD else BlockConfig(**shape, block=own)
+
+
+def block_of(config: ModelConfig) -> Block:
+    """The block of a model of `config`; raises ConfigError as `rows_of` does."""
+    rows_of(config)
+    own: Any = config.block if isinstance(config, BlockConfig) else STANDARD
+    return own
 
 
 def stack(
@@ -92,6 +172,7 @@ def stack(
     the first ones if they have no gradient. Where there is something to `record`, as `blocks.i.*`,
     the layers come one after the other.
     """
+    apply = block_of(config)
     settings: dict[str, Any] = block_settings(config) | {
         "attention": attention,
         "segments": segments,
@@ -100,13 +181,13 @@ def stack(
 
     def body(x: Array, layer: tuple[Params, PRNGKeyArray | None]) -> tuple[Array, None]:
         params, layer_rng = layer
-        return block(x, **params, **settings, rng=layer_rng)[0], None
+        return apply(x, **params, **settings, rng=layer_rng)[0], None
 
     rngs = None if rng is None else jax.random.split(rng, config.num_layers)
     if record is not unrecorded:
         for i, params in enumerate(unstack(blocks)):
             layer_rng, inner = None if rngs is None else rngs[i], within(record, f"blocks.{i}")
-            x, _ = block(x, **params, **settings, rng=layer_rng, record=inner)
+            x, _ = apply(x, **params, **settings, rng=layer_rng, record=inner)
         return x
     # Outside a loop, XLA would take the second computation for the first, and keep that.
     outside, kept = unroll >= config.num_layers, None if remat else keep_products_and_kernels

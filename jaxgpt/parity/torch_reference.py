@@ -89,14 +89,17 @@ class Embedding(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.tokens = nn.Embedding(config.vocab_size, config.embed_dim)
+        self.positions = None
         if config.positions == "learned":
             self.positions = nn.Embedding(config.context_length, config.embed_dim)
-        else:
+        elif config.positions == "sinusoidal":
             table = sinusoidal_positions(config.context_length, config.embed_dim)
             self.positions = nn.Embedding.from_pretrained(table, freeze=True)
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """The sum, for each token."""
+        if self.positions is None:
+            return self.tokens(tokens)
         return self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
 
 

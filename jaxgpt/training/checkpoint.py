@@ -27,6 +27,7 @@ from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.training.arrays import read_arrays, why, write_arrays
 from jaxgpt.training.kept import FOLDER, named_checkpoints, prune, write_validation
 from jaxgpt.training.manifest import MANIFEST, DamagedError, verify, write_manifest
+from jaxgpt.training.own_block import OwnBlock, restored_block
 from jaxgpt.training.step import TrainState
 from jaxgpt.training.task import check_task
 
@@ -182,17 +183,22 @@ def _restore(folder: Path, template: TrainState) -> TrainState:
     return TrainState(rest["step"], params, rest["opt_state"])
 
 
-def load_model(path: str | Path) -> LoadedModel:
+def load_model(path: str | Path, *, block: OwnBlock = None) -> LoadedModel:
     """The model in a run's folder (its newest checkpoint) or in one checkpoint's folder.
 
-    Raises CheckpointError if there is none, if its files are not the ones that were written, or if
-    what was trained is no language model by itself: a classifier, or adapters.
+    What was trained with a block of its own is loaded with the same.
+
+    Raises CheckpointError if there is none, if its files are not the ones that were written, if it
+    was trained with another block, or if what was trained is no language model by itself: a
+    classifier, or adapters.
     """
-    return read_checkpoint(path, _language_model)
+    return read_checkpoint(path, _language_model, block)
 
 
 def read_checkpoint(
-    path: str | Path, shapes_of: Callable[[ModelConfig, Mapping[str, Any]], Params]
+    path: str | Path,
+    shapes_of: Callable[[ModelConfig, Mapping[str, Any]], Params],
+    block: OwnBlock = None,
 ) -> LoadedModel:
     """The newest checkpoint in `path`, with the parameters that `shapes_of` tells of its task.
 
@@ -201,6 +207,7 @@ def read_checkpoint(
     folder, manifest = _newest_whole(Path(path))
     # The kernel is a choice of the machine that trained, and no part of the model.
     config = replace(read_config(folder / "config.json"), attention="auto")
+    config = restored_block(config, block, folder)
     task = read_task(folder)
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(manifest["dtype"])),

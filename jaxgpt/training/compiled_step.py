@@ -12,6 +12,7 @@ from jaxgpt.config import TrainConfig
 from jaxgpt.fields import unchecked
 from jaxgpt.model.layers import never_drops
 from jaxgpt.model.parameters import parameter_shapes
+from jaxgpt.model.schema import rows_of
 from jaxgpt.training.loss import LossFunction, pretraining_loss
 from jaxgpt.training.mesh import on_mesh
 from jaxgpt.training.optimizer import optimizer_numbers, optimizer_of, schedule
@@ -73,7 +74,7 @@ def numbered_step(config: TrainConfig, make_loss: Callable[..., LossFunction]) -
             number,
             key=dropout_key,
             loss_fn=make_loss(_with_dropout(config, numbers["dropout"]), *frozen),
-            optimizer=optimizer_of(config.optimizer, numbers["optimizer"]),
+            optimizer=optimizer_of(config.optimizer, numbers["optimizer"], rows_of(config.model)),
             micro_batches=config.gradient_accumulation,
         )
         # Computed with the step: outside it, the host would wait for the device to report it.

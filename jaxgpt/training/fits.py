@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.errors import ResourceError
+from jaxgpt.model.schema import rows_of
 from jaxgpt.training.memory import device_memory
 from jaxgpt.training.plan import device_bytes, kept_bytes, make_plan, multiplies_bfloat16
 from jaxgpt.training.plan_report import verdict
@@ -53,8 +54,9 @@ def check_tuning_step(
     width = jnp.dtype(config.compute_dtype).itemsize
     # Of what is stacked over the layers, matrices have three axes.
     layers = max(leaf.shape[0] if leaf.ndim == 3 else 0 for leaf in jax.tree.leaves(state.params))
-    gradients = device_bytes(state.params, config.fsdp)
-    held = device_bytes(state, config.fsdp) + device_bytes(frozen, config.fsdp)
+    shared = config.fsdp, rows_of(config.model)
+    gradients = device_bytes(state.params, *shared)
+    held = device_bytes(state, *shared) + device_bytes(frozen, *shared)
     needed = held + gradients + kept_bytes(config, tokens, layers, width)
     if needed > _MARGIN * memory:
         raise ResourceError(

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.schema import dimensions, names_of, sharded_axis
+from jaxgpt.model.schema import SCHEMA, Rows, dimensions, names_of, sharded_axis
 from jaxgpt.shell import install_extra
 
 
@@ -78,11 +78,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def state_shardings(tree: Any, mesh: Mesh) -> Any:
+def state_shardings(tree: Any, mesh: Mesh, rows: Rows = SCHEMA) -> Any:
     """A sharding for each leaf of a tree of parameters or optimizer state, by the schema."""
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
-        axis = sharded_axis(names_of(path))
+        axis = sharded_axis(names_of(path), rows)
         names: list[str | None] = [None] * len(leaf.shape)
         if axis is not None:
             names[axis] = "fsdp"

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxgpt.model.layers import Params
-from jaxgpt.model.schema import find, names_of
+from jaxgpt.model.schema import SCHEMA, Rows, find, names_of
 
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
@@ -16,7 +16,7 @@ _EPSILON = 1e-7
 _ADAMW_RMS = 0.2
 
 
-def labels(params: Params) -> Params:
+def labels(params: Params, rows: Rows = SCHEMA) -> Params:
     """`muon` for the matrices of the blocks, `adamw` for every other leaf.
 
     By the schema: embeddings, head, norms and biases are AdamW's, and so is what the schema does
@@ -24,7 +24,7 @@ def labels(params: Params) -> Params:
     """
 
     def label(path: Any, _: Any) -> str:
-        leaf = find(names_of(path))
+        leaf = find(names_of(path), rows)
         return "muon" if leaf is not None and leaf.stacked and leaf.decays else "adamw"
 
     return jax.tree.map_with_path(label, params)

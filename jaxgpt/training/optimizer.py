@@ -1,5 +1,6 @@
 """AdamW or Muon, its learning rate over the steps, and which parameters decay."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import optax
 
 from jaxgpt.config import OptimizerConfig, check_warmup
 from jaxgpt.model.layers import Params
-from jaxgpt.model.schema import decays, names_of
+from jaxgpt.model.schema import SCHEMA, Rows, decays, names_of
 from jaxgpt.training.muon import labels, scale_by_muon
 from jaxgpt.training.step import HealthyOptimizer
 
@@ -118,36 +119,38 @@ def schedule(kind: str, numbers: OptimizerNumbers) -> optax.Schedule:
     return rate
 
 
-def decay_mask(params: Params) -> Params:
+def decay_mask(params: Params, rows: Rows = SCHEMA) -> Params:
     """True for the matrices (weights and embedding tables), False for biases and layer norms.
 
     By `schema.decays`, since a stacked bias has two axes like a matrix.
     """
-    return jax.tree.map_with_path(lambda path, _: decays(names_of(path)), params)
+    return jax.tree.map_with_path(lambda path, _: decays(names_of(path), rows), params)
 
 
-def make_optimizer(config: OptimizerConfig, steps: Any) -> HealthyOptimizer:
+def make_optimizer(config: OptimizerConfig, steps: Any, rows: Rows = SCHEMA) -> HealthyOptimizer:
     """Clipping by the gradient's global norm, then AdamW (Loshchilov & Hutter 2019) or Muon.
 
     The same update as `torch.optim.AdamW`: epsilon is added outside the root, decay is decoupled
     and scaled by the learning rate. Muon takes the matrices of the blocks, by the same learning
     rate and decay, and leaves the rest to AdamW (`muon.labels`, `muon.scale_by_muon`). Clipping
     differs from PyTorch's by 1e-6 in the norm, which PyTorch adds. An update with `healthy=False`
-    leaves the running means as they are. The numbers of `config`, and `steps`, may be traced.
+    leaves the running means as they are. The numbers of `config`, and `steps`, may be traced. What
+    decays and what is a matrix stands in `rows`, the schema (`schema.rows_of` a model's config).
     Raises as `optimizer_numbers` does.
     """
-    return optimizer_of(config, optimizer_numbers(config, steps))
+    return optimizer_of(config, optimizer_numbers(config, steps), rows)
 
 
-def optimizer_of(config: OptimizerConfig, numbers: OptimizerNumbers) -> HealthyOptimizer:
+def optimizer_of(
+    config: OptimizerConfig, numbers: OptimizerNumbers, rows: Rows = SCHEMA
+) -> HealthyOptimizer:
     """`make_optimizer` by `numbers`; of `config` it takes what is no number."""
-    mask, limit = (
-        decay_mask if config.weight_decay_on == "matrices" else None,
-        numbers.gradient_clip,
-    )
+    mask = partial(decay_mask, rows=rows) if config.weight_decay_on == "matrices" else None
+    limit = numbers.gradient_clip
     scale = scale_by_adam(numbers.beta1, numbers.beta2, numbers.epsilon)
     if numbers.momentum is not None:
-        scale = optax.partition({"muon": scale_by_muon(numbers.momentum), "adamw": scale}, labels)
+        by_kind = {"muon": scale_by_muon(numbers.momentum), "adamw": scale}
+        scale = optax.partition(by_kind, partial(labels, rows=rows))
     chain = optax.chain(
         optax.identity() if limit is None else clip_by_norm(limit),
         scale,

@@ -14,7 +14,7 @@ from jaxgpt.errors import ConfigError, ResourceError
 from jaxgpt.model.flops import flops_per_token
 from jaxgpt.model.gpt import init_cache
 from jaxgpt.model.parameters import count_parameters, parameter_shapes
-from jaxgpt.model.schema import dimensions, names_of, sharded_axis
+from jaxgpt.model.schema import SCHEMA, Rows, dimensions, names_of, rows_of, sharded_axis
 from jaxgpt.tokenization.tokenizer import load_tokenizer
 from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.mesh import batch_sharding
@@ -90,14 +90,13 @@ def make_plan(config: TrainConfig, devices: int = 1, *, bfloat16: bool = True) -
     ResourceError if no machine could hold the parameters.
     """
     model, fsdp = config.model, config.fsdp
-    params = parameter_shapes(model)
-    state = jax.eval_shape(
-        lambda: init_state(params, make_optimizer(config.optimizer, config.steps))
-    )
+    params, schema = parameter_shapes(model), rows_of(model)
+    optimizer = make_optimizer(config.optimizer, config.steps, schema)
+    state = jax.eval_shape(lambda: init_state(params, optimizer))
     parts = {name: {key: params.get(key, {}) for key in keys} for name, keys in _PARTS.items()}
-    bytes_of = {name: device_bytes(part, fsdp) for name, part in parts.items()}
-    whole, optimizer = sum(bytes_of.values()), device_bytes(state.opt_state, fsdp)
-    if whole + optimizer > _MOST_BYTES:
+    bytes_of = {name: device_bytes(part, fsdp, schema) for name, part in parts.items()}
+    whole, means = sum(bytes_of.values()), device_bytes(state.opt_state, fsdp, schema)
+    if whole + means > _MOST_BYTES:
         raise ResourceError(
             f"{count_parameters(model):,} parameters and their optimizer take more than "
             f"{_MOST_BYTES / 1e12:,.0f} TB; choose a smaller model"
@@ -111,7 +110,7 @@ def make_plan(config: TrainConfig, devices: int = 1, *, bfloat16: bool = True) -
             name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in parts.items()
         },
         parameter_bytes=bytes_of,
-        optimizer=optimizer,
+        optimizer=means,
         batch=2 * 4 * rows * length,
         micro_batch=micro_batch,
         gradients=whole if config.gradient_accumulation == 1 else 2 * whole,
@@ -173,12 +172,14 @@ def compiled_peak(config: TrainConfig, mesh: Mesh) -> int:
     return sizes.argument_size_in_bytes + results + sizes.temp_size_in_bytes
 
 
-def device_bytes(tree: Any, fsdp: int) -> int:
+def device_bytes(tree: Any, fsdp: int, rows: Rows = SCHEMA) -> int:
     """Bytes on each device of parameters or an optimizer's state, which `fsdp` of them share."""
-    return sum(
-        leaf.size * leaf.dtype.itemsize // (1 if sharded_axis(names_of(path)) is None else fsdp)
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    )
+
+    def size(path: tuple, leaf: Any) -> int:
+        shares = 1 if sharded_axis(names_of(path), rows) is None else fsdp
+        return leaf.size * leaf.dtype.itemsize // shares
+
+    return sum(size(*item) for item in jax.tree.leaves_with_path(tree))
 
 
 def _cache(model: ModelConfig) -> int:

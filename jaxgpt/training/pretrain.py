@@ -18,6 +18,7 @@ from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import CheckpointError, ConfigError, DataError, ResourceError
 from jaxgpt.model.layers import Params
 from jaxgpt.model.parameters import count_parameters, init_params
+from jaxgpt.model.schema import rows_of
 from jaxgpt.tokenization.tokenizer import Tokenizer
 from jaxgpt.training.checkpoint import save
 from jaxgpt.training.device_tokens import batch_source
@@ -26,6 +27,7 @@ from jaxgpt.training.headline import headline
 from jaxgpt.training.loss import Loss, pretraining_loss
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.optimizer import make_optimizer
+from jaxgpt.training.own_block import OwnBlock, use_block
 from jaxgpt.training.own_loss import check_loss, own_loss
 from jaxgpt.training.plots import plot_losses
 from jaxgpt.training.report import Reporter
@@ -52,6 +54,7 @@ def pretrain(
     sampler: Sampler | None = None,
     initial_params: InitialParams | None = None,
     loss_fn: Callable[..., Loss] | None = None,
+    block: OwnBlock = None,
     progress: Progress = lambda what, done, total: None,
 ) -> RunResult:
     """Train a GPT as `config` says and leave the checkpoints, curves and numbers in folder `run`.
@@ -63,14 +66,15 @@ def pretrain(
     `loss_fn` stands in place of `next_token_loss`, in training and in the validation loss. It takes
     parameters, a batch of (inputs, targets), each (B, T), and a random key for dropout or None, and
     returns the summed loss and the number of targets (`LossFunction`). If it has an argument
-    `config`, that is the run's, whose vocabulary is settled and whose dropout may be traced. Give
-    the same where the run goes on.
+    `config`, that is the run's, whose vocabulary is settled and whose dropout may be traced.
+    `block` stands in place of the standard block. Give the same where the run goes on.
 
     Raises:
         JaxgptError: before anything is written, if the config, the data, the folder or the loss
             will not do.
     """
     folder, options = Path(run), options or RunOptions()
+    config = config if block is None else use_block(config, block)
     make_loss = pretraining_loss if loss_fn is None else partial(own_loss, loss_fn)
     # The tokenizer may not be known yet; what is too much without a vocabulary is too much.
     shape = replace(config.model, vocab_size=config.model.vocab_size or 1)
@@ -177,7 +181,7 @@ def _begin(
 
 def initial_state(config: TrainConfig, seed: Any) -> TrainState:
     """The state at the seed, an argument: in the program, another would compile another."""
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    optimizer = make_optimizer(config.optimizer, config.steps, rows_of(config.model))
     return init_state(_initial_params(config, seed), optimizer)
 
 

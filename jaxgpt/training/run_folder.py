@@ -163,9 +163,11 @@ def _check_same_run(run: Path, config: Any, options: FolderOptions) -> None:
         )
     changed = changed_settings(old, config)
     if changed and not options.allow_config_change:
+        same = any(line.startswith("model.block:") for line in changed)
         raise CheckpointError(
-            f"{run} holds a run with other settings ({'; '.join(changed)}); name another --out, "
-            "or set --allow-config-change or --overwrite"
+            f"{run} holds a run with other settings ({'; '.join(changed)}); "
+            + "pass the block that it was trained with as block=, " * same
+            + "name another --out, or set --allow-config-change or --overwrite"
         )
     if options.resume == "must" and not checkpoints(run):
         raise CheckpointError(f"--resume must, but {run} has no checkpoint; use --resume auto")

@@ -14,7 +14,7 @@ from jaxgpt.config import FolderOptions, TrainConfig
 from jaxgpt.config_file import differences
 from jaxgpt.errors import CheckpointError
 from jaxgpt.model.attention_kernels import choose_attention
-from jaxgpt.model.schema import dimensions
+from jaxgpt.model.schema import SCHEMA, Rows, dimensions, rows_of
 from jaxgpt.terminal import note
 from jaxgpt.training.checkpoint import Restored, restore_latest
 from jaxgpt.training.mesh import on_mesh, state_shardings
@@ -47,25 +47,26 @@ def check_attention(config: TrainConfig, mesh: Mesh) -> None:
 
 def state_template(params: Any, config: TrainConfig, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state that trains `params`, which may be shapes alone."""
-    shapes = jax.eval_shape(
-        partial(init_state, optimizer=make_optimizer(config.optimizer, config.steps)), params
-    )
-    return with_shardings(shapes, mesh)
+    rows = rows_of(config.model)
+    optimizer = make_optimizer(config.optimizer, config.steps, rows)
+    shapes = jax.eval_shape(partial(init_state, optimizer=optimizer), params)
+    return with_shardings(shapes, mesh, rows)
 
 
-def with_shardings(shapes: Any, mesh: Mesh) -> Any:
+def with_shardings(shapes: Any, mesh: Mesh, rows: Rows = SCHEMA) -> Any:
     """The shapes of a tree, each with where on the mesh it lies."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
-        state_shardings(shapes, mesh),
+        state_shardings(shapes, mesh, rows),
     )
 
 
 def begin(params: Any, config: TrainConfig, template: TrainState) -> TrainState:
     """The state before the first step that trains `params`, laid out as `template` says."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-    start = partial(init_state, optimizer=make_optimizer(config.optimizer, config.steps))
+    optimizer = make_optimizer(config.optimizer, config.steps, rows_of(config.model))
+    start = partial(init_state, optimizer=optimizer)
     return jax.jit(start, out_shardings=shardings)(jax.device_put(params, shardings.params))
 
 

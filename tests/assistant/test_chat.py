@@ -12,7 +12,7 @@ from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.finetuning.instructions import encode_prompt, read_conversations
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
-from jaxgpt.generation import decoding, dispatch, text
+from jaxgpt.generation import decoding_params, dispatch, text
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.tokenization.bpe import train_bpe
@@ -217,9 +217,9 @@ def test_what_was_written_before_an_interrupt_is_kept(scripted, model):
 
 def test_programs_are_compiled_for_the_first_session_alone(make_model, monkeypatch):
     model, prepared = make_model(context_length=112), []  # a context of no other test
-    prepare = decoding.decoding_params
+    prepare = decoding_params.unstack
     monkeypatch.setattr(
-        decoding, "decoding_params", lambda params: prepared.append(1) or prepare(params)
+        decoding_params, "unstack", lambda blocks: prepared.append(1) or prepare(blocks)
     )
 
     def session():

@@ -18,7 +18,7 @@ from jaxgpt.model.attention import (
     self_attention,
     simplified_attention,
 )
-from jaxgpt.model.gpt import GPT, decoding_params, init_cache
+from jaxgpt.model.gpt import GPT, init_cache
 from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.parity.overrides import Variant
 from jaxgpt.parity.trace import trace
@@ -285,7 +285,7 @@ def replace(monkeypatch):
 
 
 def _decode(params, tokens):
-    rows, model = len(tokens), GPT(MODEL, decoding_params(params))
+    rows, model = len(tokens), GPT(MODEL, params)
     return model.decode(tokens, init_cache(MODEL, rows, 8), *jnp.zeros((2, rows), int))
 
 

@@ -8,8 +8,9 @@ import pytest
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.fields import unchecked
+from jaxgpt.generation.decoding_params import prepare_params
 from jaxgpt.model.agreement import check_params
-from jaxgpt.model.gpt import GPT, decoding_params, init_cache
+from jaxgpt.model.gpt import GPT, init_cache
 from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.model.schema import dimensions
 
@@ -82,6 +83,7 @@ def test_a_misspelt_weight_is_named(config, params):
         ({"context_length": 16}, "context_length is 16, but the parameters have 8 rows"),
         ({"embed_dim": 16}, "embed_dim is 16, but the parameters have 8 columns"),
         ({"positions": "sinusoidal"}, "positions is sinusoidal, .* it must be learned"),
+        ({"positions": "none"}, "positions is none, but the parameters have .* it must be learned"),
         ({"qkv_bias": False}, "qkv_bias is False, but the parameters have .* it must be True"),
         ({"tie_head": False}, "tie_head is False, but the parameters have no .* it must be True"),
     ],
@@ -94,7 +96,7 @@ def test_a_config_that_the_parameters_were_not_made_with_is_refused(
         first, last = (jax.tree.map(lambda x, i=i: x[i:][:1], params["blocks"]) for i in (0, 1))
         params |= {"blocks": (first, last)}
     elif form == "for decoding":
-        params = decoding_params(params)
+        params = prepare_params(params).as_params()
     GPT(CONFIG, params)
     other = dataclasses.replace(CONFIG, **change)
     for build in (lambda: GPT(other, params), lambda: jax.eval_shape(lambda: GPT(other, params))):
@@ -170,8 +172,7 @@ def test_a_tied_tables_gradient_is_the_sum_of_both_uses(random_params):
 
 @pytest.fixture(scope="module")
 def decode(config, params):
-    blocks = decoding_params(params)
-    return jax.jit(lambda *arguments: GPT(config, blocks).decode(*arguments))
+    return jax.jit(lambda *arguments: GPT(config, params).decode(*arguments))
 
 
 def test_decoding_token_by_token_gives_the_logits_of_the_whole(config, decode, logits):

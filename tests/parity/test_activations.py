@@ -12,7 +12,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.model import attention
 from jaxgpt.model.activations import activations, intervene, recorded_names
-from jaxgpt.model.gpt import GPT, decoding_params, init_cache
+from jaxgpt.model.gpt import GPT, init_cache
 from jaxgpt.model.schema import dimensions
 from jaxgpt.parity import torch_reference
 
@@ -135,7 +135,7 @@ def test_under_jit_grad_and_vmap(model):
 
 
 def test_decoding_records_too(model):
-    blocks, seen = decoding_params(model.params.get_value()), []
+    seen = []
 
     def record(name, x):
         seen.append((name, x.shape))
@@ -143,7 +143,7 @@ def test_decoding_records_too(model):
 
     cache = init_cache(model.config, B, 8)
     zeros = jnp.zeros(B, int)
-    GPT(model.config, blocks).decode(TOKENS[:, :3], cache, zeros, zeros + 2, record=record)
+    model.decode(TOKENS[:, :3], cache, zeros, zeros + 2, record=record)
     assert ("blocks.1.attn.weights", (B, model.config.num_heads, 3, 8)) in seen
 
 
