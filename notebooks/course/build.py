@@ -1,0 +1,91 @@
+"""Build the notebooks: `python -m course.build [NN ...]` runs each `.py` and writes its `.ipynb`.
+
+A built notebook depends on its source and the machine alone: cells are numbered, no time is kept,
+and `metadata.course.source` is the sha256 of the `.py` that made it. Prints a line for each: the
+processor's seconds, most memory, figures, checks. Exit code 1 where a notebook prints to stderr.
+"""
+
+import multiprocessing
+import resource
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent.parent
+_KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+_SECONDS = 600  # in which a cell has to end
+
+
+def sources() -> list[Path]:
+    """The notebooks' sources, in order."""
+    return sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+
+
+def cells_of(source: Path) -> Any:
+    """A notebook of the cells of `source`, not yet run."""
+    import jupytext
+
+    notebook = jupytext.read(source)
+    notebook.metadata = {
+        "kernelspec": _KERNEL,
+        "language_info": {"name": "python"},
+        "course": {"source": sha256(source.read_bytes()).hexdigest()},
+    }
+    for number, cell in enumerate(notebook.cells):
+        cell.id, cell.metadata = f"{number:02d}", {}
+    return notebook
+
+
+def build(source: Path) -> int:
+    """Run a notebook and write it beside its source; the exit code."""
+    import nbformat
+    from nbclient import NotebookClient
+    from traitlets.config import Config
+
+    notebook = cells_of(source)
+    metadata = dict(notebook.metadata)
+    NotebookClient(
+        notebook,
+        timeout=_SECONDS,
+        resources={"metadata": {"path": str(FOLDER)}},
+        record_timing=False,
+        coalesce_streams=True,
+        config=Config({"KernelManager": {"transport": "ipc"}}),  # by TCP, it warns
+    ).execute()
+    notebook.metadata = metadata  # without the kernel's version
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    for output in outputs:
+        output.pop("execution_count", None)
+    nbformat.write(notebook, source.with_suffix(".ipynb"))
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"{source.stem:<24}{used.ru_utime + used.ru_stime:5.0f} s of the processor"
+        f"{used.ru_maxrss / 2**20:6.2f} GB"
+        f"{sum('image/png' in output.get('data', {}) for output in outputs):4d} figures"
+        f"{sum(cell.source.startswith('check(') for cell in notebook.cells):4d} checks",
+        flush=True,
+    )
+    errors = [output.text for output in outputs if output.get("name") == "stderr"]
+    print("".join(errors), end="", file=sys.stderr)
+    return int(bool(errors))
+
+
+def _child(source: Path) -> None:
+    raise SystemExit(build(source))
+
+
+def main(names: list[str]) -> int:
+    """Build all, or those whose names begin so, each in a process of its own."""
+    codes = []
+    for source in sources():
+        if not names or source.name.startswith(tuple(names)):
+            process = multiprocessing.get_context("spawn").Process(target=_child, args=(source,))
+            process.start()
+            process.join()
+            codes.append(process.exitcode)
+    return int(any(codes) or not codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

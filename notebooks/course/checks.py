@@ -1,0 +1,107 @@
+"""Checks of a reader's answers: of an exercise, and of a function beside the package's own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+MODULES = {"04": "attention"}
+"""The part of an exercise's id before the dot, and the module of `course.exercises` that has it."""
+
+_CHECKS: dict[str, Callable[[Any], str | None]] = {}
+
+
+def exercise(name: str) -> Callable[[Callable[[Any], str | None]], Callable[[Any], str | None]]:
+    """Register a function as the check of exercise `name`: of an answer, a hint; None if right."""
+
+    def register(function: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
+        _CHECKS[name] = function
+        return function
+
+    return register
+
+
+def hint(name: str, answer: Any) -> str | None:
+    """The hint for an answer to exercise `name`, None if it is right; raises KeyError."""
+    import_module(f"course.exercises.{MODULES[name.partition('.')[0]]}")
+    return _CHECKS[name](answer)
+
+
+def check(name: str, answer: Any) -> None:
+    """Print whether an answer to exercise `name` is right, or a hint; `...` leaves it open."""
+    if answer is ...:
+        print(f"{name} open: put your answer in place of the dots, and run this cell again")
+    elif found := hint(name, answer):
+        print(f"{name} not yet: {found}")
+    else:
+        print(f"{name} right")
+
+
+def exercises(number: str) -> list[str]:
+    """The ids of a notebook's exercises, in order."""
+    import_module(f"course.exercises.{MODULES[number]}")
+    return sorted(name for name in _CHECKS if name.startswith(f"{number}."))
+
+
+def same(yours: Any, packages: Any, *, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    """Print that two arrays are equal but for rounding; raise AssertionError if they are not.
+
+    The bounds are some 100 roundings of float32, relative to an element and absolute.
+    """
+    yours, packages = np.asarray(yours), np.asarray(packages)
+    assert yours.shape == packages.shape, f"shape {yours.shape}, and the package's {packages.shape}"
+    np.testing.assert_allclose(yours, packages, rtol=rtol, atol=atol)
+    furthest = np.abs(yours.astype(float) - packages).max()
+    print(f"same: {yours.size} numbers, at most {furthest:.0e} apart")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Arguments that an answer is called with, and what to call them in a hint."""
+
+    title: str
+    args: tuple[Any, ...]
+
+
+def result(function: Callable[..., Any], *args: Any) -> np.ndarray:
+    """What a function of JAX's arrays makes of `args`."""
+    return np.asarray(function(*map(jnp.asarray, args)))
+
+
+def compare_calls(
+    answer: Any,
+    oracle: Callable[..., Any],
+    trials: Sequence[Trial],
+    properties: Sequence[Callable[[Callable[..., Any]], str | None]] = (),
+) -> str | None:
+    """A hint where the function `answer` is not `oracle`: what it breaks, or where it differs.
+
+    First that it runs and has the right shape, then `properties`, which know what an error is
+    called, then the trials number by number.
+    """
+    if not callable(answer):
+        return f"a function is wanted, and this is a {type(answer).__name__}"
+    for trial in trials:
+        try:
+            found = result(answer, *trial.args)
+        except Exception as error:  # the reader's own
+            return f"on {trial.title} it raises {type(error).__name__}: {error}".splitlines()[0]
+        wanted = result(oracle, *trial.args)
+        if found.shape != wanted.shape:
+            return f"on {trial.title} its result has shape {found.shape} in place of {wanted.shape}"
+    for broken in properties:
+        if said := broken(answer):
+            return said
+    for trial in trials:
+        found, wanted = result(answer, *trial.args), result(oracle, *trial.args)
+        off = ~np.isclose(found, wanted, rtol=1e-4, atol=1e-5)
+        if off.any():
+            place = tuple(int(index[0]) for index in np.nonzero(off))
+            return (
+                f"on {trial.title} the number at {list(place)} is {found[place]:.4g} in place of "
+                f"{wanted[place]:.4g}"
+            )
+    return None
