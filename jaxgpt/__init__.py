@@ -2,8 +2,9 @@
 
 Read it in the order in which data passes through it; each name is documented where it stands.
 
-    jaxgpt.config        every choice of a run: ModelConfig, DataConfig, OptimizerConfig,
-                         TrainConfig, RunOptions; presets by name: get_preset
+    jaxgpt.config        every choice of pretraining: ModelConfig, DataConfig, TrainConfig
+    jaxgpt.run_config    what every run is decided by: OptimizerConfig, RunOptions
+    jaxgpt.presets       named runs: get_preset
     jaxgpt.compute       Compute: dtype, attention, remat and unroll of a forward pass
 
     jaxgpt.tokenization  text -> tokens
@@ -84,7 +85,9 @@ from types import FrameType
 from typing import Any
 
 _HOME = {
-    "config": "ModelConfig DataConfig OptimizerConfig TrainConfig RunOptions PRESETS get_preset",
+    "config": "ModelConfig DataConfig TrainConfig",
+    "run_config": "OptimizerConfig RunOptions",
+    "presets": "PRESETS get_preset",
     "compute": "Compute",
     "tokenization.tokenizer": "Tokenizer load_tokenizer",
     "tokenization.words": "WordTokenizer",

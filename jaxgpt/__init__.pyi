@@ -3,12 +3,10 @@
 from jaxgpt.config import (
     ModelConfig as ModelConfig,
     DataConfig as DataConfig,
-    OptimizerConfig as OptimizerConfig,
     TrainConfig as TrainConfig,
-    RunOptions as RunOptions,
-    PRESETS as PRESETS,
-    get_preset as get_preset,
 )
+from jaxgpt.run_config import OptimizerConfig as OptimizerConfig, RunOptions as RunOptions
+from jaxgpt.presets import PRESETS as PRESETS, get_preset as get_preset
 from jaxgpt.compute import Compute as Compute
 from jaxgpt.tokenization.tokenizer import Tokenizer as Tokenizer, load_tokenizer as load_tokenizer
 from jaxgpt.tokenization.words import WordTokenizer as WordTokenizer

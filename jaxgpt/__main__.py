@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name in COMMANDS:
             _run(name, argv[length:])
             return
-    from jaxgpt.config import nearest  # not at the top: --help does not wait for it
+    from jaxgpt.errors import nearest  # not at the top: --help does not wait for it
 
     if argv[0] == "finetune":
         kinds = ", ".join(name for name in COMMANDS if name.startswith("finetune "))

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from jaxgpt.config import PRESETS, BlockConfig, ModelConfig, TrainConfig, get_preset, nearest
-from jaxgpt.errors import ConfigError, brief
+from jaxgpt.config import BlockConfig, ModelConfig, TrainConfig
+from jaxgpt.errors import ConfigError, brief, nearest
 from jaxgpt.fields import typed
 from jaxgpt.files import JSON_BYTES, check_values, read_json, read_regular
+from jaxgpt.presets import PRESETS, get_preset
 
 Config = TypeVar("Config")
 _MOST_DOTS = 500  # in a line of TOML: tomllib's time grows with the square of a dotted key's parts

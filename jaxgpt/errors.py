@@ -1,6 +1,8 @@
 """What can go wrong that a user can mend, one class per exit code of the command lines."""
 
+import difflib
 import math
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -49,3 +51,9 @@ def brief(value: Any) -> str:
     except (RecursionError, ValueError):  # ValueError: such a number among the items
         shown = f"a {type(value).__name__}"
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A suggestion to append to a message about the unknown `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -55,7 +55,7 @@ def random_params():
 @pytest.fixture(scope="session")
 def base(random_params):
     """A LoadedModel of 2 layers whose tokenizer has an end-of-text token."""
-    from jaxgpt.config import get_preset
+    from jaxgpt.presets import get_preset
     from jaxgpt.tokenization.bpe import train_bpe
     from jaxgpt.training.checkpoint import LoadedModel
 

@@ -17,7 +17,7 @@ import pytest
 import jaxgpt
 from jaxgpt.assistant.chat_config import ChatConfig
 from jaxgpt.assistant.recipe import Recipe
-from jaxgpt.config import DataConfig, ModelConfig, OptimizerConfig, RunOptions, TrainConfig
+from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
 from jaxgpt.finetuning.settings import (
     ClassifierConfig,
     InstructionConfig,
@@ -25,6 +25,7 @@ from jaxgpt.finetuning.settings import (
     PreferenceConfig,
     PreferenceTuningConfig,
 )
+from jaxgpt.run_config import OptimizerConfig, RunOptions
 from jaxgpt.shell import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +41,9 @@ STAGES = [
     "ranges",
     "fields",
     "compute",
+    "run_config",
     "config",
+    "presets",
     "config_file",
     "tokenization",
     "data",
@@ -182,7 +185,7 @@ def test_importing_the_package_imports_neither_jax_nor_torch():
 
 
 def test_every_config_field_is_read_somewhere():
-    declared = {"config.py", "settings.py"}
+    declared = {"config.py", "run_config.py", "settings.py"}
     trees = [ast.parse(path.read_text()) for path in MODULES + SCRIPTS if path.name not in declared]
     nodes = (node for tree in trees for node in ast.walk(tree))
     read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}

@@ -5,17 +5,11 @@ import json
 
 import pytest
 
-from jaxgpt.config import (
-    PRESETS,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunOptions,
-    TrainConfig,
-    get_preset,
-)
+from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
 from jaxgpt.config_file import differences, from_dict, load_config, to_dict
 from jaxgpt.errors import ConfigError
+from jaxgpt.presets import PRESETS, get_preset
+from jaxgpt.run_config import OptimizerConfig, RunOptions
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -81,7 +75,7 @@ def test_a_file_is_laid_over_its_preset(tmp_path):
         tiny, steps=7, optimizer=dataclasses.replace(tiny.optimizer, warmup_steps=2)
     )
     assert config == expected
-    assert differences(tiny, config) == ["optimizer.warmup_steps: 10 -> 2", "steps: 100 -> 7"]
+    assert differences(tiny, config) == ["steps: 100 -> 7", "optimizer.warmup_steps: 10 -> 2"]
 
 
 @pytest.mark.parametrize(

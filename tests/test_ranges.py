@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.settings import (
     ClassifierConfig,
@@ -19,6 +19,7 @@ from jaxgpt.finetuning.settings import (
 )
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.ranges import as_float32
+from jaxgpt.run_config import OptimizerConfig
 
 TUNING = {"init_from": "a", "data": ("b",)}
 KINDS = [

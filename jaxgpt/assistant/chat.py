@@ -8,8 +8,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from jaxgpt.assistant.chat_config import ChatConfig
-from jaxgpt.config import nearest
-from jaxgpt.errors import ConfigError
+from jaxgpt.errors import ConfigError, nearest
 from jaxgpt.files import write_file
 from jaxgpt.finetuning.instructions import encode_prompt, end_of_text
 from jaxgpt.finetuning.templates import TEMPLATES, Template, Turn, tuned_template

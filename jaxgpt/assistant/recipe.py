@@ -5,7 +5,7 @@ Standard library only, so that `--help` answers at once.
 
 from dataclasses import dataclass, replace
 
-from jaxgpt.config import OptimizerConfig, TrainConfig, get_preset
+from jaxgpt.config import TrainConfig
 from jaxgpt.errors import ConfigError, brief
 from jaxgpt.fields import check_fields
 from jaxgpt.finetuning.settings import (
@@ -13,6 +13,8 @@ from jaxgpt.finetuning.settings import (
     PreferenceConfig,
     PreferenceTuningConfig,
 )
+from jaxgpt.presets import get_preset
+from jaxgpt.run_config import OptimizerConfig
 
 TEMPLATE = "chat"
 

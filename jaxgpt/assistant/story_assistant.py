@@ -14,7 +14,6 @@ from typing import Any
 from jaxgpt import terminal
 from jaxgpt.assistant.answers import write_answers
 from jaxgpt.assistant.recipe import TEMPLATE, Recipe, instructions, preferring, pretraining
-from jaxgpt.config import RunOptions
 from jaxgpt.config_file import to_dict
 from jaxgpt.data.ownership import without_draft
 from jaxgpt.data.story_questions import Question, conversation, preferences, questions
@@ -23,6 +22,7 @@ from jaxgpt.files import draft_of, write_file
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
 from jaxgpt.finetuning.tune_instructions import tune_instructions
 from jaxgpt.finetuning.tune_preferences import tune_preferences
+from jaxgpt.run_config import RunOptions
 from jaxgpt.training.checkpoint import LoadedModel, load_model
 from jaxgpt.training.plots import plot_stages
 from jaxgpt.training.pretrain import pretrain

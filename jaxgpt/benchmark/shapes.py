@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from jaxgpt.config import ModelConfig, OptimizerConfig, TrainConfig
+from jaxgpt.config import ModelConfig, TrainConfig
+from jaxgpt.run_config import OptimizerConfig
 
 _BATCH = ("batch_size", "gradient_accumulation")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jaxgpt.benchmark.contenders import Unavailable
-from jaxgpt.config import ModelConfig, OptimizerConfig, TrainConfig
+from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.data.batches import Batch
 from jaxgpt.parity.torch_reference import (
     GPT,
@@ -18,6 +18,7 @@ from jaxgpt.parity.torch_reference import (
     configure_adamw,
     load_params,
 )
+from jaxgpt.run_config import OptimizerConfig
 
 
 class FusedAttention(MultiHeadAttention):

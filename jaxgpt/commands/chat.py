@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from jaxgpt.assistant.chat_config import ChatConfig
 from jaxgpt.commands import cli
 from jaxgpt.commands.line_editor import line_editor
-from jaxgpt.config import nearest
-from jaxgpt.errors import ConfigError, JaxgptError
+from jaxgpt.errors import ConfigError, JaxgptError, nearest
 from jaxgpt.terminal import escape_pieces, note, one_line, put
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Literal
 
 from jaxgpt.commands import cli, evaluate
-from jaxgpt.config import PRESETS
+from jaxgpt.presets import PRESETS
 from jaxgpt.shell import COMMANDS
 from jaxgpt.terminal import say
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxgpt.commands import cli
-from jaxgpt.config import FolderOptions
+from jaxgpt.run_config import FolderOptions
 from jaxgpt.shell import this_command
 from jaxgpt.terminal import say
 

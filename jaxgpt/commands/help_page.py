@@ -76,6 +76,7 @@ def _read(lines: Iterable[str]) -> tuple[list[str], list[_Group]]:
             last.text = f"{last.text} {content}".strip()
     for group in groups:
         group.options = [one for one in group.options if one.words.split(",")[0] not in FLAGS]
+        group.options.sort(key=lambda one: not one.text.endswith("(required)"))
     return [paragraph for paragraph in about if paragraph], groups
 
 

@@ -14,9 +14,10 @@ from typing import Literal
 
 from jaxgpt.commands import cli
 from jaxgpt.commands.train import begin_from
-from jaxgpt.config import TrainConfig, get_preset
+from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import load_config, to_dict
 from jaxgpt.files import write_file
+from jaxgpt.presets import get_preset
 from jaxgpt.terminal import say
 
 COMMON = (

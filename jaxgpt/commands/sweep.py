@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from jaxgpt.commands import cli
 from jaxgpt.commands.progress import Progress
-from jaxgpt.config import TrainConfig, get_preset
+from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import load_config
 from jaxgpt.errors import ConfigError, brief
 from jaxgpt.files import write_file
+from jaxgpt.presets import get_preset
 from jaxgpt.terminal import say
 
 COMMON = (

@@ -16,11 +16,13 @@ from typing import Any, Literal
 
 from jaxgpt.commands import cli
 from jaxgpt.commands.progress import Progress
-from jaxgpt.config import RunOptions, TrainConfig, get_preset
+from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import load_config
 from jaxgpt.errors import ConfigError
 from jaxgpt.fields import check_range
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, SamplingConfig
+from jaxgpt.presets import get_preset
+from jaxgpt.run_config import RunOptions
 from jaxgpt.shell import command, this_command
 from jaxgpt.terminal import escape, say
 

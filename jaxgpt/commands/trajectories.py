@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from jaxgpt.commands import cli
 from jaxgpt.commands.progress import Progress
-from jaxgpt.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
 from jaxgpt.data.corpus import local_paths
 from jaxgpt.data.sources import read_documents
+from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.terminal import say
 
 if TYPE_CHECKING:

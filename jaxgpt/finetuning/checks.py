@@ -7,9 +7,9 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config import FolderOptions
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.finetuning.settings import TuningConfig
+from jaxgpt.run_config import FolderOptions
 from jaxgpt.training.run_folder import check_folder
 
 

@@ -3,17 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxgpt.config import OptimizerConfig
 from jaxgpt.fields import (
     check_at_least,
     check_field,
-    check_fields,
     check_fraction,
     check_range,
     check_share,
     check_types,
 )
 from jaxgpt.model.schema import SCHEMA
+from jaxgpt.run_config import OptimizerConfig, RunConfig
 
 LORA_TARGETS = tuple(target for leaf in SCHEMA for target in leaf.adapters)
 
@@ -63,8 +62,8 @@ class PreferenceConfig:
         check_range("beta", self.beta, 1e-6, 1e6)
 
 
-@dataclass(frozen=True)
-class TuningConfig:
+@dataclass(frozen=True, kw_only=True)
+class TuningConfig(RunConfig):
     """What decides every kind of fine-tuning; the same settings and data give the same result."""
 
     init_from: str
@@ -73,7 +72,7 @@ class TuningConfig:
     data: tuple[str, ...]
     """Files, folders or globs of .json, .jsonl, .csv or .tsv."""
     validation: tuple[str, ...] = ()
-    """The same, to measure on while training; none takes validation_fraction of the data."""
+    """What is measured on while training; none takes validation_fraction of the data."""
     validation_fraction: float = 0.1
     """Share of the data that is held out."""
     tokenizer: str = ""
@@ -87,56 +86,35 @@ class TuningConfig:
         default_factory=lambda: OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
     )
     """How a step changes what is trained."""
-    seed: int = 0
-    """Decides what is held out, the order of the batches, new parameters and dropout masks."""
     epochs: int = 2
     """Times that each record is trained on."""
     steps: int = 0
     """Optimizer steps; 0 takes those of the epochs."""
     batch_size: int = 8
-    """Records in one step, or rows of packed ones."""
-    gradient_accumulation: int = 1
-    """Micro-batches that a step's batch is cut into, to save memory."""
     dropout: float = 0.0
     """Probability of zeroing an activation in training."""
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the products; parameters, norms, softmax and loss stay float32."""
-    remat: bool = False
-    """Recompute each block in the backward pass instead of keeping it: less memory, more time."""
-    fsdp: int = 1
-    """Devices that share the parameters, as well as the batch; all others share the batch."""
     too_long: Literal["refuse", "truncate"] = "refuse"
     """A record that is longer than the context: an error, or its beginning with a warning."""
     strict: bool = False
     """Stop at a record that nothing can be learnt from, such as one with an empty text or two equal
     answers; else it is left out, and how many were is said."""
     evaluate_every: int = 50
-    """Steps between measurements; the last step is always measured."""
     checkpoint_every: int = 200
-    """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = 1
-    """Newest checkpoints that are kept, beside that of the lowest validation loss."""
-    log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
     sample_every: int = 200
-    """Steps between answers that are shown, where the model writes any."""
 
     def __post_init__(self):
-        """Refuse what is no share, no number of steps or of devices."""
-        check_fields(self, seed=2**32 - 1)
+        """Refuse what is no share, no file, or no part of a model."""
+        super().__post_init__()
         check_field(self, "init_from", bool(self.init_from), "the folder of a model")
         check_field(self, "data", bool(self.data), "one file or more")
         check_fraction(self, "validation_fraction")
-        check_at_least(self, 0, "seed", "steps")
+        check_at_least(self, 0, "steps")
         check_range("epochs", self.epochs, 1, 1_000_000)
         check_range("batch_size", self.batch_size, 1, 1_000_000)
-        check_at_least(self, 1, "gradient_accumulation", "fsdp", "evaluate_every", "sample_every")
-        check_at_least(self, 1, "checkpoint_every", "keep_checkpoints", "log_every")
         check_share(self, "dropout")
-        blocks = self.trained
-        check_field(
-            self, "trained", isinstance(blocks, str) or blocks >= 0, "all, lora, or 0 or more"
-        )
+        known = isinstance(self.trained, str) or self.trained >= 0
+        check_field(self, "trained", known, "all, lora, or 0 or more")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from jaxgpt.config import FolderOptions
 from jaxgpt.files import write_file
 from jaxgpt.finetuning.checks import check_held_out, check_run
 from jaxgpt.finetuning.classification import class_loss, class_probabilities, predict
@@ -41,6 +40,7 @@ from jaxgpt.finetuning.tuning import (
     train_config,
     tune,
 )
+from jaxgpt.run_config import FolderOptions
 from jaxgpt.terminal import note, one_line
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh

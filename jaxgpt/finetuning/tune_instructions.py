@@ -10,7 +10,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxgpt.config import FolderOptions
 from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.batching import Rows
 from jaxgpt.finetuning.checks import check_held_out, check_run
@@ -36,6 +35,7 @@ from jaxgpt.finetuning.vocabulary import grow_vocabulary, has_special_markers
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.model.layers import Params
+from jaxgpt.run_config import FolderOptions
 from jaxgpt.tokenization.tokenizer import Tokenizer, ends_of
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.evaluation import total_loss

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from jaxgpt.config import FolderOptions, TrainConfig
+from jaxgpt.config import TrainConfig
 from jaxgpt.finetuning.checks import check_run
 from jaxgpt.finetuning.lora import fingerprint
 from jaxgpt.finetuning.pairs import preference_rows, read_preferences, with_reference
@@ -35,6 +35,7 @@ from jaxgpt.finetuning.tuning import (
 )
 from jaxgpt.model.layers import Params
 from jaxgpt.model.schema import rows_of
+from jaxgpt.run_config import FolderOptions
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh, state_shardings

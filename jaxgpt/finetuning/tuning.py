@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxgpt.config import FolderOptions, TrainConfig
+from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.files import sha256
 from jaxgpt.finetuning.bases import ADAPTERS_FOLDER
@@ -23,6 +23,7 @@ from jaxgpt.finetuning.trainable import Trainable, restore, trainable
 from jaxgpt.finetuning.tuning_card import TuningCard
 from jaxgpt.model.layers import Params
 from jaxgpt.model.schema import rows_of
+from jaxgpt.run_config import FolderOptions, RunConfig
 from jaxgpt.training.checkpoint import LoadedModel, save
 from jaxgpt.training.fits import check_tuning_step
 from jaxgpt.training.loss import LossFunction
@@ -86,23 +87,14 @@ def train_config(config: TuningConfig, base: LoadedModel, num_rows: int) -> Trai
     Raises:
         ConfigError: settings that no run can be stepped by.
     """
+    shared: dict[str, Any] = {item.name: getattr(config, item.name) for item in fields(RunConfig)}
+    shared["steps"] = config.steps or math.ceil(config.epochs * num_rows / config.batch_size)
     train = TrainConfig(
         model=replace(base.config, dropout=config.dropout),
         data=base.train_config.data,
         optimizer=config.optimizer,
         init_from=config.init_from,
-        seed=config.seed,
-        steps=config.steps or math.ceil(config.epochs * num_rows / config.batch_size),
-        batch_size=config.batch_size,
-        gradient_accumulation=config.gradient_accumulation,
-        compute_dtype=config.compute_dtype,
-        remat=config.remat,
-        fsdp=config.fsdp,
-        evaluate_every=config.evaluate_every,
-        checkpoint_every=config.checkpoint_every,
-        keep_checkpoints=config.keep_checkpoints,
-        log_every=config.log_every,
-        sample_every=config.sample_every,
+        **shared,
     )
     if config.batch_size > num_rows:
         warnings.warn(

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from jaxgpt.config import ModelConfig, OptimizerConfig
+from jaxgpt.config import ModelConfig
 from jaxgpt.errors import CheckpointError
 from jaxgpt.model.nested import flatten, nest
 from jaxgpt.model.schema import decays, dimensions
+from jaxgpt.run_config import OptimizerConfig
 
 _STACKED = ("blocks.", "heads.")
 

@@ -155,7 +155,8 @@ def _forward(x: Array, table: Array, targets: Array, by_row: bool) -> tuple[Arra
 
 def _backward(by_row: bool, kept: tuple[Array, ...], loss_grad: Array) -> tuple[Any, ...]:
     if by_row:
-        return *_head(*kept, by_row, differentiate=True, weights=loss_grad)[1], None
+        x, table, targets = kept
+        return *_head(x, table, targets, by_row, differentiate=True, weights=loss_grad)[1], None
     return *((loss_grad * grad).astype(grad.dtype) for grad in kept), None
 
 

@@ -4,9 +4,10 @@ import os
 
 import jax
 
-from jaxgpt.config import ModelConfig, OptimizerConfig
+from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ResourceError
 from jaxgpt.model.parameters import count_parameters
+from jaxgpt.run_config import OptimizerConfig
 
 BYTES_PER_PARAMETER = 16
 """float32 parameter, gradient, and AdamW's two running means."""

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgpt.config import OptimizerConfig, check_warmup
 from jaxgpt.model.layers import Params
 from jaxgpt.model.schema import SCHEMA, Rows, decays, names_of
+from jaxgpt.run_config import OptimizerConfig, check_warmup
 from jaxgpt.training.muon import labels, scale_by_muon
 from jaxgpt.training.step import HealthyOptimizer
 

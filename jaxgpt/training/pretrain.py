@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxgpt.config import ModelConfig, RunOptions, TrainConfig
+from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.data.corpus import Progress, open_corpus
 from jaxgpt.data.tokens import TokenDataset
@@ -19,6 +19,7 @@ from jaxgpt.errors import CheckpointError, ConfigError, DataError, ResourceError
 from jaxgpt.model.layers import Params
 from jaxgpt.model.parameters import count_parameters, init_params
 from jaxgpt.model.schema import rows_of
+from jaxgpt.run_config import RunOptions
 from jaxgpt.tokenization.tokenizer import Tokenizer
 from jaxgpt.training.checkpoint import save
 from jaxgpt.training.device_tokens import batch_source
@@ -75,6 +76,7 @@ def pretrain(
     """
     folder, options = Path(run), options or RunOptions()
     config = config if block is None else use_block(config, block)
+    write = sampler and (lambda config, tokenizer, state: sampler(config, state.params, tokenizer))
     make_loss = pretraining_loss if loss_fn is None else partial(own_loss, loss_fn)
     # The tokenizer may not be known yet; what is too much without a vocabulary is too much.
     shape = replace(config.model, vocab_size=config.model.vocab_size or 1)
@@ -107,10 +109,10 @@ def pretrain(
             save=keep,
             publish=partial(_publish, settled, folder, dataset, command),
             headline=partial(headline, settled, dataset, tokenizer),
-            sample=sampler and (lambda state: sampler(settled, state.params, tokenizer)),
+            sample=write and partial(write, settled, tokenizer),
         )
 
-    return run_job(folder, config, options, config, open_job, profile=options.profile)[1]
+    return run_job(folder, config, options, config, open_job)[1]
 
 
 def fit_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:

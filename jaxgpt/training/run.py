@@ -8,7 +8,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from jaxgpt.config import FolderOptions, TrainConfig
+from jaxgpt.config import TrainConfig
+from jaxgpt.run_config import FolderOptions
 from jaxgpt.training.compiled_step import compile_step
 from jaxgpt.training.completion import complete
 from jaxgpt.training.loop import Hooks, fit
@@ -45,7 +46,7 @@ class Job:
     """What is measured on held-out data."""
     save: Callable[[TrainState, int, float | None], object]
     """Writes the checkpoint of a state that has had so many rows, and has that validation loss."""
-    publish: Callable[[Reporter, int], object]
+    publish: Callable[[Reporter, int], None]
     """Writes picture and card of what a reporter has recorded, of so many rows."""
     headline: Callable[[int], Iterable[str]]
     """What is said before the first step of a run that ends after so many rows."""
@@ -73,21 +74,19 @@ def run_job(
     options: FolderOptions,
     config: TrainConfig,
     open_job: Callable[[Mesh], Job],
-    *,
-    profile: int = 0,
 ) -> tuple[Job, RunResult]:
     """Train what `open_job` gives in `folder`, as `config` says, and leave all that came of it.
 
     `settings` are what the folder is claimed with, by which it is known when the run goes on; of
     `config`, what depends on data may be open until `open_job` settles it, within the claim.
-    `profile` steps are traced. Raises a JaxgptError, and leaves the folder as it was, if the
-    settings, the folder or the job will not do.
+    Raises a JaxgptError, and leaves the folder as it was, if the settings, the folder or the job
+    will not do.
     """
     mesh = make_mesh(config)
     check_attention(config, mesh)
     with claim(folder, settings, options):
         job = open_job(mesh)
-        return job, _carry_out(job, folder, mesh, profile)
+        return job, _carry_out(job, folder, mesh, options.profile)
 
 
 def _carry_out(job: Job, folder: Path, mesh: Mesh, profile: int) -> RunResult:

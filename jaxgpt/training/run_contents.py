@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config import OptimizerConfig, TrainConfig
+from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import differences, from_dict, read_mapping
 from jaxgpt.data import ownership
 from jaxgpt.errors import ConfigError
 from jaxgpt.files import file_sha256
+from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.training.checkpoint import TASK
 from jaxgpt.training.kept import checkpoints
 from jaxgpt.training.manifest import MANIFEST

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from jaxgpt.config import FolderOptions, TrainConfig
+from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.data.atomic import clear_leftovers, refuse_inputs
 from jaxgpt.data.corpus import is_current
 from jaxgpt.data.ownership import refuse_foreign
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.files import write_file
+from jaxgpt.run_config import FolderOptions
 from jaxgpt.terminal import note
 from jaxgpt.training.kept import FOLDER, checkpoints
 from jaxgpt.training.replaced import (

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxgpt.config import FolderOptions, TrainConfig
+from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import differences
 from jaxgpt.errors import CheckpointError
 from jaxgpt.model.attention_kernels import choose_attention
 from jaxgpt.model.schema import SCHEMA, Rows, dimensions, rows_of
+from jaxgpt.run_config import FolderOptions
 from jaxgpt.terminal import note
 from jaxgpt.training.checkpoint import Restored, restore_latest
 from jaxgpt.training.mesh import on_mesh, state_shardings

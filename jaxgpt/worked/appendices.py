@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgpt.config import OptimizerConfig
 from jaxgpt.model.layers import linear
 from jaxgpt.parity.torch_random import TorchGenerator
+from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.training.loss import cross_entropy
 from jaxgpt.training.optimizer import learning_rate
 from jaxgpt.worked.examples import Given, example, on_device

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.config import PRESETS, ModelConfig
+from jaxgpt.config import ModelConfig
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.model.activations import intervene
@@ -17,6 +17,7 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import gelu, layer_norm, linear
 from jaxgpt.model.parameters import count_parameters
 from jaxgpt.parity.torch_random import TorchGenerator
+from jaxgpt.presets import PRESETS
 from jaxgpt.worked.examples import GPT2_SMALL, Given, example, on_device
 
 _TEXTS = ("Every effort moves you", "Every day holds a")

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.config import get_preset
 from jaxgpt.finetuning.lora import init_adapters, lora_loss
 from jaxgpt.finetuning.settings import LORA_TARGETS, LoraConfig
 from jaxgpt.model.layers import Params, init_linear
 from jaxgpt.model.parameters import parameter_shapes
+from jaxgpt.presets import get_preset
 from jaxgpt.worked.examples import Given, example
 
 _ALL = LoraConfig(rank=16, alpha=16.0, targets=LORA_TARGETS)

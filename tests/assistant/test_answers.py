@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 
 from jaxgpt.assistant.answers import answer_loss, exact_match, write_answers
-from jaxgpt.config import get_preset
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.finetuning.instructions import Conversation, encode_prompt
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
+from jaxgpt.presets import get_preset
 from jaxgpt.tokenization.bpe import train_bpe
 from jaxgpt.training.checkpoint import LoadedModel
 

@@ -14,9 +14,9 @@ from jaxgpt.assistant.choices import (
     evaluate_choices,
     read_questions,
 )
-from jaxgpt.config import get_preset
 from jaxgpt.errors import DataError
 from jaxgpt.model.gpt import GPT
+from jaxgpt.presets import get_preset
 from jaxgpt.tokenization.bpe import train_bpe
 from jaxgpt.training.checkpoint import LoadedModel
 

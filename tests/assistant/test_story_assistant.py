@@ -8,8 +8,8 @@ import pytest
 from jaxgpt.assistant import story_assistant
 from jaxgpt.assistant.recipe import Recipe, pretraining
 from jaxgpt.assistant.story_assistant import make_assistant
-from jaxgpt.config import get_preset
 from jaxgpt.errors import ConfigError
+from jaxgpt.presets import get_preset
 from jaxgpt.training.checkpoint import load_model
 
 pytestmark = pytest.mark.whole_run

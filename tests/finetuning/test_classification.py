@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import get_preset
 from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.classification import (
     class_loss,
@@ -21,6 +20,7 @@ from jaxgpt.finetuning.classification import (
 from jaxgpt.finetuning.freezing import frozen_loss, join_params, split_params
 from jaxgpt.finetuning.labelled import Labelled, class_names, collate, labelled_rows
 from jaxgpt.finetuning.measures import accuracy, confusion_matrix
+from jaxgpt.presets import get_preset
 from jaxgpt.tokenization.tokenizer import ByteTokenizer
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.step import gradients, init_state, train_step

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.config import get_preset
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.instructions import (
     Conversation,
@@ -20,6 +19,7 @@ from jaxgpt.finetuning.instructions import (
     token_row,
 )
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
+from jaxgpt.presets import get_preset
 from jaxgpt.tokenization.bpe import train_bpe
 from jaxgpt.tokenization.tokenizer import ByteTokenizer
 from jaxgpt.training.loss import next_token_loss

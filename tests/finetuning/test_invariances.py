@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import ModelConfig, OptimizerConfig, TrainConfig
+from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.data.batches import IGNORE
 from jaxgpt.finetuning import instructions, labelled
 from jaxgpt.finetuning.classification import class_loss, classifier_params
@@ -19,6 +19,7 @@ from jaxgpt.finetuning.pairs import PairRow, collate_pairs
 from jaxgpt.finetuning.preferences import preference_loss
 from jaxgpt.finetuning.settings import LoraConfig, PreferenceConfig
 from jaxgpt.model.parameters import init_params
+from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.step import init_state, train_step

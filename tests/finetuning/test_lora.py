@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import ModelConfig, OptimizerConfig, TrainConfig
+from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.files import seal
 from jaxgpt.finetuning.lora import fingerprint, init_adapters, lora_loss, merge
@@ -24,6 +24,7 @@ from jaxgpt.huggingface.weights import load_gpt2, save_gpt2
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import linear
 from jaxgpt.model.parameters import init_params
+from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.step import gradients, init_state, train_step

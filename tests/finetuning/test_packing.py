@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.config import get_preset
 from jaxgpt.data.batches import IGNORE
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.finetuning.instructions import collate, token_row
 from jaxgpt.finetuning.packing import pack, packed_rows
+from jaxgpt.presets import get_preset
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.step import gradients
 

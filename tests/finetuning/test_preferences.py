@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import ModelConfig, OptimizerConfig, TrainConfig
+from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.instructions import token_row
 from jaxgpt.finetuning.lora import init_adapters, lora_loss, merge
@@ -21,6 +21,7 @@ from jaxgpt.finetuning.preferences import (
     preference_sums,
 )
 from jaxgpt.finetuning.settings import LoraConfig, PreferenceConfig
+from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.training.loop import Hooks, fit
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.report import Reporter

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import ModelConfig, TrainConfig, get_preset
+from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.files import seal
 from jaxgpt.finetuning.pretrained import (
@@ -22,6 +22,7 @@ from jaxgpt.finetuning.pretrained import (
     load_pretrained,
 )
 from jaxgpt.huggingface.weights import load_gpt2, save_gpt2
+from jaxgpt.presets import get_preset
 from jaxgpt.tokenization.tokenizer import ByteTokenizer
 from jaxgpt.training.checkpoint import LoadedModel, load_model, save_model
 from jaxgpt.training.pretrain import pretrain

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxgpt.config import FolderOptions, OptimizerConfig
+from jaxgpt.config_file import from_dict, to_dict
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.finetuning import pretrained
 from jaxgpt.finetuning.bases import find_adapters
@@ -29,6 +29,7 @@ from jaxgpt.finetuning.trainable import Trainable
 from jaxgpt.finetuning.tune_classifier import classify_texts, tune_classifier
 from jaxgpt.finetuning.tune_instructions import tune_instructions
 from jaxgpt.finetuning.tune_preferences import tune_preferences
+from jaxgpt.run_config import FolderOptions, OptimizerConfig
 from jaxgpt.training import fits
 from jaxgpt.training import run as run_module
 from jaxgpt.training.checkpoint import load_model
@@ -384,6 +385,32 @@ def test_several_devices_share_the_batch_and_the_model(tune):
         partial(np.testing.assert_allclose, atol=2e-5),
         *(result.model.params for result in (one, other)),
     )
+
+
+def test_two_devices_and_a_profile_change_nothing(tune, tmp_path, monkeypatch):
+    results = []
+    for count in (1, 2):
+        monkeypatch.setattr(jax, "device_count", lambda count=count: count)
+        options = FolderOptions(profile=count - 1)
+        settings = {"data_parallel": count, "attention": "chunked", "unroll": count}
+        results.append(tune("instructions", f"on {count}", options, trained="lora", **settings))
+        made = results[-1].model.train_config
+        assert {name: getattr(made, name) for name in settings} == settings
+    jax.tree.map(
+        partial(np.testing.assert_allclose, atol=2e-5),
+        *(result.model.params for result in results),
+    )
+    assert not (tmp_path / "on 1/profile").exists()
+    assert (tmp_path / "on 2/profile/trace.json.gz").stat().st_size > 0
+    assert foreign_files(tmp_path / "on 2") == []
+
+
+def test_settings_from_before_there_were_as_many_go_on(base_folder):
+    config = InstructionConfig(init_from=base_folder, data=("a.jsonl",))
+    old = to_dict(config)
+    for name in ("attention", "unroll", "data_parallel"):
+        del old[name]
+    assert from_dict(config, old) == config
 
 
 def files_of(run):

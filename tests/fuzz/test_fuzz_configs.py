@@ -18,11 +18,12 @@ from harness import (
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jaxgpt.config import ModelConfig, get_preset
+from jaxgpt.config import ModelConfig
 from jaxgpt.config_file import from_dict, load_config, to_dict
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.huggingface.config import read_gpt2_config, to_gpt2_config, token_ids
 from jaxgpt.model.parameters import count_parameters
+from jaxgpt.presets import get_preset
 from jaxgpt.training.memory import check_memory
 
 SETTINGS = to_dict(get_preset("tiny"))

@@ -10,7 +10,6 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxgpt.config import OptimizerConfig, get_preset
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.finetuning.lora import init_adapters, lora_loss, merge
 from jaxgpt.finetuning.settings import LoraConfig
@@ -20,6 +19,8 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_parameters, init_params
 from jaxgpt.model.schema import BLOCK_LEAVES, Leaf, rows_of
 from jaxgpt.model.transformer import STANDARD, Block, attend, block, with_block
+from jaxgpt.presets import get_preset
+from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.tokenization.tokenizer import ByteTokenizer
 from jaxgpt.training.checkpoint import LoadedModel, load_model, save_model
 from jaxgpt.training.compiled_step import make_step

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import PRESETS, ModelConfig
+from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.model import schema
 from jaxgpt.model.parameters import count_parameters, init_block, init_params, parameter_shapes
+from jaxgpt.presets import PRESETS
 
 RNG = jax.random.key(0)
 CONFIG = ModelConfig(vocab_size=11, context_length=6, num_layers=2, num_heads=2, embed_dim=8)

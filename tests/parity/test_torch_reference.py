@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from jaxgpt.config import ModelConfig, OptimizerConfig
+from jaxgpt.config import ModelConfig
 from jaxgpt.errors import CheckpointError
 from jaxgpt.parity import torch_reference
+from jaxgpt.run_config import OptimizerConfig
 
 CONFIG = ModelConfig(vocab_size=7, context_length=5, num_layers=2, num_heads=2, embed_dim=4)
 UNTIED = dataclasses.replace(CONFIG, tie_head=False, qkv_bias=False, positions="sinusoidal")

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from jaxgpt.config import ModelConfig, OptimizerConfig
+from jaxgpt.config import ModelConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.schema import dimensions
 from jaxgpt.parity import torch_reference
+from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.training.loss import cross_entropy
 from jaxgpt.training.optimizer import learning_rate, make_optimizer
 

@@ -13,8 +13,9 @@ import pytest
 
 from jaxgpt.benchmark import trajectories
 from jaxgpt.benchmark.trajectories import compare_training, train_in_torch
-from jaxgpt.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError
+from jaxgpt.run_config import OptimizerConfig
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 CONFIG = TrainConfig(

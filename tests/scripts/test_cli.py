@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt.config import get_preset
 from jaxgpt.errors import ConfigError
+from jaxgpt.presets import get_preset
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
@@ -201,3 +201,18 @@ def test_an_interrupt_while_modules_are_imported_is_quiet():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (ran.returncode, ran.stderr) == (-signal.SIGINT, b"")
+
+
+@pytest.mark.parametrize("kind", ["classifier", "instructions", "preferences"])
+def test_fine_tuning_has_the_settings_of_every_run(kind, capsys):
+    main = importlib.import_module(f"jaxgpt.commands.finetune_{kind}").main
+    pages = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            main([flag])
+        pages[flag] = capsys.readouterr().out
+    for flag in ("--attention", "--unroll", "--data-parallel", "--fsdp", "--profile"):
+        assert f"\n  {flag} " in pages["--help-all"]
+        assert f"\n  {flag} " not in pages["--help"]
+    options = pages["--help"].split("\ntraining\n")[1].splitlines()
+    assert [options[0].split()[0], options[3].split()[0]] == ["--init-from", "--data"]

@@ -10,8 +10,8 @@ import pytest
 
 from jaxgpt.assistant.answers import exact_match, write_answers
 from jaxgpt.assistant.judge import Judge
-from jaxgpt.config import get_preset
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
+from jaxgpt.presets import get_preset
 from jaxgpt.tokenization.bpe import train_bpe
 from jaxgpt.training import checkpoint
 from jaxgpt.training.checkpoint import LoadedModel

@@ -9,7 +9,7 @@ import pytest
 def small_run():
     """`small_run(**changes)`: a config of 12 steps on 20 kB of stories."""
     # Not at the top: the annotations are enforced in what is imported after this file.
-    from jaxgpt.config import get_preset
+    from jaxgpt.presets import get_preset
 
     tiny = get_preset("tiny")
     config = dataclasses.replace(

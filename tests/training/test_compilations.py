@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.config import get_preset
 from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.data.tokens import TokenDataset
+from jaxgpt.presets import get_preset
 from jaxgpt.training import pretrain
 from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.mesh import make_mesh

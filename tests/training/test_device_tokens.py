@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.config import get_preset
 from jaxgpt.data.batches import SlidingWindows
+from jaxgpt.presets import get_preset
 from jaxgpt.training import device_tokens
 from jaxgpt.training.device_tokens import batch_source, from_device, tokens_fit
 from jaxgpt.training.mesh import make_mesh

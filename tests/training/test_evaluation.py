@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import get_preset
 from jaxgpt.data.batches import Batch, SlidingWindows
 from jaxgpt.data.prepare import prepare
 from jaxgpt.data.text import Document
 from jaxgpt.errors import ConfigError, DataError, NonFiniteError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import init_params
+from jaxgpt.presets import get_preset
 from jaxgpt.tokenization.bpe import train_bpe
 from jaxgpt.tokenization.tokenizer import load_tokenizer
 from jaxgpt.training.checkpoint import LoadedModel

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from jaxgpt.config import get_preset
 from jaxgpt.errors import ResourceError
+from jaxgpt.presets import get_preset
 from jaxgpt.training import fits
 from jaxgpt.training.fits import check_step
 from jaxgpt.training.plan import make_plan

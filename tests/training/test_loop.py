@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import OptimizerConfig, TrainConfig
+from jaxgpt.config import TrainConfig
 from jaxgpt.errors import ConfigError, NonFiniteError, ResourceError
+from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.training.loop import Hooks, fit
 from jaxgpt.training.metrics import read_metrics
 from jaxgpt.training.report import Reporter

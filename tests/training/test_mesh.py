@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxgpt.config import get_preset
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.parameters import init_params
+from jaxgpt.presets import get_preset
 from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.mesh import (

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import ModelConfig, OptimizerConfig, TrainConfig, get_preset
+from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.model.parameters import init_params, parameter_shapes
+from jaxgpt.presets import get_preset
+from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.mesh import make_mesh
 from jaxgpt.training.muon import labels, orthogonalize

@@ -6,8 +6,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from jaxgpt.config import OptimizerConfig
 from jaxgpt.errors import ConfigError
+from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.training.optimizer import decay_mask, learning_rate, make_optimizer
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxgpt.config import OptimizerConfig, TrainConfig, get_preset
+from jaxgpt.config import TrainConfig
 from jaxgpt.data.tokens import TokenDataset, TokenSplit
+from jaxgpt.presets import get_preset
+from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.tokenization.tokenizer import ByteTokenizer
 from jaxgpt.training.headline import SMALL_TEXT, headline
 from jaxgpt.training.loop import Hooks, fit

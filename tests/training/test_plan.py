@@ -8,10 +8,12 @@ import jax
 import pytest
 from jax.sharding import AxisType
 
-from jaxgpt.config import ModelConfig, OptimizerConfig, TrainConfig, get_preset
+from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError, ResourceError
 from jaxgpt.model.gpt import init_cache
 from jaxgpt.model.parameters import count_parameters, init_params, parameter_shapes
+from jaxgpt.presets import get_preset
+from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.training.mesh import make_mesh
 from jaxgpt.training.plan import compiled_peak, make_plan, multiplies_bfloat16, settle_vocabulary
 from jaxgpt.training.plan_report import parse_memory, table, verdict

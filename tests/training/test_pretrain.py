@@ -15,10 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.config import RunOptions
 from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import CheckpointError, ConfigError, NonFiniteError
+from jaxgpt.run_config import RunOptions
 from jaxgpt.training.checkpoint import Restored, load_model
 from jaxgpt.training.kept import checkpoints
 from jaxgpt.training.loss import next_token_loss

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.config import RunOptions
 from jaxgpt.errors import ConfigError
+from jaxgpt.run_config import RunOptions
 from jaxgpt.training.compiled_step import CompiledStep
 from jaxgpt.training.pretrain import pretrain
 from jaxgpt.training.profile import (

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.config import RunOptions
 from jaxgpt.data import atomic
 from jaxgpt.data import prepare as prepare_module
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
+from jaxgpt.run_config import RunOptions
 from jaxgpt.training import pretrain as pretrain_module
 from jaxgpt.training import run_folder
 from jaxgpt.training.kept import checkpoints

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt.config import RunOptions, get_preset
 from jaxgpt.errors import CheckpointError
+from jaxgpt.presets import get_preset
+from jaxgpt.run_config import RunOptions
 from jaxgpt.training import run_folder
 from jaxgpt.training.run_folder import claim
 

@@ -10,9 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgpt.config import get_preset
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.parameters import init_params
+from jaxgpt.presets import get_preset
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.step import eval_step, gradients, init_state, train_step
