@@ -36,7 +36,8 @@ class SlicedEmbedding(Embedding):
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """The sum, for each token."""
-        return self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        table: Any = self.positions
+        return self.tokens(tokens) + table.weight[: tokens.shape[1]]
 
 
 class TorchTrainer:

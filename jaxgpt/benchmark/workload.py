@@ -30,7 +30,8 @@ def make_batches(config: TrainConfig, count: int) -> list[Batch]:
 
 def save_start(path: Path, params: dict[str, Any]) -> None:
     """Write nested parameters as an .npz file, for another process."""
-    np.savez(path, **{name: np.asarray(leaf) for name, leaf in flatten(params).items()})
+    arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
+    np.savez(path, **arrays)
 
 
 def load_start(path: Path) -> dict[str, Any]:

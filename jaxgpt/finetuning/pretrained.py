@@ -142,7 +142,8 @@ def initial_params(path: str, config: ModelConfig) -> Params:
 
     Raises CheckpointError as `load_gpt2` and `load_model` do.
     """
-    folder, block = Path(path), config.block if isinstance(config, BlockConfig) else None
+    folder = Path(path)
+    block: Any = config.block if isinstance(config, BlockConfig) else None
     if find_adapters(folder):
         params = load_base(path, block=block).params
     elif is_own(folder):

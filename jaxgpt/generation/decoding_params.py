@@ -42,7 +42,8 @@ def prepare_params(params: Params | DecodingParams) -> DecodingParams:
     """
     if isinstance(params, DecodingParams):
         return params
+    rest: Params = dict(params)
     if jax.default_backend() == "cpu":
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-    layers = [jax.tree.map(jnp.transpose, layer) for layer in unstack(params["blocks"])]
-    return DecodingParams(layers, {name: params[name] for name in params if name != "blocks"})
+        rest = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rest)
+    layers = [jax.tree.map(jnp.transpose, layer) for layer in unstack(rest.pop("blocks"))]
+    return DecodingParams(layers, rest)

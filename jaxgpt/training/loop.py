@@ -38,7 +38,7 @@ class Hooks:
 
     evaluate: Callable[[TrainState], dict[str, float]] | None = None
     save: Callable[[TrainState], object] = lambda state: None
-    publish: Callable[[], None] = lambda: None
+    publish: Callable[[], object] = lambda: None
     sample: Callable[[TrainState], str] | None = None
     stopped: Callable[[], bool] = lambda: False
 

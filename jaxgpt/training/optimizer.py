@@ -1,5 +1,6 @@
 """AdamW or Muon, its learning rate over the steps, and which parameters decay."""
 
+from collections.abc import Hashable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -149,7 +150,10 @@ def optimizer_of(
     limit = numbers.gradient_clip
     scale = scale_by_adam(numbers.beta1, numbers.beta2, numbers.epsilon)
     if numbers.momentum is not None:
-        by_kind = {"muon": scale_by_muon(numbers.momentum), "adamw": scale}
+        by_kind: dict[Hashable, optax.GradientTransformation] = {
+            "muon": scale_by_muon(numbers.momentum),
+            "adamw": scale,
+        }
         scale = optax.partition(by_kind, partial(labels, rows=rows))
     chain = optax.chain(
         optax.identity() if limit is None else clip_by_norm(limit),

@@ -17,7 +17,7 @@ INK, QUIET, LIT, SECOND, CARD = "#20303c", "#9fb3c8", "#d1495b", "#3f78b0", "#ee
 STAGES = ("text", "tokens", "vectors", "attention", "block", "logits", "token", "text")
 """The path of a text through a GPT, of which each notebook is a part."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -95,7 +95,13 @@ def box(
 
 def arrow(axes: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
     """Draw an arrow from one point to another."""
-    style = {"arrowstyle": "-|>", "mutation_scale": 11, "color": INK, "shrinkA": 0, "shrinkB": 0}
+    style: dict[str, Any] = {
+        "arrowstyle": "-|>",
+        "mutation_scale": 11,
+        "color": INK,
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
     axes.add_patch(FancyArrowPatch(start, end, **style))
 
 
@@ -112,12 +118,12 @@ def matrix(
 ) -> None:
     """Draw a matrix as a heat map with its numbers, without those where `hidden` is true."""
     values = np.asarray(values, float)
-    largest = np.abs(values).max() if largest is None else largest
+    most = np.abs(values).max() if largest is None else largest
     hidden = np.zeros(values.shape, bool) if hidden is None else np.asarray(hidden)
     shown = np.ma.masked_array(values, hidden)
-    axes.imshow(shown, cmap="Blues", vmin=0, vmax=1.25 * largest, aspect="equal")
+    axes.imshow(shown, cmap="Blues", vmin=0, vmax=1.25 * most, aspect="equal")
     for (i, j), value in np.ndenumerate(values):
-        dark = value > 0.75 * largest and not hidden[i, j]
+        dark = value > 0.75 * most and not hidden[i, j]
         text = "" if hidden[i, j] else f"{value:.{digits}f}"
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
     axes.set_title(title, fontsize=11)

@@ -15,8 +15,8 @@ Answer = Callable[..., Any]
 
 def oracle(x: Any, query: Any, key: Any, value: Any) -> Any:
     """Causal self-attention of the package, from weights alone."""
-    maps = {"query": query, "key": key, "value": value}
-    return jaxgpt.causal_attention(x, **{name: {"weight": w} for name, w in maps.items()})
+    query, key, value = ({"weight": weight} for weight in (query, key, value))
+    return jaxgpt.causal_attention(x, query=query, key=key, value=value)
 
 
 def _random(length: int, width: int, head: int, seed: int = 0) -> tuple[Any, ...]:
