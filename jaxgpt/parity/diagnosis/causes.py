@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxgpt.model.layers import layer_norm
+from jaxgpt.model.schema import dimensions
 from jaxgpt.parity.diagnosis.column_orders import column_orders
 from jaxgpt.parity.diagnosis.table import COARSE, EPSILONS, LINEAR, OVERRIDES, round_to
 from jaxgpt.parity.overrides import Change, Norm, Points, Variant, no_norm, rms_norm, unbiased_norm
@@ -128,11 +129,16 @@ def _read_orders(variant: Variant) -> Iterator[Cause]:
 
 def _heads(variant: Variant) -> Iterator[Cause]:
     """Another number of heads, which no shape shows."""
-    width, old = variant.config.embed_dim, variant.config.num_heads
+    config = variant.config
+    width, old, groups = (dimensions(config)[letter] for letter in "CHG")
     for number in range(1, width + 1):
-        if width % number == 0 and number != old:
-            changed = variant.changed(config={"num_heads": number})
-            yield Cause(f"has {number} heads, not {old}", changed)
+        if width % number == 0 and number != old and groups * number % old == 0:
+            heads = {
+                "num_heads": number,
+                "num_kv_heads": config.num_kv_heads and groups * number // old,
+                "head_dim": config.head_dim and width // number,
+            }
+            yield Cause(f"has {number} heads, not {old}", variant.changed(heads))
 
 
 def _layer_orders(earlier: Sequence[int]) -> Causes:

@@ -10,33 +10,40 @@ from jaxtyping import Array
 
 
 def column_orders(num_heads: int) -> Iterator[tuple[str, Callable[[Array], Array]]]:
-    """Each order but the present one, in words, with the change of the last axis, 3 D, to it."""
+    """Each order but the present one, in words, with the change of the last axis, E, to it.
+
+    Columns that are not as many for queries as for keys and values are left as they are.
+    """
     for order in itertools.permutations(range(3)):
         if order != (0, 1, 2):
             names = ", ".join(("queries", "keys", "values")[part] for part in order)
-            yield names, partial(_permute, order)
+            taken = partial(jnp.take, indices=jnp.array(order), axis=-3)
+            yield names, partial(_rearranged, (3, num_heads), taken)
     if num_heads > 1:
-        yield "queries, keys and values of one head after another", partial(_interleave, num_heads)
+        swapped = partial(jnp.swapaxes, axis1=-3, axis2=-2)
+        yield (
+            "queries, keys and values of one head after another",
+            partial(_rearranged, (3, num_heads), swapped),
+        )
         yield (
             "all heads' queries, keys, values, of what stood head after head",
-            partial(_separate, num_heads),
+            partial(_rearranged, (num_heads, 3), swapped),
         )
 
 
-def _permute(order: tuple[int, ...], x: Array) -> Array:
-    parts = jnp.split(x, 3, axis=-1)
-    return jnp.concatenate([parts[part] for part in order], axis=-1)
+def _rearranged(parts: tuple[int, int], change: Callable[[Array], Array], x: Array) -> Array:
+    if x.shape[-1] % (parts[0] * parts[1]):
+        return x
+    return change(x.reshape(*x.shape[:-1], *parts, -1)).reshape(x.shape)
 
 
-def _interleave(num_heads: int, x: Array) -> Array:
-    return x.reshape(*x.shape[:-1], 3, num_heads, -1).swapaxes(-3, -2).reshape(x.shape)
+def turned(weight: Array | np.ndarray) -> Array:
+    """`weight` with each of its matrices (D, D), one or several side by side, transposed.
 
-
-def _separate(num_heads: int, x: Array) -> Array:
-    return x.reshape(*x.shape[:-1], num_heads, 3, -1).swapaxes(-3, -2).reshape(x.shape)
-
-
-def thirds_turned(weight: Array | np.ndarray) -> Array:
-    """(D, 3 D) with each of the three matrices (D, D) transposed."""
-    parts = jnp.split(jnp.asarray(weight), 3, axis=-1)
+    One of another shape is left as it is.
+    """
+    rows, columns = weight.shape[-2:]
+    if columns % rows:
+        return jnp.asarray(weight)
+    parts = jnp.split(jnp.asarray(weight), columns // rows, axis=-1)
     return jnp.concatenate([part.mT for part in parts], axis=-1)

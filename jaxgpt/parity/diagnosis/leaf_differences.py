@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.parity.diagnosis.column_orders import column_orders, thirds_turned
+from jaxgpt.parity.diagnosis.column_orders import column_orders, turned
 from jaxgpt.parity.diagnosis.differences import distance, unit_of
 from jaxgpt.parity.recordings.recording import Leaves, Recording, to_leaves
 
@@ -144,7 +144,7 @@ def _relation(path: str, mine: np.ndarray, its: np.ndarray, num_heads: int) -> s
         for words, change in column_orders(num_heads):
             if _same(np.asarray(change(jnp.asarray(mine))), its):
                 return f"has the columns of {{}} in another order: {words}"
-        if mine.ndim == 2 and _same(np.asarray(thirds_turned(mine)), its):
+        if mine.ndim == 2 and _same(np.asarray(turned(mine)), its):
             return "has the three matrices of {} transposed"
     if path.endswith(".positions") and _same(mine[1:], its[:-1]):
         return "has {} without its first row"

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from jaxgpt.model.layers import gelu
 from jaxgpt.model.schema import SCHEMA
-from jaxgpt.parity.diagnosis.column_orders import thirds_turned
+from jaxgpt.parity.diagnosis.column_orders import turned
 from jaxgpt.parity.overrides import Change, Changes, Points
 
 LINEAR = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
@@ -147,11 +147,11 @@ OVERRIDES: Mapping[str, Rows] = {
     },
     # Square matrices, so that no shape gives it away.
     "transposed": {
-        "has attn.out.weight transposed": {"leaves": {"blocks.attn.out.weight": lambda x: x.mT}}
+        "has attn.out.weight transposed": {"leaves": {"blocks.attn.out.weight": turned}}
     },
     "three transposed": {
         "has the three matrices of attn.qkv.weight transposed": {
-            "leaves": {"blocks.attn.qkv.weight": thirds_turned}
+            "leaves": {"blocks.attn.qkv.weight": turned}
         }
     },
     # The other way the head's matrix would have to be known.
