@@ -4,6 +4,7 @@ It is that of `jaxgpt.model.gpt.GPT`, block after block, without jit, with the o
 `Variant`.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.agreement import check_ids, check_rank
 from jaxgpt.model.layers import Params
-from jaxgpt.model.transformer import block, block_settings
+from jaxgpt.model.transformer import block, block_settings, with_block
 from jaxgpt.parity.overrides import Points, Variant
 from jaxgpt.training.loss import cross_entropy
 
@@ -44,7 +45,7 @@ def activation_names(num_layers: int) -> list[str]:
     return ["embed", *names, "norm", "logits"]
 
 
-def _name(layer: int | str, inner: str) -> str:
+def _name(layer: int, inner: str) -> str:
     return f"blocks.{layer}.{inner}".removesuffix(".")
 
 
@@ -65,41 +66,30 @@ def run(variant: Variant, tokens: Int[Array, "B T"], note: Note) -> None:
     What `note` raises ends it.
     """
     check_tokens(tokens, variant.config)
-    model = variant.model()
-    params = model.params.get_value()
-    blocks, outside = params["blocks"], Points(variant, params)
-    points = outside
+    model, layers = variant.model(), itertools.count()
+    outside = Points(variant, model.params.get_value())
 
     def record(name: str, x: Array) -> Array:
-        nonlocal points
-        *_, layer, point = ("", name) if "." not in name else name.split(".", 2)
-        if not layer:
-            x = outside(point, x)
-            note(point, outside.seen[point])
-            outside.seen["in"] = x
-            return x
-        if point == "norm1":
-            own = variant.layers.get(int(layer), variant)
-            norms = {name: _at(int(layer), blocks[name]) for name in ("norm1", "norm2")}
-            points = Points(own, norms, **{"in": outside.seen["in"]})
-        if points.variant is variant:
-            x = points(point, x)
-        elif point == "out":  # in place of what the model's own config made of the layer
-            given = _at(int(layer), blocks) | block_settings(points.variant.config)
-            x, _ = block(points.seen["in"], **given, record=points)
-        if point == "out":
-            outside.seen["in"] = x
-            for inner, at in _INNER.items():
-                seen = points.seen[at]
-                by_token = seen if seen.ndim == 3 else seen.swapaxes(1, 2).reshape(*x.shape[:2], -1)
-                note(_name(layer, inner), by_token)
+        x = outside(name, x)
+        note(name, outside.seen[name])
         return x
 
+    def overridden(x: Array, **arguments: Any) -> tuple[Array, None]:
+        layer = next(layers)
+        own = variant.layers.get(layer, variant)
+        points = Points(own, arguments, **{"in": x})
+        arguments |= block_settings(own.config) | {"record": points}
+        x, _ = block(x, **arguments)
+        outside.seen["in"] = x
+        for inner, at in _INNER.items():
+            seen = points.seen[at]
+            by_token = seen if seen.ndim == 3 else seen.swapaxes(1, 2).reshape(*x.shape[:2], -1)
+            note(_name(layer, inner), by_token)
+        return x, None
+
+    # Not where it is built, which would keep the block, and so the parameters, by the config.
+    model.config = with_block(model.config, overridden)
     model(tokens, record=record)
-
-
-def _at(layer: int, leaves: Params) -> Params:
-    return jax.tree.map(lambda leaf: leaf[layer], leaves)
 
 
 def check_tokens(
