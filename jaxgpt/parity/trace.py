@@ -16,7 +16,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.agreement import check_ids, check_rank
 from jaxgpt.model.layers import Params
-from jaxgpt.model.transformer import block, block_settings, with_block
+from jaxgpt.model.transformer import block_of, block_settings, with_block
 from jaxgpt.parity.overrides import Points, Variant
 from jaxgpt.training.loss import cross_entropy
 
@@ -67,6 +67,7 @@ def run(variant: Variant, tokens: Int[Array, "B T"], note: Note) -> None:
     """
     check_tokens(tokens, variant.config)
     model, layers = variant.model(), itertools.count()
+    apply = block_of(model.config)
     outside = Points(variant, model.params.get_value())
 
     def record(name: str, x: Array) -> Array:
@@ -79,17 +80,21 @@ def run(variant: Variant, tokens: Int[Array, "B T"], note: Note) -> None:
         own = variant.layers.get(layer, variant)
         points = Points(own, arguments, **{"in": x})
         arguments |= block_settings(own.config) | {"record": points}
-        x, _ = block(x, **arguments)
+        x, _ = apply(x, **arguments)
         outside.seen["in"] = x
         for inner, at in _INNER.items():
-            seen = points.seen[at]
-            by_token = seen if seen.ndim == 3 else seen.swapaxes(1, 2).reshape(*x.shape[:2], -1)
-            note(_name(layer, inner), by_token)
+            if at in points.seen:  # a block of one's own may record less
+                note(_name(layer, inner), _by_token(points.seen[at]))
         return x, None
 
     # Not where it is built, which would keep the block, and so the parameters, by the config.
     model.config = with_block(model.config, overridden)
     model(tokens, record=record)
+
+
+def _by_token(x: Array) -> Float[Array, "B T _"]:
+    """`x`, or what it has of each head (B, H, T, K) side by side."""
+    return x if x.ndim == 3 else x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
 
 
 def check_tokens(

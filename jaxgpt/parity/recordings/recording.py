@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,12 +55,12 @@ def record_model(
     """
     check_tokens(tokens, config, name, least=2)
     with jax.default_matmul_precision("highest"):
-        activations = to_numpy(trace(Variant(config, params), jnp.asarray(tokens)))
+        activations = trace(Variant(config, params), jnp.asarray(tokens))
         loss, gradients = _loss_and_gradients(config, params, jnp.asarray(tokens))
     return Recording(
         name,
         np.asarray(tokens),
-        activations,
+        {name: np.asarray(x, np.float32) for name, x in activations.items()},
         float(loss),
         to_leaves(gradients),
         config,
@@ -75,11 +74,6 @@ def _loss_and_gradients(
     config: ModelConfig, params: Params, tokens: Int[Array, "B T"]
 ) -> tuple[Float[Array, ""], Params]:
     return loss_and_gradients(lambda params, x: GPT(config, params)(x), params, tokens)
-
-
-def to_numpy(activations: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The activations on the host, in float32."""
-    return {name: np.asarray(x, np.float32) for name, x in activations.items()}
 
 
 def to_leaves(params: Params) -> Leaves:
