@@ -19,7 +19,9 @@ from torch.nn import functional
 from jaxgpt.config import ModelConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
+from jaxgpt.model.gpt import GPT
 from jaxgpt.model.schema import dimensions
+from jaxgpt.model.transformer import STANDARD, with_block
 from jaxgpt.parity import torch_reference
 from jaxgpt.parity.compare import compare, to_text
 from jaxgpt.parity.diagnosis import leaf_differences
@@ -813,6 +815,18 @@ def test_a_trace_refuses_tokens_that_do_not_fit(params):
         partial(loss_and_gradients, lambda params, x: trace(Variant(CONFIG, params), x)["logits"])
     )(params, jnp.asarray(TOKENS))
     assert np.isfinite(loss)
+
+
+def test_a_model_with_a_block_of_its_own_is_traced_by_it(params):
+    def halved(x, **arguments):
+        out, cache = STANDARD(x, **arguments)
+        return (x + out) / 2, cache
+
+    config = with_block(CONFIG, halved)
+    logits = trace(Variant(config, params), jnp.asarray(TOKENS))["logits"]
+    np.testing.assert_allclose(
+        logits, GPT(config, params)(jnp.asarray(TOKENS)), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_other_tokens_and_other_shapes_are_refused(ours, random_params):
