@@ -79,7 +79,7 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def base_of_adapters(base, monkeypatch):
     """Where the base lies is of no interest here."""
-    monkeypatch.setattr(pretrained, "load_base", lambda path, tokenizer: base)
+    monkeypatch.setattr(pretrained, "load_base", lambda *_: base)
 
 
 @pytest.fixture
