@@ -27,7 +27,7 @@ Read it in the order in which data passes through it; each name is documented wh
       cache                update_cache: keys and values of earlier tokens
       attention_kernels    choose_attention: the kernels of GPUs and TPUs
       feedforward          feed_forward
-      transformer          block, stack; Block, with_block: another in its place
+      transformer          block, attend, stack; Block, with_block: another in its place
       schema               the parameters, one row for each Leaf
       parameters           init_params, init_block, count_parameters
       gpt                  GPT
@@ -105,7 +105,7 @@ _HOME = {
     "model.cache": "update_cache",
     "model.attention_kernels": "choose_attention",
     "model.feedforward": "feed_forward",
-    "model.transformer": "block stack Block with_block",
+    "model.transformer": "block attend stack Block with_block",
     "model.schema": "Leaf BLOCK_LEAVES",
     "model.parameters": "init_params init_block parameter_shapes count_parameters",
     "model.gpt": "GPT",

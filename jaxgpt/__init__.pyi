@@ -47,6 +47,7 @@ from jaxgpt.model.attention_kernels import choose_attention as choose_attention
 from jaxgpt.model.feedforward import feed_forward as feed_forward
 from jaxgpt.model.transformer import (
     block as block,
+    attend as attend,
     stack as stack,
     Block as Block,
     with_block as with_block,
