@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import ModelConfig, get_preset
+from jaxgpt.config import ModelConfig
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.model.gpt import GPT, init_cache
 from jaxgpt.model.layers import gelu
 from jaxgpt.model.transformer import with_block
+from jaxgpt.presets import get_preset
 from jaxgpt.training import run
 
 ROOT = Path(__file__).parent.parent
