@@ -9,6 +9,7 @@ query to key times a slope, which each head has its own of.
 import argparse
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,7 @@ def alibi(x, **arguments):
 
 def main(steps=200, out="runs/alibi"):
     """Train, or go on where the run was interrupted, and write a line; loss.png is in `out`."""
+    Path(out).parent.mkdir(exist_ok=True)
     tiny = jaxgpt.get_preset("tiny")
     optimizer = replace(tiny.optimizer, warmup_steps=min(10, steps - 1))
     model = replace(tiny.model, positions="none")

@@ -8,6 +8,7 @@ of their products. The softmax's exp(q k) becomes f(q) f(k), with f = elu + 1.
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,7 @@ BLOCK = jaxgpt.Block(linear_attention, init_cache=init_cache)
 
 def main(steps=200, out="runs/linear_attention"):
     """Train, or go on where the run was interrupted, and write a line; loss.png is in `out`."""
+    Path(out).parent.mkdir(exist_ok=True)
     tiny = jaxgpt.get_preset("tiny")
     optimizer = replace(tiny.optimizer, warmup_steps=min(10, steps - 1))
     jaxgpt.pretrain(replace(tiny, optimizer=optimizer, steps=steps), out, block=BLOCK)

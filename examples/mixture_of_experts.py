@@ -8,6 +8,7 @@ token, and a gate of 0 leaves it out; nothing keeps the experts equally busy.
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,7 @@ BLOCK = jaxgpt.Block(
 
 def main(steps=200, out="runs/mixture_of_experts"):
     """Train, or go on where the run was interrupted, and write a line; loss.png is in `out`."""
+    Path(out).parent.mkdir(exist_ok=True)
     tiny = jaxgpt.get_preset("tiny")
     optimizer = replace(tiny.optimizer, warmup_steps=min(10, steps - 1))
     jaxgpt.pretrain(replace(tiny, optimizer=optimizer, steps=steps), out, block=BLOCK)

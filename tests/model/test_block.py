@@ -1,6 +1,7 @@
 """A block of one's own, and a leaf that it adds: trained, shared, saved, loaded, adapted."""
 
 import dataclasses
+import json
 from functools import partial
 
 import jax
@@ -10,17 +11,19 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
+from jaxgpt.config_file import to_dict
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.finetuning.lora import init_adapters, lora_loss, merge
 from jaxgpt.finetuning.settings import LoraConfig
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
+from jaxgpt.huggingface.weights import save_gpt2
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.parameters import count_parameters, init_params
 from jaxgpt.model.schema import BLOCK_LEAVES, Leaf, rows_of
 from jaxgpt.model.transformer import STANDARD, Block, attend, block, with_block
 from jaxgpt.presets import get_preset
-from jaxgpt.run_config import OptimizerConfig
+from jaxgpt.run_config import OptimizerConfig, RunOptions
 from jaxgpt.tokenization.tokenizer import ByteTokenizer
 from jaxgpt.training.checkpoint import LoadedModel, load_model, save_model
 from jaxgpt.training.compiled_step import make_step
@@ -28,6 +31,8 @@ from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.mesh import make_mesh, state_shardings
 from jaxgpt.training.muon import labels
 from jaxgpt.training.optimizer import decay_mask
+from jaxgpt.training.own_block import use_block
+from jaxgpt.training.run_folder import check_folder
 from jaxgpt.training.run_state import begin, state_template
 
 TINY = get_preset("tiny")
@@ -180,3 +185,21 @@ def test_a_block_that_cannot_be_recorded_or_has_other_rows_is_refused():
     assert str(Block(partial(block, num_kv_heads=1), name="shared")) == "shared"
     with pytest.raises(ConfigError, match=r"paths begin with blocks\., not gain"):
         Block(gained, leaves=(Leaf("gain", "D", "ones"),))
+
+
+def test_what_gpt2_has_no_setting_for_is_not_converted(params, tmp_path):
+    with pytest.raises(CheckpointError, match="GPT-2 has no such block as test_block:gained"):
+        save_gpt2(tmp_path / "own", CONFIG, params)
+    with pytest.raises(CheckpointError, match="GPT-2 has positions, and this model has none"):
+        save_gpt2(tmp_path / "none", dataclasses.replace(SHAPE, positions="none"), params)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_goes_on_with_the_block_that_it_began_with(tmp_path):
+    (tmp_path / "run").mkdir()
+    own = use_block(dataclasses.replace(TINY, model=SHAPE), GAINED)
+    (tmp_path / "run/config.json").write_text(json.dumps(to_dict(own)))
+    check_folder(tmp_path / "run", own, RunOptions())
+    due = r"\(model.block: test_block:gained -> standard\); pass the block that it was trained with"
+    with pytest.raises(CheckpointError, match=due):
+        check_folder(tmp_path / "run", dataclasses.replace(TINY, model=SHAPE), RunOptions())
