@@ -202,7 +202,7 @@ halves = [windows.batch(first=row, batch_size=2, seed=0).inputs for row in (0, 2
 assert (batch.inputs == np.concatenate(halves)).all()  # the order does not depend on the batch
 
 # %% [markdown]
-# The book's loader is the same, on the numbers from 0 to 1000: a stride of 1, a stride of 4 by
+# The book's loader is the same, on 1001 numbers from 0 on: a stride of 1, a stride of 4 by
 # twos, and PyTorch's own shuffled order, which is made here without PyTorch.
 
 # %%
