@@ -91,7 +91,7 @@ def _step_text(num_layers):
     config = get_preset("tiny")
     config = replace(config, model=replace(config.model, vocab_size=64, num_layers=num_layers))
     mesh = make_mesh(config)
-    state = jax.eval_shape(lambda: pretrain._initial_state(config, 0))
+    state = jax.eval_shape(lambda: pretrain.initial_state(config, 0))
     batch = jax.ShapeDtypeStruct((16, 64), np.int32)
     return make_step(config, mesh).lower(state, (batch, batch), np.int32(0)).as_text()
 
