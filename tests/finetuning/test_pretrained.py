@@ -153,6 +153,7 @@ def run_from(config, folder, **options):
     return pretrain(config, folder, initial_params=begin, **options)
 
 
+@pytest.mark.whole_run
 def test_a_run_begins_with_the_weights(config, folder, tmp_path):
     # Steps too small to change a float32.
     still = {"learning_rate": 1e-20, "schedule": "constant", "weight_decay": 0.0}
@@ -166,6 +167,7 @@ def test_a_run_begins_with_the_weights(config, folder, tmp_path):
     assert f'"init_from": "{folder}"' in card
 
 
+@pytest.mark.whole_run
 def test_a_run_goes_on_without_the_weights_and_ends_with_the_same_bits(config, folder, tmp_path):
     def stop(*_):
         os.kill(os.getpid(), signal.SIGTERM)

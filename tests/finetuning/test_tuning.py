@@ -148,6 +148,7 @@ def test_a_run_learns_leaves_its_base_alone_and_can_be_loaded(kind, trained, tun
         same(loaded.params, result.model.params)
 
 
+@pytest.mark.whole_run
 def test_a_run_by_other_numbers_compiles_nothing_anew(tune, compiled_anew):
     other = OptimizerConfig(2e-3, warmup_steps=1, beta1=0.5, weight_decay=0.0, gradient_clip=0.1)
     run = partial(tune, "classification", evaluate_every=9, checkpoint_every=9)
@@ -216,6 +217,7 @@ def test_what_is_frozen_stays_and_adapters_take_kilobytes(tune, base, tmp_path, 
         load_model(tmp_path / "lora")
 
 
+@pytest.mark.whole_run
 def test_the_classifier_scores_the_test_texts_and_knows_its_classes(tune, base, tmp_path):
     result, scores = tune("classification", "run", steps=30, balance=True, pooling="mean")
     assert scores.summary()["balanced_accuracy"] == 1.0
@@ -376,6 +378,7 @@ def test_another_base_other_data_and_other_settings_are_refused(
     assert tune("instructions", "run", allowed, **more).model.step == 6
 
 
+@pytest.mark.whole_run
 def test_several_devices_and_a_profile_change_nothing(tune, tmp_path, monkeypatch):
     assert jax.device_count() == 8
     settings = {"data_parallel": 2, "fsdp": 4, "attention": "chunked", "unroll": 2}

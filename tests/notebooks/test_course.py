@@ -61,6 +61,7 @@ def test_outputs_are_of_this_source(source, notebook):
     assert [text_of(cell) for cell in notebook["cells"]] == [cell.source for cell in made.cells]
 
 
+@pytest.mark.whole_run
 def test_a_source_runs_without_jupyter_and_without_a_warning(source):
     blocked = ("IPython", "ipykernel", "jupytext", "nbclient")
     program = (

@@ -59,6 +59,7 @@ def no_torch(monkeypatch):
 # --- training ---
 
 
+@pytest.mark.whole_run
 def test_all_who_train_take_the_same_steps():
     report = training.measure_training(
         CONFIG, ["jaxgpt", "torch", "jaxgpt-bf16", "torch-bf16"], turns=2, steps=2

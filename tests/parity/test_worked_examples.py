@@ -21,12 +21,14 @@ def outcomes():
     return list(run_examples(Given()))
 
 
+@pytest.mark.whole_run
 def test_nothing_is_missed(outcomes):
     assert [item for item in outcomes if item.verdict == "miss"] == []
     # The vocabulary of GPT-2 may be absent, and the texts are; the rest is computed here.
     assert sum(item.verdict == "ok" for item in outcomes) >= 50
 
 
+@pytest.mark.whole_run
 def test_what_cannot_be_computed_says_why(outcomes):
     verdicts = {item.id: item.verdict for item in outcomes}
     assert verdicts["ch02.n_chars"] == "needs the story"

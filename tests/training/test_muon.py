@@ -110,6 +110,7 @@ def test_the_state_lies_where_its_parameter_lies():
     assert all(specs[name] == jax.P(None, "fsdp", None) for name in means)
 
 
+@pytest.mark.whole_run
 def test_devices_that_share_the_parameters_give_what_one_gives():
     tokens = np.random.default_rng(0).integers(0, 37, (8, 9)).astype(np.int32)
     after = []

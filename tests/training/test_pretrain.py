@@ -90,6 +90,7 @@ def test_a_checkpoint_is_all_it_takes(undisturbed):
     assert_same_bits(model.params, result.state.params)
 
 
+@pytest.mark.whole_run
 def test_stopped_twice_and_resumed_is_the_undisturbed_run(small_run, tmp_path, undisturbed):
     def stop(config, params, tokenizer):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -171,6 +172,7 @@ def test_other_settings_or_data_are_refused_unless_allowed(small_run, tmp_path):
         pretrain(replace(longer, steps=15), run, RunOptions(allow_config_change=True))
 
 
+@pytest.mark.whole_run
 def test_another_batch_size_goes_on_at_the_row_where_it_stopped(
     small_run, tmp_path, monkeypatch, capsys
 ):

@@ -22,6 +22,7 @@ from jaxgpt.training.profile import (
 from jaxgpt.training.report import Reporter
 
 
+@pytest.mark.whole_run
 def test_a_traced_run_is_the_same_run_and_shows_its_stages(small_run, tmp_path, capfd):
     config = small_run(steps=8)
     plain = pretrain(config, tmp_path / "plain")
