@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-MODULES = {"01": "tokens", "02": "windows", "04": "attention"}
+MODULES = {"01": "tokens", "02": "windows", "03": "vectors", "04": "attention"}
 """The part of an exercise's id before the dot, and the module of `course.exercises` that has it."""
 
 _CHECKS: dict[str, Callable[[Any], str | None]] = {}
