@@ -178,7 +178,7 @@ check("03.2", answer)
 # ## Feeding to the transformer
 #
 # The first layer adds the two: what stands there, and where. **Predict** (exercise 03.1, 1 minute,
-# difficulty 1): eight texts of four tokens have token vectors (8, 4, 256); positions are (4, 256).
+# difficulty 1): eight texts of four tokens have token vectors (8, 4, 16); positions are (4, 16).
 # Which shape has the sum?
 
 # %%

@@ -26,15 +26,15 @@ def _in_float32(length, width):
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(length, width)
 
 
-RIGHT = {"03.1": (8, 4, 256), "03.2": solution, "03.3": "places"}
+RIGHT = {"03.1": (8, 4, 16), "03.2": solution, "03.3": "places"}
 
 WRONG = {
     "03.1": [
-        ((8, 4, 512), "not put side by side"),
-        ((8, 8, 256), "no further tokens"),
-        ((4, 256), "every text of the batch"),
-        ((12, 256), "changes no shape"),
-        ("8 x 4 x 256", "a shape is wanted"),
+        ((8, 4, 32), "not put side by side"),
+        ((8, 8, 16), "no further tokens"),
+        ((4, 16), "every text of the batch"),
+        ((12, 16), "changes no shape"),
+        ("8 x 4 x 16", "a shape is wanted"),
     ],
     "03.2": [
         (_in_halves, "take turns"),
