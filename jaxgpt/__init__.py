@@ -37,7 +37,7 @@ Read it in the order in which data passes through it; each name is documented wh
       loss                 cross_entropy; head_loss: the same with few logits in memory at once
       optimizer            learning_rate, make_optimizer
       step                 TrainState, init_state, train_step, eval_step: pure
-      loop                 fit: the only loop, with Hooks; report: Reporter, what is seen of it
+      loop                 fit: a run's loop, with Hooks; report: Reporter, what is seen of it
       pretrain             pretrain: a whole run in a folder, also with a loss of your own
       sweep                sweep: many seeds and learning rates of a small model
       evaluation           evaluate_documents

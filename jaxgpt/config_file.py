@@ -35,6 +35,11 @@ def load_config(path: str | Path) -> TrainConfig:
         raise ConfigError(f"{path}: {error}") from None
 
 
+def find_config(name: str) -> TrainConfig:
+    """The preset called `name`, or the config in a file of that name; raises as they do."""
+    return load_config(name) if any(mark in name for mark in "./") else get_preset(name)
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a JSON or TOML file of at most 1 MB, parsed as strictly as `read_json` does.
 

@@ -15,9 +15,8 @@ from typing import Literal
 from jaxgpt.commands import cli
 from jaxgpt.commands.train import begin_from
 from jaxgpt.config import TrainConfig
-from jaxgpt.config_file import load_config, to_dict
+from jaxgpt.config_file import find_config, to_dict
 from jaxgpt.files import write_file
-from jaxgpt.presets import get_preset
 from jaxgpt.terminal import say
 
 COMMON = (
@@ -45,7 +44,7 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Parse, plan, print."""
     name = argv.pop(0) if argv and not argv[0].startswith("-") else "small"
-    default = load_config(name) if any(mark in name for mark in "./") else get_preset(name)
+    default = find_config(name)
     default = begin_from(default, argv, Path("runs") / Path(name).stem)
     arguments = cli.parse(
         Arguments,

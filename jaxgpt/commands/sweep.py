@@ -11,10 +11,9 @@ from typing import Any, Literal
 from jaxgpt.commands import cli
 from jaxgpt.commands.progress import Progress
 from jaxgpt.config import TrainConfig
-from jaxgpt.config_file import load_config
+from jaxgpt.config_file import find_config
 from jaxgpt.errors import ConfigError, brief
 from jaxgpt.files import write_file
-from jaxgpt.presets import get_preset
 from jaxgpt.terminal import say
 
 COMMON = (
@@ -41,7 +40,7 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Parse, sweep, print the table."""
     name = argv.pop(0) if argv and not argv[0].startswith("-") else "tiny"
-    default = load_config(name) if any(mark in name for mark in "./") else get_preset(name)
+    default = find_config(name)
     arguments = cli.parse(
         Arguments,
         "sweep",

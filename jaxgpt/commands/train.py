@@ -17,11 +17,10 @@ from typing import Any, Literal
 from jaxgpt.commands import cli
 from jaxgpt.commands.progress import Progress
 from jaxgpt.config import TrainConfig
-from jaxgpt.config_file import load_config
+from jaxgpt.config_file import find_config
 from jaxgpt.errors import ConfigError
 from jaxgpt.fields import check_range
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, SamplingConfig
-from jaxgpt.presets import get_preset
 from jaxgpt.run_config import RunOptions
 from jaxgpt.shell import command, this_command
 from jaxgpt.terminal import escape, say
@@ -50,8 +49,7 @@ class Arguments:
 def main(argv: list[str]) -> None:
     """Parse, train, say where things are."""
     name = argv.pop(0) if argv and not argv[0].startswith("-") else "small"
-    is_file = any(mark in name for mark in "./")
-    default = load_config(name) if is_file else get_preset(name)
+    default = find_config(name)
     standard_out = Path("runs") / Path(name).stem
     default = begin_from(default, argv, standard_out)
     arguments = cli.parse(

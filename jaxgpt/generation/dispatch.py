@@ -111,11 +111,8 @@ def extend(
 def _next_logits(
     config: ModelConfig, params: DecodingParams, rows: Rows, cache: list[Any]
 ) -> tuple[Float[Array, "B V"], list[Any]]:
-    model, last, zeros = (
-        GPT(config, params.as_params()),
-        rows.length - 1,
-        jnp.zeros_like(rows.length),
-    )
+    model = GPT(config, params.as_params())
+    last, zeros = rows.length - 1, jnp.zeros_like(rows.length)
     if cache:
         newest = jnp.take_along_axis(rows.window, last[:, None], axis=1)
         return model.decode(newest, cache, start=last, last=zeros)
