@@ -8,6 +8,8 @@ processor's seconds, most memory, figures, checks. Exit code 1 where a notebook 
 import multiprocessing
 import resource
 import sys
+from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -71,20 +73,35 @@ def build(source: Path) -> int:
     return int(bool(errors))
 
 
-def _child(source: Path) -> None:
-    raise SystemExit(build(source))
+def train() -> int:
+    """Train the model that notebooks look into, if it is not there yet; the exit code."""
+    from course.model import RUN, trained
+
+    if not (RUN / "loss.png").exists():
+        print("training the model of notebooks 06 to 10 in runs/small", flush=True)
+    trained()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(f"{'the trained model':<24}{used.ru_utime + used.ru_stime:5.0f} s of the processor")
+    return 0
 
 
 def main(names: list[str]) -> int:
     """Build all, or those whose names begin so, each in a process of its own."""
+    chosen = [path for path in sources() if not names or path.name.startswith(tuple(names))]
+    jobs: list[Callable[[], int]] = [partial(build, source) for source in chosen]
+    if any("trained()" in source.read_text() for source in chosen):
+        jobs.insert(0, train)
     codes = []
-    for source in sources():
-        if not names or source.name.startswith(tuple(names)):
-            process = multiprocessing.get_context("spawn").Process(target=_child, args=(source,))
-            process.start()
-            process.join()
-            codes.append(process.exitcode)
+    for job in jobs:
+        process = multiprocessing.get_context("spawn").Process(target=_child, args=(job,))
+        process.start()
+        process.join()
+        codes.append(process.exitcode)
     return int(any(codes) or not codes)
+
+
+def _child(job: Callable[[], int]) -> None:
+    raise SystemExit(job())
 
 
 if __name__ == "__main__":

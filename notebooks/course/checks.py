@@ -8,7 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-MODULES = {"01": "tokens", "02": "windows", "03": "vectors", "04": "attention"}
+MODULES = {
+    **{"00": "path", "01": "tokens", "02": "windows", "03": "vectors", "04": "attention"},
+    **{"05": "model", "06": "pretraining", "07": "generation", "08": "opening"},
+    **{"09": "classification", "10": "instructions", "11": "parity", "12": "scaling"},
+}
 """The part of an exercise's id before the dot, and the module of `course.exercises` that has it."""
 
 _CHECKS: dict[str, Callable[[Any], str | None]] = {}

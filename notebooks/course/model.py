@@ -1,0 +1,17 @@
+"""The model that the notebooks look into: the preset `small`, trained on the bundled stories."""
+
+import os
+from contextlib import redirect_stderr
+
+from course.build import FOLDER
+from jaxgpt import LoadedModel, get_preset, load_model, pretrain
+
+RUN = FOLDER.parent / "runs" / "small"
+"""The folder that `make train` trains in too."""
+
+
+def trained() -> LoadedModel:
+    """The trained `small`, from `runs/small`; trained first where it is not there, in minutes."""
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+        pretrain(get_preset("small"), RUN)  # returns at once where the run is finished
+    return load_model(RUN)
