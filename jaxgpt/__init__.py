@@ -31,7 +31,8 @@ Read it in the order in which data passes through it; each name is documented wh
       schema               the parameters, one row for each Leaf
       parameters           init_params, init_block, count_parameters
       gpt                  GPT
-      activations          activations, intervene: what is computed on the way, by name
+      activations          activations, intervene: what is computed on the way, by name;
+                           keep_heads: knock the others out
 
     jaxgpt.training      logits -> loss -> update -> checkpoint
       loss                 cross_entropy; head_loss: the same with few logits in memory at once
@@ -109,7 +110,7 @@ _HOME = {
     "model.schema": "Leaf BLOCK_LEAVES",
     "model.parameters": "init_params init_block parameter_shapes count_parameters",
     "model.gpt": "GPT",
-    "model.activations": "activations intervene recorded_names",
+    "model.activations": "activations intervene keep_heads recorded_names",
     "training.loss": "cross_entropy head_loss next_token_loss",
     "training.optimizer": "learning_rate make_optimizer",
     "training.step": "TrainState init_state train_step eval_step",

@@ -63,6 +63,7 @@ from jaxgpt.model.gpt import GPT as GPT
 from jaxgpt.model.activations import (
     activations as activations,
     intervene as intervene,
+    keep_heads as keep_heads,
     recorded_names as recorded_names,
 )
 from jaxgpt.training.loss import (

@@ -8,7 +8,8 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from jaxtyping import Array, Float, Int
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
@@ -60,8 +61,8 @@ def intervene(
     """Logits of `model` on `tokens` where each named activation is what its function makes of it.
 
     To patch one from another prompt, give `lambda x: activations(model, other, [name])[name]`; to
-    knock a head out, `lambda x: x.at[:, head].set(0)` for a block's `attn.context`. A name may hold
-    `*`. Raises ConfigError for an unknown name, or a function that gives another shape.
+    knock heads out, `keep_heads`. A name may hold `*`. Raises ConfigError for an unknown name, or a
+    function that gives another shape.
     """
     by_name = {
         name: change
@@ -78,6 +79,23 @@ def intervene(
         return changed.astype(x.dtype)
 
     return model(tokens, record=record)
+
+
+def keep_heads(
+    config: ModelConfig, kept: Bool[ArrayLike, "L H"]
+) -> dict[str, Callable[[Array], Array]]:
+    """Changes for `intervene` that knock out the attention heads where `kept` is False.
+
+    Such a head hands over nothing: its context is 0. `kept` may be traced, so that `vmap` and
+    `jax.lax.map` run over many choices of heads. Raises ConfigError for another shape than (L, H).
+    """
+    rows, due = jnp.asarray(kept), (config.num_layers, config.num_heads)
+    if rows.shape != due:
+        raise ConfigError(f"the heads to keep have shape {rows.shape}; (L, H) is {due} here")
+    return {
+        f"blocks.{i}.attn.context": lambda x, row=row: jnp.where(row[:, None, None], x, 0)
+        for i, row in enumerate(rows)
+    }
 
 
 def _matching(patterns: Iterable[str], config: ModelConfig) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.model import attention
-from jaxgpt.model.activations import activations, intervene, recorded_names
+from jaxgpt.model.activations import activations, intervene, keep_heads, recorded_names
 from jaxgpt.model.gpt import GPT, init_cache
 from jaxgpt.model.schema import dimensions
 from jaxgpt.parity import torch_reference
@@ -111,6 +111,34 @@ def test_a_head_that_is_knocked_out_writes_nothing(model):
 
     model(TOKENS, record=record)
     np.testing.assert_array_equal(seen[name], np.broadcast_to(bias, seen[name].shape))
+
+
+def test_heads_not_kept_are_as_if_their_rows_of_the_output_were_zero(model, agree, rounding):
+    kept = np.array([[1, 0, 1, 1], [0, 0, 0, 1]], bool)
+    params = model.params.get_value()
+    rows = np.repeat(kept, dimensions(model.config)["K"], axis=1)  # heads are slices of the context
+    weight = params["blocks"]["attn"]["out"]["weight"] * rows[:, :, None]
+    out = params["blocks"]["attn"]["out"] | {"weight": weight}
+    blocks = params["blocks"] | {"attn": params["blocks"]["attn"] | {"out": out}}
+    zeroed = GPT(model.config, params | {"blocks": blocks})(TOKENS)
+    agree(intervene(model, TOKENS, keep_heads(model.config, kept)), zeroed, rounding(FORWARD))
+    assert np.abs(zeroed - model(TOKENS)).max() > 0.01 * np.abs(zeroed).max()
+
+
+def test_many_choices_of_heads_in_one_program(model):
+    def without(kept):
+        return intervene(model, TOKENS, keep_heads(model.config, kept))
+
+    subsets = np.array([[[1] * 4] * 2, [[0] * 4] * 2, [[1, 1, 0, 1], [1] * 4]], bool)
+    at_once, mapped = jax.jit(jax.vmap(without))(subsets), jax.lax.map(without, subsets)
+    for row, kept in enumerate(subsets):
+        np.testing.assert_allclose(at_once[row], without(kept), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(mapped[row], without(kept), rtol=1e-4, atol=1e-4)
+
+
+def test_heads_to_keep_have_a_row_for_each_layer(model):
+    with pytest.raises(ConfigError, match=r"shape \(1, 4\); \(L, H\) is \(2, 4\) here"):
+        keep_heads(model.config, np.ones((1, 4), bool))
 
 
 def test_under_jit_grad_and_vmap(model):
