@@ -6,9 +6,10 @@ depend on one earlier choice at most form a forest, so probabilities follow from
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log2
+from typing import Any
 
 from jaxgpt.errors import ConfigError
 
@@ -57,6 +58,18 @@ def slots(text: str) -> list[str]:
     return re.findall(r"{(\w+)}", text)
 
 
+@dataclass(frozen=True)
+class Parse:
+    """What a text says of a grammar's choices, or where it leaves the grammar's language."""
+
+    facts: Mapping[str, str] | None
+    """Choice -> what it drew, as far as the text says; None if the grammar cannot write it."""
+    end: int
+    """How many of its characters can be read: all, or those before what does not fit."""
+    expected: frozenset[str]
+    """The choices of which one would have to go on there, or else end; empty if all fits."""
+
+
 class Grammar:
     """Named choices in the order they are made; the text is what the last one draws.
 
@@ -87,6 +100,53 @@ class Grammar:
             facts[name] = text.format_map(facts) if has_slots else text
             bits += surprise
         return facts, bits
+
+    def parse(self, text: str, *, remember: bool = True) -> Parse:
+        """The choices that write `text`, by trying all and going back where one does not fit.
+
+        Without `remember`, each sentence may contradict those before it: a slot is read anew
+        wherever it stands, and from any urn of its choice.
+        """
+        end, expected = 0, set[str]()
+
+        def miss(name: str, at: int) -> None:
+            nonlocal end
+            if at > end:
+                expected.clear()
+            end = max(end, at)
+            if at == end:
+                expected.add(name)
+
+        def read(owner: str, pieces: list[str], at: int, facts: dict[str, str]) -> Iterator[Any]:
+            if not pieces:
+                yield at, facts
+                return
+            name = pieces[0][1:-1] if pieces[0][0] == "{" else ""
+            if name and not (remember and name in facts):
+                for after, known in draw(name, at, facts):
+                    yield from read(owner, pieces[1:], after, known | {name: text[at:after]})
+                return
+            wanted = facts[name] if name else pieces[0]
+            if text.startswith(wanted, at):
+                yield from read(owner, pieces[1:], at + len(wanted), facts)
+            else:
+                miss(name or owner, at)
+
+        def draw(name: str, at: int, facts: dict[str, str]) -> Iterator[Any]:
+            choice, known = self.choices[name], facts
+            labels = [facts[choice.given]] if remember and choice.given in facts else choice.urns
+            for label in labels:
+                if choice.given:
+                    known = facts | {choice.given: label}
+                for alternative in choice.urns[label]:
+                    yield from read(name, re.findall(r"{\w+}|[^{]+", alternative), at, known)
+
+        last = next(reversed(self.choices))
+        for after, facts in draw(last, 0, {}):
+            if after == len(text):
+                return Parse(facts, after, frozenset())
+            miss(last, after)
+        return Parse(None, end, frozenset(expected))
 
     def entropy(self) -> float:
         """Expected bits of one draw of the whole grammar, exact up to float rounding.

@@ -260,6 +260,42 @@ def test_parser_recovers_the_choices_of_each_story():
         assert all(len(urn) == 1 for name in unread for urn in CHOICES[name].urns.values())
 
 
+def test_parse_gives_the_one_reading():
+    for index in range(200):
+        text = tell_story(index, seed=11).text
+        parsed = STORIES.parse(text)
+        assert [parsed.facts] == readings(text)
+        assert (parsed.end, parsed.expected) == (len(text), frozenset())
+        assert STORIES.parse(text, remember=False).facts
+
+
+def test_parse_takes_what_the_grammar_writes_and_nothing_else():
+    names, verbs = ("Ann", "Bea", "Cid"), {"fell": "{} ran. {}", "won": "So {} ran. {}"}
+    for name, she, (verb, text) in product(names, ("She", "He"), verbs.items()):
+        for ending in (f"{verb}.\n\n", f"{verb}.", "stood.\n\n", f"{verb}.\n\nAnn"):
+            parsed = TINY.parse(f"{text.format(name, she)} {ending}")
+            fits = ending == f"{verb}.\n\n" and (she == "He") == (name == "Cid")
+            assert (parsed.facts is not None) == fits
+    assert TINY.parse("").facts is None
+
+
+def test_parse_tells_where_a_text_leaves_the_language_and_what_could_follow():
+    parsed = TINY.parse("So Ann ran. He won.\n\n")
+    assert (parsed.facts, parsed.end, parsed.expected) == (None, len("So Ann ran. "), {"she"})
+    assert TINY.parse("So Dan ran.").expected == {"hero"}
+    assert TINY.parse("Bea ran. She won.\n\n").end == len("Bea ran. She")
+    assert TINY.parse("Ann ran. She fell.\n\nAnn").end == len("Ann ran. She fell.\n\n")
+
+
+def test_parse_without_memory_takes_contradictions():
+    contradicting = "So Ann ran. He won.\n\n"
+    assert TINY.parse(contradicting, remember=False).facts
+    assert TINY.parse("So Ann ran. It won.\n\n", remember=False).facts is None
+    twice = Grammar({"who": one_of("Ann, Bea"), "text": one_of({"{who} met {who}.": 1})})
+    assert twice.parse("Ann met Bea.").expected == {"who"}
+    assert twice.parse("Ann met Bea.", remember=False).facts
+
+
 # ------------------------------------------------------------------------------------------
 # The language
 # ------------------------------------------------------------------------------------------
