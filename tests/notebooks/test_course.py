@@ -1,5 +1,6 @@
 """Notebooks: sources and outputs in step, exercises that refuse wrong answers, pages to read."""
 
+import fcntl
 import json
 import os
 import re
@@ -18,6 +19,9 @@ from course import checks  # noqa: E402
 from course.build import cells_of, sources  # noqa: E402
 
 SOURCES = sources()
+QUICK = ("01", "02", "03", "04", "05")
+"""Run whole in every run of the tests; the others in those of whole runs."""
+
 NUMBERS = [source.name[:2] for source in SOURCES]
 EXERCISES = [name for number in NUMBERS for name in checks.exercises(number)]
 
@@ -61,23 +65,39 @@ def test_outputs_are_of_this_source(source, notebook):
     assert [text_of(cell) for cell in notebook["cells"]] == [cell.source for cell in made.cells]
 
 
-@pytest.mark.whole_run
-def test_a_source_runs_without_jupyter_and_without_a_warning(source):
-    blocked = ("IPython", "ipykernel", "jupytext", "nbclient")
-    program = (
-        f"import runpy, sys; sys.modules.update(dict.fromkeys({blocked})); "
-        f"sys.path.insert(0, {str(NOTEBOOKS)!r}); runpy.run_path({str(source)!r})"
-    )
+def python(program):
+    """A process of its own, without Jupyter, the network, and the flags of these tests."""
     settings = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    blocked = ("IPython", "ipykernel", "jupytext", "nbclient")
+    start = (
+        f"import runpy, socket, sys; sys.modules.update(dict.fromkeys({blocked})); "
+        f"socket.socket.connect = None; sys.path.insert(0, {str(NOTEBOOKS)!r}); "
+    )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", "-c", start + program],
         env=settings | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert " not yet: " not in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(path, id=path.stem, marks=() if quick else pytest.mark.whole_run)
+        for path in SOURCES
+        for quick in [path.name[:2] in QUICK]
+    ],
+)
+def test_a_source_runs_without_jupyter_and_without_a_warning(source, tmp_path_factory):
+    if "trained()" in source.read_text():
+        with open(tmp_path_factory.getbasetemp().parent / "trained.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one worker trains, others wait for it
+            python("from course.model import trained; trained()")
+    assert " not yet: " not in python(f"runpy.run_path({str(source)!r})")
 
 
 @pytest.mark.parametrize("name", EXERCISES)
