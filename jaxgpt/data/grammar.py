@@ -7,7 +7,8 @@ depend on one earlier choice at most form a forest, so probabilities follow from
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import log2
 from typing import Any
 
@@ -22,6 +23,17 @@ class Choice:
 
     urns: Mapping[str, Urn]
     given: str = ""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Piece of a text, its characters from `start` up to `end`, that one choice wrote."""
+
+    start: int
+    end: int
+    choice: str
+    bits: float
+    """What it tells a reader of all before it, be it of this choice or of others."""
 
 
 def words(line: str) -> Urn:
@@ -148,6 +160,52 @@ class Grammar:
             miss(last, after)
         return Parse(None, end, frozenset(expected))
 
+    def spans(self, facts: Mapping[str, str]) -> list[Span]:
+        """Spans of the text of `facts`, which `draw` made: every character once, in order.
+
+        A choice writes the letters around its slots, and each slot's own choice what stands there,
+        as often as it stands there. Bits fall on the letter or slot in which what was drawn parts
+        from the other alternatives; those of a choice that writes nothing, on the first span of one
+        that is given it. Together they are those of `draw`, less what the text leaves open.
+        """
+        spans: list[Span] = []
+        told: set[str] = set()
+
+        def write(name: str, bits: float) -> float:
+            """Add the spans of a choice; takes bits that are not told yet, and gives those left."""
+            urn, drawn = self._drawn(name, facts)
+            alike = {_tokens(text): urn[text] for text in ([drawn] if name in told else urn)}
+            told.add(name)
+            given, begins = self.choices[name].given, True
+            while given and given not in told:
+                others, hidden = self._drawn(given, facts)
+                bits += log2(sum(others.values()) / others[hidden])
+                told.add(given)
+                given = self.choices[given].given
+            for place, token in enumerate(_tokens(drawn)):
+                before = sum(alike.values())
+                alike = {key: n for key, n in alike.items() if key[place : place + 1] == (token,)}
+                bits += log2(before / sum(alike.values()))
+                if len(token) > 1:
+                    bits, begins = write(token[1:-1], bits), True
+                    continue
+                end = spans[-1].end if spans else 0
+                joined = Span(end, end, name, 0.0) if begins else spans.pop()
+                spans.append(replace(joined, end=end + 1, bits=joined.bits + bits))
+                bits, begins = 0.0, False
+            return bits + log2(sum(alike.values()) / urn[drawn])
+
+        left = write(next(reversed(self.choices)), 0.0)
+        if spans:
+            spans[-1] = replace(spans[-1], bits=spans[-1].bits + left)
+        return spans
+
+    def _drawn(self, name: str, facts: Mapping[str, str]) -> tuple[Urn, str]:
+        """The urn that a choice drew from, and which of its alternatives that was."""
+        choice = self.choices[name]
+        urn = choice.urns[facts[choice.given] if choice.given else ""]
+        return urn, next(text for text in urn if text.format_map(facts) == facts[name])
+
     def entropy(self) -> float:
         """Expected bits of one draw of the whole grammar, exact up to float rounding.
 
@@ -165,6 +223,12 @@ class Grammar:
                     bits -= chance * share * log2(share)
                     chances[name][text] += chance * share
         return bits
+
+
+@lru_cache(maxsize=4096)
+def _tokens(text: str) -> tuple[str, ...]:
+    """Letters and `{slots}`, in order."""
+    return tuple(re.findall(r"{\w+}|.", text, re.DOTALL))
 
 
 def _balls(urn: Urn) -> list[tuple[str, bool, float]]:

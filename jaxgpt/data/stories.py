@@ -302,7 +302,8 @@ class Story:
 def tell_story(index: int, *, seed: int, grammar: Grammar = STORIES) -> Story:
     """Story number `index` of the corpus `seed`: the same on every platform and Python, for ever.
 
-    The numbers behind the choices are the output of SHAKE-128 (FIPS 202) on both integers.
+    The numbers behind the choices are the output of SHAKE-128 (FIPS 202) on both integers. Which
+    choice wrote which characters: `grammar.spans(story.facts)`.
     """
     size = len(grammar.choices)
     stream = hashlib.shake_128(f"{seed} {index}".encode()).digest(8 * size)

@@ -104,6 +104,54 @@ def test_entropy_of_a_grammar_computed_by_hand():
     assert isclose(TINY.entropy(), by_hand, rel_tol=1e-12)
 
 
+@pytest.mark.parametrize("index", range(6))
+def test_spans_tell_what_a_reader_who_knows_the_grammar_learns(shrunk, every_story, index):
+    """Bits of a span: by how much fewer of all stories begin as the text does up to its end."""
+    story = tell_story(index, seed=3, grammar=shrunk)
+    left, likely = every_story, 1.0
+    for span in shrunk.spans(story.facts):
+        left = [pair for pair in left if pair[0].startswith(story.text[: span.end])]
+        chance = sum(chance for _, chance in left)
+        assert isclose(span.bits, log2(likely / chance), rel_tol=1e-9, abs_tol=1e-9)
+        likely = chance
+
+
+def test_spans_cover_each_character_once_and_add_up_to_the_bits():
+    for index in range(200):
+        story = tell_story(index, seed=9)
+        spans = STORIES.spans(story.facts)
+        assert [span.start for span in spans] == [0, *(span.end for span in spans[:-1])]
+        assert spans[-1].end == len(story.text)
+        assert isclose(sum(span.bits for span in spans), story.bits, rel_tol=1e-12)
+        for span in spans:
+            text = story.text[span.start : span.end]
+            plain = not any(map(slots, texts_of(CHOICES[span.choice])))
+            assert not plain or text == story.facts[span.choice]
+
+
+def test_only_the_first_span_of_a_choice_tells_what_it_drew():
+    for story in write_stories(20_000, seed=4):
+        spans = STORIES.spans(story.facts)
+        first, *again = [span.bits for span in spans if span.choice == "tool"]
+        assert first >= log2(24 / 4)
+        assert again == [0.0] * len(again)
+
+
+def test_spans_carry_bits_past_empty_texts_and_beginnings_of_others():
+    grammar = Grammar(
+        {
+            "mark": one_of({"": 1, "!": 1}),
+            "word": one_of("pie, pies"),
+            "untold": one_of("a, b"),
+            "text": one_of({"{word}{mark} ran": 1}),
+        }
+    )
+    facts = {"mark": "", "word": "pie", "untold": "a", "text": "pie ran"}
+    pie, rest = grammar.spans(facts)
+    assert (pie.choice, pie.end, pie.bits) == ("word", 3, 0.0)
+    assert (rest.choice, rest.end, rest.bits) == ("text", 7, 2.0)
+
+
 def test_mean_bits_of_the_full_grammar_are_its_entropy():
     bits = [tell_story(index, seed=5).bits for index in range(4000)]
     mean = sum(bits) / len(bits)
