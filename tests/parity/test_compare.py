@@ -27,9 +27,10 @@ from jaxgpt.parity.compare import compare, to_text
 from jaxgpt.parity.diagnosis import leaf_differences
 from jaxgpt.parity.diagnosis.causes import OPERATIONS, operation_of
 from jaxgpt.parity.diagnosis.differences import rounding as bound_of
+from jaxgpt.parity.diagnosis.table import OVERRIDES
 from jaxgpt.parity.diagnosis.trial import Attempt
 from jaxgpt.parity.overrides import Variant
-from jaxgpt.parity.recordings.recording import Recording, record_model
+from jaxgpt.parity.recordings.recording import Recording, record_model, record_variant
 from jaxgpt.parity.recordings.recording_file import load_recording, save_recording
 from jaxgpt.parity.recordings.torch_module import record_module
 from jaxgpt.parity.torch_reference import from_params
@@ -316,6 +317,21 @@ def test_the_other_way_round_it_is_said_of_the_other(ours, planted):
     """Causes are tried on the jaxgpt side, wherever it stands."""
     comparison = compare(alone(planted(gelu="erf")), ours)
     assert comparison.causes == ("A computes GELU by erf, not by tanh",)
+
+
+def test_a_variant_without_overrides_is_recorded_as_the_model(params, ours):
+    same = record_variant(Variant(CONFIG, params), TOKENS)
+    assert compare(ours, same).equal
+    assert ours.gradients.keys() == same.gradients.keys()
+
+
+@pytest.mark.parametrize("name", ["positions", "epsilon", "mask", "scale", "activation"])
+def test_a_variant_is_recorded_with_its_overrides(name, params, ours):
+    words, changes = list(OVERRIDES[name].items())[1]
+    theirs = record_variant(Variant(CONFIG, params).changed(**changes), TOKENS, "theirs")
+    comparison = compare(ours, theirs)
+    assert comparison.causes == (f"B {words.format(Variant(CONFIG, params))}",)
+    assert all(row.differs for row in comparison.rows if row.kind == "loss")
 
 
 def test_causes_that_cannot_be_told_apart_are_both_named(params, planted):

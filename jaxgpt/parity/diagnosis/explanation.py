@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from jaxgpt.model.layers import Params
 from jaxgpt.parity.diagnosis.causes import operation_of
@@ -14,8 +12,8 @@ from jaxgpt.parity.diagnosis.diagnose import Diagnosis, diagnose
 from jaxgpt.parity.diagnosis.differences import Row, differences, unit_of
 from jaxgpt.parity.diagnosis.leaf_differences import compare_leaves
 from jaxgpt.parity.overrides import Variant
-from jaxgpt.parity.recordings.recording import Recording, to_leaves
-from jaxgpt.parity.trace import activation_names, loss_and_gradients, trace
+from jaxgpt.parity.recordings.recording import Recording, record_variant
+from jaxgpt.parity.trace import activation_names
 
 Explanation = tuple[tuple[str, ...], str]
 """The causes, and what they leave, or what it means that there is none."""
@@ -118,13 +116,7 @@ def _way_back(first: Row, causes: Sequence[str], variant: Variant, other: Record
     if first.kind == "loss":
         return "the logits agree: the loss is computed otherwise, such as over other targets"
     if causes:
-
-        def forward(params: Params, tokens: Array) -> Array:
-            return trace(replace(variant, params=params), tokens)["logits"]
-
-        run = jax.jit(partial(loss_and_gradients, forward))
-        loss, gradients = run(variant.params, jnp.asarray(other.tokens))
-        ours = replace(other, loss=float(loss), gradients=to_leaves(gradients))
+        ours = record_variant(variant, other.tokens)
         rows = [row for row in differences(ours, other) if row.kind == "gradient"]
         if not any(row.differs for row in rows):
             return _agreed(causes, "every gradient", rows)

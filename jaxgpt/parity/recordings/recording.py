@@ -1,6 +1,7 @@
 """What a model computed on some tokens: every activation, the loss, every gradient."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -53,19 +54,39 @@ def record_model(
     Activations come from `trace`, loss and gradients from `GPT` itself, jitted. Matrix products are
     not rounded further, on any device. Raises ConfigError or DataError if the tokens do not fit.
     """
-    check_tokens(tokens, config, name, least=2)
+    return _record(Variant(config, params), tokens, name, partial(_loss_and_gradients, config))
+
+
+def record_variant(
+    variant: Variant, tokens: Int[np.ndarray, "B T"], name: str = "variant"
+) -> Recording:
+    """Run a GPT with overrides on `tokens`, as `record_model` one without; all is of `trace`."""
+
+    def logits(params: Params, tokens: Array) -> Array:
+        return trace(replace(variant, params=params), tokens)["logits"]
+
+    return _record(variant, tokens, name, partial(loss_and_gradients, logits))
+
+
+def _record(
+    variant: Variant,
+    tokens: Int[np.ndarray, "B T"],
+    name: str,
+    differentiate: Callable[[Params, Array], tuple[Array, Params]],
+) -> Recording:
+    check_tokens(tokens, variant.config, name, least=2)
     with jax.default_matmul_precision("highest"):
-        activations = trace(Variant(config, params), jnp.asarray(tokens))
-        loss, gradients = _loss_and_gradients(config, params, jnp.asarray(tokens))
+        activations = trace(variant, jnp.asarray(tokens))
+        loss, gradients = differentiate(variant.params, jnp.asarray(tokens))
     return Recording(
         name,
         np.asarray(tokens),
         {name: np.asarray(x, np.float32) for name, x in activations.items()},
         float(loss),
         to_leaves(gradients),
-        config,
-        params,
-        str(params["embed"]["tokens"].dtype),
+        variant.config,
+        variant.params,
+        str(variant.params["embed"]["tokens"].dtype),
     )
 
 
