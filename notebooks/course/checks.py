@@ -1,8 +1,9 @@
 """Checks of a reader's answers: of an exercise, and of a function beside the package's own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from textwrap import shorten
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ MODULES = {
     **{"09": "classification", "10": "instructions", "11": "parity", "12": "scaling"},
 }
 """The part of an exercise's id before the dot, and the module of `course.exercises` that has it."""
+
+_LONGEST = 400  # characters of a hint
 
 _CHECKS: dict[str, Callable[[Any], str | None]] = {}
 
@@ -29,9 +32,24 @@ def exercise(name: str) -> Callable[[Callable[[Any], str | None]], Callable[[Any
 
 
 def hint(name: str, answer: Any) -> str | None:
-    """The hint for an answer to exercise `name`, None if it is right; raises KeyError."""
+    """The hint for an answer to exercise `name`, in one line; None if it is right.
+
+    What a check cannot handle is an answer of the wrong kind. Raises KeyError for an unknown name.
+    """
     import_module(f"course.exercises.{MODULES[name.partition('.')[0]]}")
-    return _CHECKS[name](answer)
+    try:
+        found = _CHECKS[name](answer)
+    except Exception as error:
+        kind = type(answer).__name__
+        found = f"a {kind} like this cannot be an answer ({type(error).__name__}: {error})"
+    return found and shorten(" ".join(found.split()), _LONGEST)
+
+
+def choose(answer: Any, right: str, wrong: Mapping[str, str]) -> str | None:
+    """The hint for an answer that is one of a few words; `wrong` has that of each but `right`."""
+    if not isinstance(answer, str) or answer not in (right, *wrong):
+        return f"one of these words is wanted: {', '.join(sorted((right, *wrong)))}"
+    return wrong.get(answer)
 
 
 def check(name: str, answer: Any) -> None:
@@ -42,6 +60,16 @@ def check(name: str, answer: Any) -> None:
         print(f"{name} not yet: {found}")
     else:
         print(f"{name} right")
+
+
+def number_in(answer: Any) -> float | None:
+    """The number that an answer is, also as an array of one; None if it is none."""
+    if isinstance(answer, bool | str):
+        return None
+    try:
+        return float(answer)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def exercises(number: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from importlib import import_module, util
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +122,35 @@ def test_a_wrong_answer_is_refused_with_its_hint(name, index, capsys):
     said = capsys.readouterr().out
     assert said.startswith(f"{name} not yet: ")
     assert hint in said
+
+
+def fails(*args, **kwargs):
+    raise ValueError("first line\nsecond line")
+
+
+class Unhandy:
+    __hash__ = None
+
+    def __eq__(self, other):
+        raise RuntimeError("not to be compared")
+
+
+NO_ANSWERS = (
+    *(None, "", "banana", b"x", True, [], {}, set(), ["a"], 1j, -1, 10**400, math.nan, -math.inf),
+    *(object(), Unhandy(), int, np.zeros(3), np.ones((2, 2)), fails, lambda: None),
+    *(lambda *args: args, lambda *args: None, lambda *args: "text", lambda *args: math.nan),
+    lambda *args: [[1], [1, 2]],
+)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_what_is_no_answer_gets_one_line(name, capsys):
+    for answer in NO_ANSWERS:
+        checks.check(name, answer)
+        said = capsys.readouterr().out
+        assert said.startswith(f"{name} not yet: ")
+        assert said.count("\n") == 1
+        assert len(said) < 450
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 import jaxgpt
-from course.checks import Trial, compare_calls, exercise, result
+from course.checks import Trial, choose, compare_calls, exercise, number_in, result
 from jaxgpt import TorchGenerator
 from jaxgpt.worked.attention import INPUTS
 
@@ -101,9 +101,8 @@ def _scales(answer: Answer) -> str | None:
 @exercise("04.1")
 def first_weight(answer: Any) -> str | None:
     """The weight of the first token on itself after masking: 1."""
-    try:
-        number = float(answer)
-    except (TypeError, ValueError):
+    number = number_in(answer)
+    if number is None:
         return f"a number is wanted, and this is a {type(answer).__name__}"
     if np.isclose(number, 1.0):
         return None
@@ -147,8 +146,4 @@ _NOT_SO = {
 @exercise("04.3")
 def find_the_bug(answer: Any) -> str | None:
     """Which error `suspect` has: queries and keys are exchanged."""
-    if answer == "exchanged":
-        return None
-    if answer in _NOT_SO:
-        return _NOT_SO[answer]
-    return f"one of these words is wanted: exchanged, {', '.join(_NOT_SO)}"
+    return choose(answer, "exchanged", _NOT_SO)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from course.checks import exercise
+from course.checks import choose, exercise
 from jaxgpt import WordTokenizer
 
 SENTENCE, ASKED = "The cat sat on the mat.", "the mat sat."
@@ -112,6 +112,4 @@ _NOT_SO = {
 @exercise("01.3")
 def find_the_bug(answer: Any) -> str | None:
     """Why `broken_decode` breaks some characters: bytes are decoded one token at a time."""
-    if answer == "characters":
-        return None
-    return _NOT_SO.get(answer, f"one of these words is wanted: characters, {', '.join(_NOT_SO)}")
+    return choose(answer, "characters", _NOT_SO)
