@@ -39,7 +39,7 @@ class LoadedModel:
     """A trained model with all that it takes to use it."""
 
     config: ModelConfig
-    params: Params
+    params: Params = field(repr=False)
     tokenizer: Tokenizer
     step: int
     train_config: TrainConfig

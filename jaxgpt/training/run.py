@@ -1,7 +1,7 @@
 """A run in its folder, whatever it trains: stepped, measured, kept and published to its end."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Job:
 class RunResult:
     """How a run ended: the state, the records of metrics.jsonl, and the signal that stopped it."""
 
-    state: TrainState
+    state: TrainState = field(repr=False)
     config: TrainConfig
     records: list[dict[str, Any]]
     signal: int | None = None

@@ -82,6 +82,13 @@ def test_a_loss_that_is_none_leaves_nothing(small_run, tmp_path):
     assert not (tmp_path / "own").exists()
 
 
+def test_what_a_run_returns_can_be_looked_at(undisturbed):
+    folder, result = undisturbed
+    for shown in map(repr, (result, load_model(folder))):
+        assert "TrainConfig" in shown
+        assert "Array" not in shown
+
+
 def test_a_checkpoint_is_all_it_takes(undisturbed):
     folder, result = undisturbed
     model = load_model(folder)
