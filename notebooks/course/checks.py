@@ -87,7 +87,8 @@ def same(yours: Any, packages: Any, *, rtol: float = 1e-5, atol: float = 1e-6) -
     assert yours.shape == packages.shape, f"shape {yours.shape}, and the package's {packages.shape}"
     np.testing.assert_allclose(yours, packages, rtol=rtol, atol=atol)
     furthest = np.abs(yours.astype(float) - packages).max()
-    print(f"same: {yours.size} numbers, at most {furthest:.0e} apart")
+    distance = f"at most {furthest:.0e} apart" if furthest else "exactly"
+    print(f"same: {yours.size} numbers, {distance}")
 
 
 @dataclass(frozen=True)
