@@ -185,6 +185,7 @@ def test_a_run_goes_on_without_the_weights_and_ends_with_the_same_bits(config, f
         run_from(replace(config, init_from="none"), tmp_path / "stopped")
 
 
+@pytest.mark.whole_run
 def test_the_same_command_does_without_the_folder_once_it_has_begun(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     script = importlib.import_module("jaxgpt.commands.train")

@@ -39,12 +39,12 @@ from jaxgpt.training.run_contents import foreign_files
 
 FAST = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
 CASES = [
-    ("classification", 0),
     ("classification", "lora"),
-    ("instructions", 1),
     ("instructions", "all"),
-    ("preferences", "lora"),
     ("preferences", "all"),
+    pytest.param("classification", 0, marks=pytest.mark.whole_run),
+    pytest.param("instructions", 1, marks=pytest.mark.whole_run),
+    pytest.param("preferences", "lora", marks=pytest.mark.whole_run),
 ]
 
 
@@ -159,6 +159,7 @@ def test_a_run_by_other_numbers_compiles_nothing_anew(tune, compiled_anew):
     assert compiled_anew == []
 
 
+@pytest.mark.whole_run
 def test_muon_trains_the_last_block(tune):
     muon = replace(FAST, optimizer="muon")
     result = result_of("instructions", tune("instructions", "run", trained=1, optimizer=muon))
@@ -166,6 +167,7 @@ def test_muon_trains_the_last_block(tune):
     assert measured[-1] < measured[0]
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize(("kind", "trained"), [("classification", "lora"), ("instructions", 1)])
 def test_a_run_that_was_stopped_goes_on_to_the_same_parameters(
     kind, trained, tune, tmp_path, monkeypatch
@@ -201,6 +203,7 @@ def load_step(run):
     return max(int(folder.name) for folder in (run / "checkpoints").glob("0*"))
 
 
+@pytest.mark.whole_run
 def test_what_is_frozen_stays_and_adapters_take_kilobytes(tune, base, tmp_path, monkeypatch):
     last = tune("instructions", "last", trained=1).model.params
     same(last["embed"], base.params["embed"])
@@ -241,6 +244,7 @@ def undo_last_step(run):
     return older
 
 
+@pytest.mark.whole_run
 def test_the_frozen_head_of_a_classifier_is_saved_not_drawn_again(tune, base, tmp_path):
     settings = {"trained": "lora", "keep_checkpoints": 2}
     result, _ = tune("classification", "run", **settings)
@@ -271,6 +275,7 @@ def test_the_adapters_of_the_first_format_are_read_with_the_head_that_is_drawn(
     same(model.params, result.model.params)
 
 
+@pytest.mark.whole_run
 def test_a_checkpoint_of_the_first_format_goes_on_with_the_head_that_is_drawn(
     tune, tmp_path, monkeypatch
 ):
@@ -298,6 +303,7 @@ def test_a_step_that_cannot_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.whole_run
 def test_another_batch_size_goes_on_with_the_records_that_are_left(tune, monkeypatch, capsys):
     rows, batch = [], Rows.batch
 
@@ -322,6 +328,7 @@ def test_preferences_begin_at_the_logarithm_of_two(tune):
     assert first["validation_margin"] == 0
 
 
+@pytest.mark.whole_run
 def test_a_reference_beside_each_batch_is_the_one_that_was_measured_before(tune):
     cached, beside = (
         tune("preferences", name, reference=name).model.params for name in ("cached", "model")
