@@ -126,6 +126,7 @@ def test_padding_of_the_vocabulary_is_never_drawn(params):
     assert max(max(generate(CONFIG, loud, [SHORT], vocab_size=50, **options))) < 50
 
 
+@pytest.mark.whole_run
 def test_few_shapes_are_compiled_whatever_the_prompts_and_the_batch(params):
     config = dataclasses.replace(CONFIG, norm_epsilon=1e-6)  # compiled by no other test
     start = dispatch.prefill._cache_size(), dispatch.extend._cache_size()

@@ -298,7 +298,10 @@ MADE = {
 }
 
 
-@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.whole_run] if kind == "gpt2" else []) for kind in MADE],
+)
 def test_what_is_written_for_transformers_gives_the_same_ids(kind, tmp_path, random_params):
     tokenizer = MADE[kind]()
     config = replace(MODEL, vocab_size=max(320, tokenizer.vocab_size))

@@ -211,6 +211,7 @@ def test_a_module_of_no_family_gives_logits_and_loss():
     assert "trf_blocks.0.att.out_proj" in recording.notes[0]
 
 
+@pytest.mark.whole_run
 def test_the_cause_is_found_by_the_logits_alone(random_params):
     config = dataclasses.replace(CONFIG, num_layers=1)
     params = random_params(config)

@@ -36,6 +36,7 @@ def runs():
     return compare_training(CONFIG, TOKENS)
 
 
+@pytest.mark.whole_run
 def test_the_float32_runs_are_alike(runs, rounding):
     # The sums on the way to the logits, as in test_gpt_parity.py: 2.5e-6 of a loss of 3.6, and
     # thirty steps. Measured: 7e-7 nats.
@@ -91,6 +92,7 @@ def test_the_script_says_what_it_needs(flags, message, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.whole_run
 def test_the_script_prints_a_table_and_draws(tmp_path, monkeypatch, capsys):
     script = importlib.import_module("jaxgpt.commands.trajectories")
     monkeypatch.setattr(

@@ -379,6 +379,7 @@ class NoGPT(nn.Module):
         return self.head(self.table(tokens))
 
 
+@pytest.mark.whole_run
 def test_of_a_module_that_is_no_gpt_it_is_said_what_was_compared(whole):
     _, ours = whole
     theirs = record_module(NoGPT(), TOKENS)

@@ -89,6 +89,7 @@ def test_bad_input_is_one_line(flags, message, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.whole_run
 def test_without_pytorch_it_says_so(tmp_path):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('none', name='torch')")
     done = subprocess.run(
