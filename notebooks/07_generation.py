@@ -14,6 +14,7 @@ import tempfile
 import textwrap
 import time
 from collections import Counter
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.patches import Rectangle
 
+# %%
 import jaxgpt
 from course import book, check, figures, same
 from course.exercises.generation import suspect
@@ -47,7 +49,8 @@ print("prompt", prompt, [tokenizer.decode([token]) for token in prompt])
 # The model was trained in notebook 06. It is run from left to right, once for each token.
 
 # %%
-forward = jax.jit(lambda tokens: jaxgpt.GPT(config, params)(tokens))
+run = jax.jit(lambda params, tokens: jaxgpt.GPT(config, params)(tokens))
+forward = partial(run, params)
 logits = forward(jnp.array(prompt))[-1]
 likeliest = int(logits.argmax())
 figures.path_strip(
@@ -77,7 +80,7 @@ figures.path_strip(
 
 
 # %%
-def write(prompt, count, choose, room=64):
+def write(forward, prompt, count, choose=jnp.argmax, room=64):
     tokens = list(prompt)
     for _ in range(count):
         window = jnp.array(tokens + [0] * (room - len(tokens)))
@@ -85,10 +88,24 @@ def write(prompt, count, choose, room=64):
     return tokens[len(prompt) :]
 
 
-written = write(prompt, 40, jnp.argmax)
+written = write(forward, prompt, 40)
 print(textwrap.fill("Once upon a time" + tokenizer.decode(written), 90))
 (theirs,) = jaxgpt.generate(config, params, [prompt], max_new_tokens=40, sampling=GREEDY)
 same(written, theirs)
+
+# %% [markdown]
+# At real size: the shape of the smallest GPT-2, with random parameters from the book's seed. Our
+# loop goes on from "Hello, I am" with nonsense, and it is the very nonsense of the book.
+
+# %%
+shape = jaxgpt.ModelConfig(qkv_bias=False, tie_head=False)
+random = jax.tree.map(jnp.asarray, jaxgpt.init_like_torch(shape, TorchGenerator(123)))
+run_large = jax.jit(lambda params, tokens: jaxgpt.GPT(shape, params)(tokens))
+hello = [15496, 11, 314, 716]
+nonsense = write(partial(run_large, random), hello, 10, room=16)
+print(f"{jaxgpt.count_parameters(shape):,} parameters:", nonsense)
+book("ch04.generate.greedy", hello + nonsense)
+del random
 
 # %% [markdown]
 # ## Temperature, top-k, top-p and min-p
@@ -195,6 +212,12 @@ answer = ...  # def top_p(logits, p): ...  and then: answer = top_p
 # %%
 check("07.2", answer)
 
+# %% [markdown]
+# Does `sample` draw by these probabilities? Let it draw 10,000 words under six settings. For each
+# word, take the square of (drawn - expected), divided by expected; words expected fewer than five
+# times are left out. For n words the sum, **chi-square**, is about n - 1 if all is well, and for
+# nine words above 26 only once in a thousand times.
+
 # %%
 SETTINGS = {
     "temperature 1": {},
@@ -204,50 +227,40 @@ SETTINGS = {
     "temperature 2, top-p 0.95": {"temperature": 2.0, "top_p": 0.95},
     "temperature 2, min-p 0.05": {"temperature": 2.0, "min_p": 0.05},
 }
+DRAWS = 10_000
+rows, keys = jnp.tile(toy, (DRAWS, 1)), jax.random.split(jax.random.key(0), DRAWS)
+drawn = {}
+for title, setting in SETTINGS.items():
+    words = jaxgpt.sample(rows, jnp.zeros(rows.shape, bool), keys, SamplingConfig(**setting))
+    drawn[title] = np.bincount(np.asarray(words), minlength=len(toy))
+    expected = DRAWS * np.asarray(softmax(packages(toy, **setting)))
+    assert not drawn[title][expected == 0].any()  # what was cut off never comes
+    often = expected >= 5
+    distance = ((drawn[title] - expected)[often] ** 2 / expected[often]).sum()
+    print(f"{title:>26}: {often.sum()} words, chi-square {distance:5.2f}")
+    assert distance < 26
+
+# %%
 figure, panels = figures.new(11, 6.2, columns=3, rows=2, sharey=True)
 order = np.argsort(-toy)
 for axes, (title, setting) in zip(panels.flat, SETTINGS.items(), strict=True):
     before = np.asarray(softmax(toy / setting.get("temperature", 1.0)))[order]
     after = np.asarray(softmax(packages(toy, **setting)))[order]
-    axes.bar(range(9), after, color=figures.SECOND, edgecolor=figures.INK)
-    cut = np.where(after == 0, np.maximum(before, 0.012), 0)
-    axes.bar(range(9), cut, color="white", edgecolor=figures.LIT, hatch="////")
+    axes.bar(range(9), after, color=figures.QUIET, edgecolor=figures.INK, label="probability")
+    cut = np.where(after == 0, np.maximum(before, 0.015), 0)
+    axes.bar(range(9), cut, color="white", edgecolor=figures.LIT, hatch="////", label="cut off")
+    axes.plot(range(9), drawn[title][order] / DRAWS, "o", color=figures.INK, ms=4, label="drawn")
     axes.set_title(title, fontsize=11)
     axes.set_xticks(range(9), [VOCABULARY[i] for i in order], rotation=60, ha="right", fontsize=9)
 for axes in panels[:, 0]:
-    axes.set_ylabel("probability")
+    axes.set_ylabel("share of all words")
+panels[1, 2].legend(frameon=False)
 figures.show(
     figure,
-    "Probabilities of nine words under six settings: lower temperature makes the first bar higher, "
-    "temperature 2 flattens them, and the three filters each cut off another part of the tail, "
-    "which is hatched.",
+    "Nine words under six settings, bars for probabilities and dots for the shares drawn, on their "
+    "tops: a low temperature raises the first bar, a high one flattens all, and the three filters "
+    "each cut off another part of the tail, hatched, where nothing is drawn.",
 )
-
-# %% [markdown]
-# Does `sample` draw by these probabilities? Draw 10,000 words, and add up, for each word that is
-# left, the square of (drawn - expected), divided by expected. Words expected less than five times
-# are one class. For n classes this **chi-square** is about n - 1 if the draws are right, and for
-# nine of them above 26 only once in a thousand times.
-
-
-# %%
-def chi_square(setting, draws=10_000):
-    logits, seen = jnp.tile(toy, (draws, 1)), jnp.zeros((draws, len(toy)), bool)
-    keys = jax.random.split(jax.random.key(1), draws)
-    drawn = jaxgpt.sample(logits, seen, keys, SamplingConfig(**setting))
-    counted = np.bincount(np.asarray(drawn), minlength=len(toy))
-    expected = draws * np.asarray(softmax(packages(toy, **setting)))
-    assert not counted[expected == 0].any()  # what was cut off never comes
-    rare = (expected > 0) & (expected < 5)
-    classes = [*([place] for place in np.flatnonzero(expected >= 5)), np.flatnonzero(rare)]
-    pairs = [(counted[places].sum(), expected[places].sum()) for places in classes if len(places)]
-    return len(pairs), sum((seen - due) ** 2 / due for seen, due in pairs)
-
-
-for title, setting in SETTINGS.items():
-    classes, distance = chi_square(setting)
-    print(f"{title:>26}: {classes} classes, chi-square {distance:5.2f}")
-    assert distance < 26
 
 # %% [markdown]
 # ## A cache of keys and values
@@ -351,22 +364,24 @@ for t in (16, 64, 256):
         assert abs(ours / compilers - 1) < 0.05
 
 # %%
-figure, (left, right) = figures.new(11, 3.8, columns=2)
-sizes = {left: ("our model", config), right: ("GPT-2", jaxgpt.get_preset("gpt2").model)}
-for axes, (title, shape) in sizes.items():
+figure, panels = figures.new(11, 3.8, columns=2)
+shapes = {"our model": config, "GPT-2": jaxgpt.get_preset("gpt2").model}
+for axes, (title, shape) in zip(panels, shapes.items(), strict=True):
     lengths = np.unique(np.geomspace(1, shape.context_length, 30).astype(int))
     for cached, style, color in ((False, "--", figures.LIT), (True, "-", figures.SECOND)):
-        line = [products(shape, int(t), cached) for t in lengths]
+        line = [products(shape, int(t), cached) / 1e6 for t in lengths]
         label = f"{'with' if cached else 'without'} a cache"
         axes.loglog(lengths, line, style, color=color, lw=2, label=label)
-    axes.set(xlabel="tokens in the text", ylabel="products for the next token", title=title)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set(xlabel="tokens in the text", ylabel="products for one more (millions)", title=title)
     axes.legend(frameon=False)
 figures.show(
     figure,
     "Products for the next token against the length of the text, for our model and GPT-2, both "
     "axes logarithmic: without a cache a line that rises steeply, with one nearly level.",
 )
-gpt2 = jaxgpt.get_preset("gpt2").model
+gpt2 = shapes["GPT-2"]
 cache_bytes = 2 * gpt2.num_layers * gpt2.context_length * gpt2.embed_dim * 4
 print(f"a full cache of GPT-2: {cache_bytes / 2**20:.0f} MB")
 
@@ -382,7 +397,7 @@ def seconds(job):
     return time.perf_counter() - started
 
 
-uncached = seconds(lambda: write(prompt, 60, jnp.argmax, room=256))
+uncached = seconds(lambda: write(forward, prompt, 60, room=256))
 cached = seconds(
     lambda: jaxgpt.generate(config, params, [prompt], max_new_tokens=60, sampling=GREEDY)
 )
@@ -519,7 +534,7 @@ print("different stories at 0, 0.25:", len(set(stories[0])), len(set(stories[0.2
 # %%
 figure, axes = figures.new(9, 4.4)
 lines = [("right form", "o-", figures.SECOND), ("possible", "x-", figures.INK)]
-lines += [("readable before it contradicts", "s--", figures.LIT)]
+lines += [("readable until it fails", "s--", figures.LIT)]
 lines += [("different words, beside the grammar's", "^:", figures.INK)]
 for place, (label, style, color) in enumerate(lines):
     line = [100 * measured[temperature][place] for temperature in TEMPERATURES]
@@ -601,8 +616,8 @@ assert read.tokenizer.encode("Once upon a time") == prompt
 assert jaxgpt.generate(again, loaded, [prompt], max_new_tokens=40, sampling=GREEDY) == [written]
 
 # %% [markdown]
-# GPT-2 itself is 500 MB, and not bundled. If you have its folder, name it in `JAXGPT_GPT2`, and
-# this cell runs it: the same loop, the same function.
+# GPT-2 itself is half a gigabyte, and not bundled. If you have its folder, name it in
+# `JAXGPT_GPT2`, and this cell runs it: the same loop, the same function.
 
 # %%
 if folder := os.environ.get("JAXGPT_GPT2"):
@@ -613,19 +628,6 @@ if folder := os.environ.get("JAXGPT_GPT2"):
     print(textwrap.fill("Every effort moves you" + "".join(pieces), 90))
 else:
     print("JAXGPT_GPT2 names no folder; GPT-2 is left out")
-
-# %% [markdown]
-# Its shape runs without it. With the random parameters of the book's seed, its smallest model goes
-# on from "Hello, I am" with nonsense, and with the very nonsense of the book, token by token.
-
-# %%
-shape = jaxgpt.ModelConfig(qkv_bias=False, tie_head=False)
-random = jax.tree.map(jnp.asarray, jaxgpt.init_like_torch(shape, TorchGenerator(123)))
-hello = [15496, 11, 314, 716]
-(nonsense,) = jaxgpt.generate(shape, random, [hello], max_new_tokens=10, sampling=GREEDY)
-print(f"{jaxgpt.count_parameters(shape):,} parameters:", nonsense)
-book("ch04.generate.greedy", hello + nonsense)
-del random
 
 # %% [markdown]
 # ## Find the bug
@@ -640,8 +642,8 @@ del random
 # %%
 found = suspect(model, text_ids := tokenizer.encode("Once upon a time, in Foxton"), 30)
 (right,) = jaxgpt.generate(config, params, [text_ids], max_new_tokens=30, sampling=GREEDY)
-print("right:  ", tokenizer.decode(right))
-print("suspect:", tokenizer.decode(found.tokens))
+for name, tokens in {"right": right, "suspect": found.tokens}.items():
+    print(textwrap.fill(f"{name}: ...{tokenizer.decode(tokens)}", 90))
 print(
     "sizes",
     found.sizes.shape,

@@ -50,10 +50,16 @@ def _without_infinity(logits, p):
     return solution(finite, p)
 
 
-def _by_hand(logits, p):
+def _as_logs(logits, p):
+    return jnp.log(jax.nn.softmax(solution(logits, p)))
+
+
+def _overflowing(logits, p):
     powers = jnp.exp(logits)
     chances = powers / powers.sum()
-    return jnp.where(solution(logits, p) == logits, jnp.log(chances), -jnp.inf)
+    ordered = jnp.sort(chances)[::-1]
+    least = jnp.where(jnp.cumsum(ordered) - ordered < p, ordered, jnp.inf).min()
+    return jnp.where(chances >= least, logits, jnp.where(jnp.isnan(chances), chances, -jnp.inf))
 
 
 RIGHT = {"07.1": 4, "07.2": solution, "07.3": "late"}
@@ -82,7 +88,7 @@ WRONG = {
         ),
         (_by_order(_reached), "equal logits"),
         (_by_order(lambda chances, p: jnp.cumsum(chances) - 2 * chances < p), "are enough"),
-        (_by_order(_reached, fill=0.0), "to be minus infinity"),
+        (_by_order(_reached, fill=0.0), "softmax of 0 is not 0"),
         (lambda logits, p: jax.nn.softmax(solution(logits, p)), "has probabilities"),
         (lambda logits, p: jnp.isfinite(solution(logits, p)), "is a mask"),
         (lambda logits, p: solution(logits, 1 - p), "the word that reaches p"),
@@ -91,8 +97,12 @@ WRONG = {
         (_of_logits, "the word that reaches p"),
         (_without_infinity, "comes back"),
         (lambda logits, p: logits, "rules nothing out"),
-        (_by_hand, "in place of"),
+        (_as_logs, "the logits that remain are changed"),
+        (_overflowing, "in the hundreds"),
+        (_by_order(_reached, fill=-1e9), "minus infinity itself"),
+        (lambda logits, p: jax.nn.softmax(logits), "has probabilities"),
         (lambda logits, p: solution(logits, p)[:-1], "has shape"),
+        (lambda logits, p: solution(logits, 0.9), "with p = 0.95 it keeps"),
         (lambda logits: logits, "raises"),
         (0.9, "a function is wanted"),
         (None, "a function is wanted"),
