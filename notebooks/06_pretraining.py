@@ -268,8 +268,8 @@ book("appA.loader_order", [generator.loader_order(5), generator.loader_order(5)[
 # %% [markdown]
 # ## The step taken apart
 #
-# A GPT is trained by the same loop. Its step has three parts more. Here they are on the preset
-# `tiny`, which reads bytes.
+# A GPT is trained by the same loop. Its step has two parts more, clipping and AdamW. Here it is on
+# the preset `tiny`, which reads bytes.
 
 # %%
 tokenizer = jaxgpt.load_tokenizer("bytes")
@@ -664,7 +664,10 @@ for axes, names in ((left, remembered), (right, [FREE])):
         for height, name in zip(heights, names, strict=True):
             axes.text(bits[name], height + offset, f" {bits[name]:.1f}", va="center", fontsize=9)
     axes.set_yticks(heights, names)
-    axes.set(xlabel="bits a story", xlim=(0, 1.15 * max(ours[name] for name in names)))
+    axes.set(
+        xlabel="bits a story",
+        xlim=(0, (1.15 if axes is left else 1.4) * max(ours[n] for n in names)),
+    )
 right.set(ylim=(-0.9, 0.9))
 left.legend(frameon=False, loc="lower right")
 figures.show(
@@ -687,6 +690,9 @@ assert ours["pet's name, again"] > 3 * grammars["pet's name, again"]
 # %% [markdown]
 # The many words that are free it guesses as well as anyone can. What it lacks is memory: **it has
 # learnt everything but to remember.** Which parts of it do remember is the question of notebook 08.
+#
+# Below, one story word by word; dark is surprise. Where the upper band is dark and the lower one is
+# white, the model guesses at what it has read before.
 
 # %%
 named = [story.text.count(story.facts["friend"]) for story, *_ in pieces]

@@ -62,7 +62,8 @@ def oracle(weight: Any, slope: Any, mean: Any, square: Any, n: Any, rate: Any, d
         gradient_clip="none",
     )
     optimizer = make_optimizer(settings, steps=1_000_000)
-    before: Any = list(optimizer.init(weight))
+    state: Any = optimizer.init(weight)
+    before = list(state)
     (place,) = (i for i, part in enumerate(before) if hasattr(part, "nu"))
     before[place] = before[place]._replace(count=jnp.int32(n) - 1, mu=mean, nu=square)
     change, after = optimizer.update(slope, tuple(before), weight)
