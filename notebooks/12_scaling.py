@@ -41,9 +41,10 @@ from jaxgpt.training.plan import device_bytes
 from jaxgpt.training.profile import read_trace
 
 xl, tiny = jaxgpt.get_preset("gpt2-xl"), jaxgpt.get_preset("tiny")
-print(
-    jax.device_count(), "devices;", f"{jaxgpt.count_parameters(xl.model):,} parameters in GPT-2 XL"
-)
+print(jax.device_count(), "devices")
+for name in ("gpt2", "gpt2-xl"):
+    count = jaxgpt.count_parameters(jaxgpt.get_preset(name).model)
+    print(f"{name}: {count / 1e6:,.0f} million parameters")
 
 # %% [markdown]
 # ## The path
@@ -82,7 +83,9 @@ check("12.1", answer)
 
 # %% [markdown]
 # Now XL with a pencil. A block has 12 D² weights, and 13 D biases and norms. There are L blocks, a
-# token table of V rows, T positions and the last norm, each row D wide.
+# token table of V rows, T positions and the last norm, each row D wide. A gradient is as large as
+# the parameters; here there are two, the sum so far and what is added to it. Products are computed
+# in **bfloat16**, numbers of 2 bytes, and so there is a short copy of the parameters.
 
 # %%
 N = V * D + T * D + L * (12 * D**2 + 13 * D) + 2 * D
@@ -304,7 +307,8 @@ figures.show(
 # fetched: the **arithmetic intensity**. The **ridge** is the intensity at which both take equally
 # long. Below it, memory decides; above it, arithmetic.
 #
-# A figure from data sheets: an H100 computes 989 TFLOP a second in bfloat16, and fetches 3.35 TB.
+# A figure from data sheets: an H100 computes 989 TFLOP a second in bfloat16, a trillion operations
+# each, and fetches 3.35 TB.
 
 # %%
 PEAK, FETCH = 989e12, 3.35e12  # operations and bytes a second, as the maker states
@@ -603,7 +607,8 @@ def modern(x, **arguments):
 kept = [row for row in jaxgpt.BLOCK_LEAVES if not row.path.endswith("bias")]
 added = jaxgpt.Leaf("blocks.mlp.gate.weight", "D F", "normal", decays=True, sharded="D")
 MODERN = jaxgpt.Block(modern, leaves=(*kept, added), name="modern")
-print([row.path.removeprefix("blocks.") for row in MODERN.leaves])
+print(*(row.path.removeprefix("blocks.") for row in MODERN.leaves[:4]))
+print(*(row.path.removeprefix("blocks.") for row in MODERN.leaves[4:]))
 
 # %% [markdown]
 # Three matrices in place of two: to be fair, F is made smaller, so that both have about as many

@@ -70,7 +70,7 @@ WRONG = {
         (_first_row_twice, "in place of"),
         (lambda x, y, w, n: solution(x, y, w, 4), "raises"),
         (lambda x, y, w: solution(x, y, w, 4), "raises TypeError"),
-        (lambda *args: "shares", "has shape"),
+        (lambda *args: "shares", "raises ValueError"),
         (None, "a function is wanted"),
     ],
     "12.3": [

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from course.checks import Trial, compare_calls, exercise, result
+from course.checks import Trial, choose, compare_calls, exercise, number_in, result
 from jaxgpt import count_parameters, get_preset
 
 Answer = Callable[..., Any]
@@ -33,12 +33,9 @@ _OTHERWISE = (
 @exercise("12.1")
 def bytes_of_adam(answer: Any) -> str | None:
     """GB of Adam's two running means for 124 million parameters: 1.0."""
-    try:
-        number = float(answer)
-    except Exception:  # whatever was given
+    number = number_in(answer)
+    if number is None:
         return f"a number is wanted, and this is a {type(answer).__name__}"
-    if isinstance(answer, bool):
-        return "a number is wanted, and this is a bool"
     if abs(number / (2 * _GB) - 1) < 0.015:
         return None
     for wrong, said in _OTHERWISE:
@@ -162,7 +159,4 @@ _NOT_SO = {
 @exercise("12.3")
 def find_the_bug(answer: Any) -> str | None:
     """What is wrong with `suspect`: a mean of means, which weighs unequal shares alike."""
-    if isinstance(answer, str) and answer == "mean":
-        return None
-    known = _NOT_SO.get(answer) if isinstance(answer, str) else None
-    return known or f"one of these words is wanted: mean, {', '.join(_NOT_SO)}"
+    return choose(answer, "mean", _NOT_SO)
