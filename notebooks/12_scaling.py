@@ -655,7 +655,7 @@ figures.show(
 #
 # A direction must suit the weights: a step of 1 means much to small weights and little to large
 # ones. So each column of a direction is made as long as the model's own (**filter-normalised**,
-# Li et al. 2018). The text is stories that the model never saw; what they hold in bits is known,
+# Li et al.). The text is stories that the model never saw; what they hold in bits is known,
 # and no model can be below it: the **floor**.
 
 # %%
