@@ -99,11 +99,11 @@ class Variant:
             if table is None:
                 table = sinusoidal_positions(config.context_length, config.embed_dim)
             table = table[self.position_offset :].astype(tables["tokens"].dtype)
-            params |= {"embed": tables | {"positions": table}}
+            params = params | {"embed": tables | {"positions": table}}
             config = replace(config, positions="learned", context_length=len(table))
         if self.order:
             order = jnp.array(self.order)
-            params |= {"blocks": jax.tree.map(lambda leaf: leaf[order], params["blocks"])}
+            params = params | {"blocks": jax.tree.map(lambda leaf: leaf[order], params["blocks"])}
         return GPT(config, params)
 
 

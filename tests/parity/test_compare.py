@@ -334,6 +334,15 @@ def test_a_variant_is_recorded_with_its_overrides(name, params, ours):
     assert all(row.differs for row in comparison.rows if row.kind == "loss")
 
 
+@pytest.mark.parametrize("change", [{"position_offset": 1}, {"order": (1, 0)}], ids=str)
+def test_a_variant_leaves_the_parameters_as_they_are(change, random_params):
+    config = dataclasses.replace(CONFIG, tie_head=False)
+    params = random_params(config)
+    before = record_model(config, params, TOKENS)
+    assert not compare(before, record_variant(Variant(config, params, **change), TOKENS)).equal
+    assert compare(before, record_model(config, params, TOKENS)).equal
+
+
 def test_causes_that_cannot_be_told_apart_are_both_named(params, planted):
     """On vectors a hundred times as long, neither number matters beside the variance."""
     long = params | {"embed": jax.tree.map(lambda x: 100 * x, params["embed"])}
