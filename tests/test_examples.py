@@ -72,6 +72,7 @@ def test_texts_in_one_row_do_not_see_each_other(config, params):
     np.testing.assert_allclose(packed, hidden(alone, None)[:, :7], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.whole_run
 def test_generation_goes_on_past_the_context(config, params):
     greedy = {"sampling": SamplingConfig(temperature=0.0), "max_new_tokens": 14}
     prompts = [TOKENS[0, :2].tolist(), TOKENS[1, :4].tolist()]

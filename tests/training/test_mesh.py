@@ -84,7 +84,14 @@ def test_devices_that_share_parameters_share_the_batch_too(data, fsdp):
     assert shared < 1.3 * by_data
 
 
-@pytest.mark.parametrize(("data", "fsdp", "micro_batches"), [(8, 1, 1), (2, 4, 1), (8, 1, 2)])
+@pytest.mark.parametrize(
+    ("data", "fsdp", "micro_batches"),
+    [
+        pytest.param(8, 1, 1, marks=pytest.mark.whole_run),
+        (2, 4, 1),
+        pytest.param(8, 1, 2, marks=pytest.mark.whole_run),
+    ],
+)
 def test_devices_do_not_change_the_result(data, fsdp, micro_batches):
     config = dataclasses.replace(
         CONFIG, data_parallel=data, fsdp=fsdp, gradient_accumulation=micro_batches

@@ -57,6 +57,7 @@ def test_a_run_leaves_all_that_was_promised(undisturbed):
     assert result.signal is None
 
 
+@pytest.mark.whole_run
 def test_a_loss_of_ones_own_is_trained_on_and_measured(small_run, tmp_path, undisturbed):
     asked = []
 
@@ -117,6 +118,7 @@ def test_stopped_twice_and_resumed_is_the_undisturbed_run(small_run, tmp_path, u
     assert measured == [0, 4, 8, 12]
 
 
+@pytest.mark.whole_run
 def test_evaluation_frequency_does_not_change_the_parameters(small_run, tmp_path, undisturbed):
     result = pretrain(small_run(evaluate_every=3, log_every=5), tmp_path / "run")
     assert_same_bits(result.state, undisturbed[1].state)
@@ -131,6 +133,7 @@ def test_a_finished_run_is_left_alone(small_run, undisturbed, capsys):
     assert "already finished" in capsys.readouterr().err
 
 
+@pytest.mark.whole_run
 def test_a_flipped_bit_falls_back_to_the_checkpoint_before(
     small_run, tmp_path, undisturbed, capsys
 ):
@@ -149,6 +152,7 @@ def test_a_flipped_bit_falls_back_to_the_checkpoint_before(
     assert len(list((run / "checkpoints").glob("*.corrupt-*"))) == 1
 
 
+@pytest.mark.whole_run
 def test_no_run_begins_over_checkpoints_that_cannot_be_read(small_run, tmp_path):
     run = tmp_path / "run"
     pretrain(small_run(), run)
