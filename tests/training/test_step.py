@@ -184,6 +184,7 @@ def test_a_step_holds_no_second_copy_of_the_optimizer():
     assert memory.temp_size_in_bytes < 1.3 * model_bytes
 
 
+@pytest.mark.whole_run
 def test_numbers_of_64_bits_change_only_roundings():
     dropped = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.3))
     loss_fn, optimizer = (

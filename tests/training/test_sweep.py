@@ -48,6 +48,7 @@ def test_a_lane_is_a_run_of_its_own(config, swept, tmp_path, place):
         assert getattr(lane, name) == [record[name] for record in records if name in record][-1]
 
 
+@pytest.mark.whole_run
 def test_one_program_gives_what_turns_give_but_for_rounding(swept):
     assert [result.mode for result in swept.values()] == ["loop", "vmap"]
     for one, other in zip(*(result.lanes for result in swept.values()), strict=True):
@@ -84,6 +85,7 @@ def test_a_lane_that_does_not_stay_finite_is_shown_and_stops_no_other(config, sw
     assert result.table().splitlines()[1].split()[:4] == ["0", "1e+30", str(burst.steps), "nan"]
 
 
+@pytest.mark.whole_run
 def test_the_lanes_are_a_table_and_comma_separated_values(swept):
     head, line, *_ = swept["loop"].table().splitlines()
     assert head.split("  ")[0] == "seed"
