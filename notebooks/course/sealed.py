@@ -1,5 +1,6 @@
 """Sealed models: a seed chooses what one computes otherwise; only its activations can be seen."""
 
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -22,7 +23,7 @@ def _in_parts(parts: int, points: Points) -> Any:
     return sum(linear(part, weight=rows) for part, rows in pairs) + bias
 
 
-_KINDS: dict[str, list[dict[str, Any]]] = {
+_KINDS: dict[str, list[Mapping[str, Any]]] = {
     "mask": [*OVERRIDES["mask"].values()][1:],
     "scale": [*OVERRIDES["scale"].values()][:3],
     "epsilon": [{"config": {"norm_epsilon": epsilon}} for epsilon in (1e-3, 1e-2)],

@@ -12,6 +12,7 @@ import numpy as np
 import jaxgpt
 from course.checks import Trial, compare_calls, exercise, result
 from jaxgpt import ModelConfig, feed_forward, gelu, layer_norm, linear, multi_head_attention
+from jaxgpt.model.layers import Params
 
 Answer = Callable[..., Any]
 WIDTH = 128
@@ -164,7 +165,7 @@ def _mistakes(x: Any, params: Any, heads: int) -> list[tuple[Any, str]]:
     def bent(x: Any, bend: Answer) -> Any:
         return linear(bend(linear(x, **params["mlp"]["up"])), **params["mlp"]["down"])
 
-    plain = {"scale": jnp.ones(x.shape[-1]), "bias": jnp.zeros(x.shape[-1])}
+    plain: Params = {"scale": jnp.ones(x.shape[-1]), "bias": jnp.zeros(x.shape[-1])}
     middle = x + attend(one(x))
     right = middle + feed(two(middle))
     first, second, bare = attend(one(x)), feed(x), x + attend(x)

@@ -116,7 +116,8 @@ def _looks_at_others(answer: Answer) -> str | None:
         return "the devices are in the wrong order: the first rows are those of device 0"
     other = y.copy()
     other[-2:] += 5  # the rows of the last device
-    moved = ~np.isclose(found, result(answer, x, other, w, devices), atol=1e-5).all(axis=1)
+    near = np.isclose(found, result(answer, x, other, w, devices), atol=1e-5)
+    moved = np.asarray(~near.all(axis=1))
     if moved[:-1].any():
         place = int(np.nonzero(moved)[0][0])
         return (
