@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgpt
-from course.checks import Trial, compare_calls, exercise, result
+from course.checks import Trial, choose, compare_calls, exercise, number_in, result
 from jaxgpt import ModelConfig, feed_forward, gelu, layer_norm, linear, multi_head_attention
 from jaxgpt.model.layers import Params
 
@@ -56,9 +56,8 @@ def _left_out(number: int) -> str | None:
 @exercise("05.1")
 def parameters_of_a_block(answer: Any) -> str | None:
     """The parameters of one block of width 128: 12 D^2 + 13 D."""
-    try:
-        number = float(answer)
-    except (TypeError, ValueError):
+    number = number_in(answer)
+    if number is None:
         return f"a number is wanted, and this is a {type(answer).__name__}"
     right = sum(_leaves(WIDTH).values())
     if number == right:
@@ -260,8 +259,4 @@ _NOT_SO = {
 @exercise("05.3")
 def find_the_bug(answer: Any) -> str | None:
     """What `suspect` does wrong: its norms stand after the sums."""
-    if isinstance(answer, str) and answer == "norm":
-        return None
-    if isinstance(answer, str) and answer in _NOT_SO:
-        return _NOT_SO[answer]
-    return f"one of these words is wanted: norm, {', '.join(_NOT_SO)}"
+    return choose(answer, "norm", _NOT_SO)
