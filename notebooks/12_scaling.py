@@ -5,13 +5,15 @@
 # with a pencil, its arrays spread over eight devices, many runs in one program, and a block of your
 # own. You need Python and arrays; no machine learning. 35 minutes.
 #
-# You have no eight accelerators at hand? JAX pretends: the first line makes eight devices of one
+# You have no eight accelerators at hand? JAX pretends: the first cell makes eight devices of one
 # processor. They are not faster, but all that is said here holds on real ones.
 
 # %%
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"  # before JAX is imported
+# Before JAX is imported, which reads them once.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import math
 import re
@@ -473,8 +475,8 @@ for rate, losses in zip(rates, together, strict=True):
 
 # %% [markdown]
 # Too small is slow; too large leaps over the goal, further each time. A model's best rate has to be
-# tried out: a **sweep**. `jaxgpt.sweep` does it with whole runs. And as chance differs too, by the
-# **seed**, each rate gets four.
+# tried out: a **sweep**. `jaxgpt.sweep` does it with whole runs. Chance plays a part too, and so each
+# rate gets four **seeds**, of which each draws other first weights and another order.
 
 # %%
 data = replace(tiny.data, stories_bytes=60_000)
@@ -655,8 +657,8 @@ figures.show(
 #
 # A direction must suit the weights: a step of 1 means much to small weights and little to large
 # ones. So each column of a direction is made as long as the model's own (**filter-normalised**,
-# Li et al.). The text is stories that the model never saw; what they hold in bits is known,
-# and no model can be below it: the **floor**.
+# Li et al.). The text is stories that the model never saw; what they hold in bits is known, and on
+# the average of all stories no model can be below it: the **floor**.
 
 # %%
 small = trained()
@@ -742,11 +744,13 @@ figures.show(
 )
 
 # %% [markdown]
+# The bowl is flat at its bottom: weights that are wrong by a tenth of their length cost little.
+#
 # ## Find the bug
 #
 # `suspect(losses, counted, devices)` is a mean loss over devices: `losses` (rows, T), `counted`
 # says which targets count (notebook 02's `IGNORE` are left out). On one device it is right, and on
-# four where all count. Here it is not. Does it lose `"rows"`, mind the `"order"`, count what is to
+# four where all count. In the second line below it is not. Does it lose `"rows"`, mind the `"order"`, count what is to
 # be `"ignored"`, forget to divide the `"sum"`, or take a wrong `"mean"`? (Exercise 12.3, 6 minutes,
 # difficulty 2.) Try it on arrays of your own.
 
