@@ -475,8 +475,8 @@ for rate, losses in zip(rates, together, strict=True):
 
 # %% [markdown]
 # Too small is slow; too large leaps over the goal, further each time. A model's best rate has to be
-# tried out: a **sweep**. `jaxgpt.sweep` does it with whole runs. Chance plays a part too, and so each
-# rate gets four **seeds**, of which each draws other first weights and another order.
+# tried out: a **sweep**. `jaxgpt.sweep` does it with whole runs. Chance plays a part too, and so
+# each rate gets four **seeds**, of which each draws other first weights and another order.
 
 # %%
 data = replace(tiny.data, stories_bytes=60_000)
@@ -750,9 +750,9 @@ figures.show(
 #
 # `suspect(losses, counted, devices)` is a mean loss over devices: `losses` (rows, T), `counted`
 # says which targets count (notebook 02's `IGNORE` are left out). On one device it is right, and on
-# four where all count. In the second line below it is not. Does it lose `"rows"`, mind the `"order"`, count what is to
-# be `"ignored"`, forget to divide the `"sum"`, or take a wrong `"mean"`? (Exercise 12.3, 6 minutes,
-# difficulty 2.) Try it on arrays of your own.
+# four where all count. In the second line below it is not. Does it lose `"rows"`, mind the
+# `"order"`, count what is to be `"ignored"`, forget to divide the `"sum"`, or take a wrong
+# `"mean"`? (Exercise 12.3, 6 minutes, difficulty 2.) Try it on arrays of your own.
 
 # %%
 losses = np.arange(32.0).reshape(8, 4)
