@@ -338,7 +338,8 @@ figures.show(
 # %% [markdown]
 # What does it save? Count the multiplications for one more token, where t are in the text. Each
 # number of a matrix is used once for each token that is computed, and attention takes 2 D more for
-# each pair of tokens and each layer. The compiler counts the same, but for some small change.
+# each pair of tokens and each layer, where D is the width. The compiler's own count is nearly the
+# same.
 
 
 # %%
@@ -474,8 +475,8 @@ print(small.parse("Mia took a map. She used the map.").facts)
 
 # %% [markdown]
 # `Grammar.parse` needs no list. It reads from the left, tries each alternative, and goes back where
-# one does not fit. A list would be long: the stories carry this many bits, so there are more than 2
-# to that power. Where a text leaves the language, it says which choice would have to go on.
+# one does not fit. A list would be long: a story carries as many bits as are printed below, so there
+# are more stories than 2 to that power. Where a text leaves the language, it says which choice would have to go on.
 
 # %%
 print(f"bits of a story: {story_entropy():.0f}")
@@ -548,12 +549,13 @@ figures.show(
     "possible as a whole, and a part of each can be read.",
 )
 assert measured[0.5][0] > 0.8 > 0.2 > measured[1.5][0]
+assert max(possible for _, possible, _, _ in measured.values()) < 0.1
 assert measured[0][3] < measured[0.5][3] < measured[1.0][3]
 
 # %% [markdown]
-# The temperature buys variety with mistakes of form: that much is seen with any model. But here
-# the possible stories are missing at every temperature, even where the form is right. What do they
-# contradict? Let us see one, and then count which choice did not fit first.
+# The temperature buys variety with mistakes of form: that much is seen with any model. But hardly a
+# story is possible, at any temperature, even where the form is right. What do they contradict? Let
+# us see one, and then count which choice did not fit first.
 
 # %%
 parsed, text = next(
@@ -585,15 +587,16 @@ axes.invert_yaxis()
 axes.set(xlabel="stories of right form that contradict themselves here first", ylabel="choice")
 figures.show(
     figure,
-    "How many stories contradict themselves first in which choice, a bar for each: the name of "
-    "the pet, its friend, the month that must fit the weather, what is wrong, and others.",
+    "How many stories contradict themselves first in which choice, a bar for each: the longest is "
+    "that of friend, the pet's name; the month, what is wrong, the hero and others follow.",
 )
+assert names[0] == "friend"
 
 # %% [markdown]
-# In the grammar, `friend` is the pet's name, `plaint` what is wrong, which the packed tool betrays,
-# and `month` has to fit the weather. So the model has learnt what a story looks like; what it has
-# not learnt is to remember. No temperature mends that. Notebook 08 looks for the parts that do
-# remember.
+# In the grammar, `friend` is the pet's name, `plaint` what is wrong, which the packed tool betrays;
+# `month` has to fit the weather, and `spot` and `finds` the place. So the model has learnt what a
+# story looks like. What it has not learnt well is to remember, and no temperature mends that.
+# Notebook 08 looks for the parts that do remember.
 #
 # ## Saving and loading
 #
@@ -644,14 +647,7 @@ found = suspect(model, text_ids := tokenizer.encode("Once upon a time, in Foxton
 (right,) = jaxgpt.generate(config, params, [text_ids], max_new_tokens=30, sampling=GREEDY)
 for name, tokens in {"right": right, "suspect": found.tokens}.items():
     print(textwrap.fill(f"{name}: ...{tokenizer.decode(tokens)}", 90))
-print(
-    "sizes",
-    found.sizes.shape,
-    "positions",
-    found.positions[:5],
-    "... the prompt has",
-    len(text_ids),
-)
+print(f"sizes {found.sizes.shape}, positions {found.positions[:4]}..., prompt of {len(text_ids)}")
 answer = ...
 
 # %%
