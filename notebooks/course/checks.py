@@ -132,9 +132,7 @@ def compare_calls(
         found, wanted = result(answer, *trial.args), result(oracle, *trial.args)
         off = ~np.isclose(found, wanted, rtol=1e-4, atol=1e-5)
         if off.any():
-            place = tuple(int(index[0]) for index in np.nonzero(off))
-            return (
-                f"on {trial.title} the number at {list(place)} is {found[place]:.4g} in place of "
-                f"{wanted[place]:.4g}"
-            )
+            place = tuple(map(int, np.argwhere(off)[0]))
+            which = f"the number at {list(place)}" if place else "the result"
+            return f"on {trial.title} {which} is {found[place]:.4g} in place of {wanted[place]:.4g}"
     return None
