@@ -19,13 +19,15 @@ def on_config(config: Any) -> None:
 
 
 def on_files(files: Any, config: Any) -> None:
-    """Add a page for each notebook, its pictures, and the map of the course."""
+    """Add a page for each notebook, its pictures, the map of the course, and the explorer."""
 
     def add(name: str, content: str | bytes) -> None:
         files.append(File.generated(config, f"course/{name}", content=content))
 
     index = (NOTEBOOKS / "README.md").read_text()
     add("index.md", index.replace(".ipynb)", ".md)"))
+    for path in NOTEBOOKS.glob("*.html"):
+        add(path.name, path.read_text())
     for path in _BUILT:
         text, pictures = page(json.loads(path.read_text()), path.stem)
         add(f"{path.stem}.md", text)

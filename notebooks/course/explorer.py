@@ -93,7 +93,7 @@ def explore(
     heads = np.concatenate([array[0] for array in weights.values()])
     lower = np.tril_indices(len(tokens))
     chosen = words[..., 0].astype(int)
-    spoken = np.unique(np.concatenate([part.ravel() for part in (tokens, ids, written, chosen)]))
+    spoken = np.unique(np.concatenate([np.ravel(part) for part in (tokens, ids, written, chosen)]))
     local = np.zeros(config.vocab_size, int)
     local[spoken] = np.arange(len(spoken))
 
@@ -165,11 +165,16 @@ class State:
     continuation: str
 
 
-def read(text: str) -> dict[str, Any]:
-    """What is in a page, its packed arrays as arrays."""
+def data_of(text: str) -> str:
+    """The data of a page, as JSON."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     assert found, "a page has its data in a script"
-    data = json.loads(found[1])
+    return found[1]
+
+
+def read(text: str) -> dict[str, Any]:
+    """What is in a page, its packed arrays as arrays."""
+    data = json.loads(data_of(text))
     count, length = 2 ** len(data["heads"]), len(data["tokens"])
     shapes = {
         "ids": (count, length - 1, data["top"]),
