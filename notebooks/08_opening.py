@@ -7,6 +7,7 @@
 
 # %%
 import itertools
+import math
 from functools import partial
 
 import jax
@@ -296,7 +297,7 @@ print("by hand:", shapley(right_with[..., None])[:, 0])
 value = shapley(accuracy.reshape(*[2] * len(HEADS), len(CHOICES)))
 same(value.sum(0), accuracy[-1] - accuracy[0])
 finder = int(value[:, 0].argmax())
-print("the hero's name is found by head", HEADS[finder])
+print(math.factorial(len(HEADS)), "orders; the hero's name is found by head", HEADS[finder])
 
 # %%
 figure, (left, wide) = figures.new(11, 4.2, columns=2, width_ratios=(1, 1.25))
@@ -492,7 +493,7 @@ figures.show(
 # **The idea in a breath.** Copying a name is one trick. A more general one: "what came after this
 # token last time?" No single head can do it. One has to look at the token before, and a later one
 # to search for it. Two heads that work together are a **circuit**; this one's second half is an
-# **induction head** (Olsson et al. 2022).
+# **induction head** (Olsson and others).
 #
 # Random patterns of 32 symbols, each repeated, in each row with another period. Whoever looks back
 # knows the rest; before the repetition nothing can be known, so those targets do not count.
