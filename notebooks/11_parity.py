@@ -20,6 +20,7 @@ from course.exercises.parity import SEALED
 from course.recorded import CONFIG, TRAINING
 from course.sealed import KINDS, sealed
 from jaxgpt import TorchGenerator, compare, init_like_torch
+from jaxgpt.generation.sampling import filter_logits
 from jaxgpt.parity.diagnosis.differences import differences, rounding, roundings
 from jaxgpt.parity.overrides import Norm, Variant, unbiased_norm
 from jaxgpt.parity.recordings.recording import record_model, record_variant
@@ -133,6 +134,34 @@ book("ch05.argmax", logits.argmax(-1))
 del weights, moved, logits
 
 # %% [markdown]
+# ## The same draws
+#
+# A text is drawn as well, a word at a time, by the words' probabilities. The book draws 1,000 times
+# among nine words, at three temperatures; with the same generator the counts are the same.
+
+# %%
+words = jnp.array([4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79])
+drawn = {}
+for temperature in ("1", "0.1", "5"):
+    generator = TorchGenerator(123)
+    chances = np.asarray(jax.nn.softmax(words / float(temperature)))
+    draws = [int(generator.multinomial(chances)[0]) for _ in range(1000)]
+    drawn[temperature] = np.bincount(draws, minlength=len(words))
+    print(f"temperature {temperature:<4}", drawn[temperature])
+book("ch05.multinomial", drawn)
+
+# %% [markdown]
+# What may be drawn is often cut first. **Top-p** keeps the fewest words that together reach a
+# probability of p: a word stays if those likelier than it do not reach p without it.
+
+# %%
+settings = jaxgpt.SamplingConfig(temperature=5, top_p=0.9)
+kept = np.isfinite(filter_logits(words[None], settings, jnp.zeros((1, 9), bool))[0])
+without = [chances[chances > chance].sum() for chance in chances]  # those at temperature 5
+print("kept", kept.astype(int), "likelier", np.array(without))
+assert (kept == np.less(without, 0.9)).all()
+
+# %% [markdown]
 # ## What equal means
 #
 # **The idea in a breath.** A computer's number has few digits, so that each sum is rounded. Two
@@ -241,6 +270,69 @@ answer = ...  # def first_difference(a, b, bounds): ...  and then: answer = firs
 
 # %%
 check("11.2", answer)
+
+# %% [markdown]
+# ## The same training
+#
+# Equal once is not equal for ever. Training computes gradients, and steps by them. An error there
+# shows in no activation, and builds up from step to step. So let both programs train: the
+# same start, the same batches, the same optimizer. PyTorch's losses were recorded, in float32 and
+# with twice the digits (float64).
+#
+# For contrast, one setting is forgotten: **weight decay**, which draws every matrix a little
+# towards 0 at each step.
+
+
+# %%
+def losses_of(settings):
+    optimizer = jaxgpt.make_optimizer(settings, TRAINING.steps)
+    loss_fn, state = jaxgpt.next_token_loss(CONFIG), jaxgpt.init_state(params, optimizer)
+    options = {"key": jax.random.key(0), "loss_fn": loss_fn, "optimizer": optimizer}
+    step, losses = jax.jit(partial(jaxgpt.train_step, **options)), []
+    for number, batch in enumerate(recorded.batches()):
+        state, metrics = step(state, (batch.inputs, batch.targets), number)
+        losses.append(float(metrics["loss"]))
+    return np.array(losses)
+
+
+trained, torch_losses = losses_of(TRAINING.optimizer), recorded.losses_of_torch()
+bound = rounding(counts["logits"], 2.0**-24) * trained[0]
+assert np.abs(trained - torch_losses["float32"]).max() < bound
+assert np.abs(trained - torch_losses["float64"]).max() < bound
+wrong = losses_of(replace(TRAINING.optimizer, weight_decay=0.0))
+shown = [0, 1, 9, 49, 99]
+print("PyTorch              ", torch_losses["float32"][shown])
+print("jaxgpt               ", trained[shown])
+print("without weight decay ", wrong[shown])
+
+# %%
+figure, (curve, gap) = figures.new(11, 3.6, columns=2)
+steps = np.arange(1, TRAINING.steps + 1)
+curve.plot(steps, torch_losses["float32"], color=figures.QUIET, lw=5, label="PyTorch")
+curve.plot(steps, trained, "--", color=figures.INK, label="jaxgpt")
+curve.set(xlabel="step", ylabel="loss (nats per byte)")
+curve.legend(frameon=False)
+for label, other, style, color in (
+    ("jaxgpt without weight decay", wrong, "-", figures.LIT),
+    ("jaxgpt", trained, "--", figures.INK),
+    ("PyTorch in float64", torch_losses["float64"], ":", figures.SECOND),
+):
+    apart = np.maximum(np.abs(other - torch_losses["float32"]) * 1e6, 0.1)
+    gap.semilogy(steps, apart, style, color=color, label=label)
+gap.axhline(bound * 1e6, color=figures.INK, lw=0.8)
+gap.annotate("bound", (100, bound * 1e6), (0, -13), textcoords="offset points", ha="right")
+gap.set_yticks(10.0 ** np.arange(-1, 6), ["0", "1", "10", "100", "1,000", "10,000", "100,000"])
+gap.set(xlabel="step", ylabel="from PyTorch (millionths of a nat)", ylim=(0.06, 3e6))
+gap.legend(frameon=False, fontsize=9, loc="upper left", ncols=2)
+figures.show(
+    figure,
+    "Left, the losses of 100 steps in PyTorch and in jaxgpt: one line. Right, on a logarithmic "
+    "axis, how far from PyTorch's: jaxgpt, and PyTorch with twice the digits, stay below the "
+    "bound; jaxgpt without weight decay is above it nearly throughout, up to some hundred times.",
+)
+
+# %% [markdown]
+# That the wrong one trains as well is the danger: its loss falls, and only a comparison shows it.
 
 # %% [markdown]
 # ## Eight planted bugs
@@ -361,69 +453,6 @@ for name in ("epsilon", "variance"):
     a, b = (r.activations["blocks.0.norm1"][0] for r in (ours, theirs[name]))
     print(f"{name:<9} norm's ratio by token:  ", np.median(b / a, axis=-1)[:5])
 print("root of (D - 1) / D:", round(math.sqrt((CONFIG.embed_dim - 1) / CONFIG.embed_dim), 4))
-
-# %% [markdown]
-# ## The same training
-#
-# Equal once is not equal for ever. Training computes gradients, and steps by them. An error there
-# shows in no activation, and builds up from step to step. So let both programs train: the
-# same start, the same batches, the same optimizer. PyTorch's losses were recorded, in float32 and
-# with twice the digits (float64).
-#
-# For contrast, one setting is forgotten: **weight decay**, which draws every matrix a little
-# towards 0 at each step.
-
-
-# %%
-def losses_of(settings):
-    optimizer = jaxgpt.make_optimizer(settings, TRAINING.steps)
-    loss_fn, state = jaxgpt.next_token_loss(CONFIG), jaxgpt.init_state(params, optimizer)
-    options = {"key": jax.random.key(0), "loss_fn": loss_fn, "optimizer": optimizer}
-    step, losses = jax.jit(partial(jaxgpt.train_step, **options)), []
-    for number, batch in enumerate(recorded.batches()):
-        state, metrics = step(state, (batch.inputs, batch.targets), number)
-        losses.append(float(metrics["loss"]))
-    return np.array(losses)
-
-
-trained, torch_losses = losses_of(TRAINING.optimizer), recorded.losses_of_torch()
-bound = rounding(counts["logits"], 2.0**-24) * trained[0]
-assert np.abs(trained - torch_losses["float32"]).max() < bound
-assert np.abs(trained - torch_losses["float64"]).max() < bound
-wrong = losses_of(replace(TRAINING.optimizer, weight_decay=0.0))
-shown = [0, 1, 9, 49, 99]
-print("PyTorch              ", torch_losses["float32"][shown])
-print("jaxgpt               ", trained[shown])
-print("without weight decay ", wrong[shown])
-
-# %%
-figure, (curve, gap) = figures.new(11, 3.6, columns=2)
-steps = np.arange(1, TRAINING.steps + 1)
-curve.plot(steps, torch_losses["float32"], color=figures.QUIET, lw=5, label="PyTorch")
-curve.plot(steps, trained, "--", color=figures.INK, label="jaxgpt")
-curve.set(xlabel="step", ylabel="loss (nats per byte)")
-curve.legend(frameon=False)
-for label, other, style, color in (
-    ("jaxgpt without weight decay", wrong, "-", figures.LIT),
-    ("jaxgpt", trained, "--", figures.INK),
-    ("PyTorch in float64", torch_losses["float64"], ":", figures.SECOND),
-):
-    apart = np.maximum(np.abs(other - torch_losses["float32"]) * 1e6, 0.1)
-    gap.semilogy(steps, apart, style, color=color, label=label)
-gap.axhline(bound * 1e6, color=figures.INK, lw=0.8)
-gap.annotate("bound", (100, bound * 1e6), (0, -13), textcoords="offset points", ha="right")
-gap.set_yticks(10.0 ** np.arange(-1, 6), ["0", "1", "10", "100", "1,000", "10,000", "100,000"])
-gap.set(xlabel="step", ylabel="from PyTorch (millionths of a nat)", ylim=(0.06, 3e6))
-gap.legend(frameon=False, fontsize=9, loc="upper left", ncols=2)
-figures.show(
-    figure,
-    "Left, the losses of 100 steps in PyTorch and in jaxgpt: one line. Right, on a logarithmic "
-    "axis, how far from PyTorch's: jaxgpt, and PyTorch with twice the digits, stay below the "
-    "bound; jaxgpt without weight decay is above it nearly throughout, up to some hundred times.",
-)
-
-# %% [markdown]
-# That the wrong one trains as well is the danger: its loss falls, and only a comparison shows it.
 
 # %% [markdown]
 # ## Find the bug
