@@ -379,7 +379,7 @@ for axes, (name, shares) in zip(panels, [("LoRA", given["LoRA"]), ("Bayes", idea
 figures.show(
     figure,
     "Two confusion matrices, true season by answer, of the LoRA classifier and of the "
-    "Bayes-optimal one: nearly the same numbers on the diagonal, and the same few mistakes "
+    "Bayes-optimal one: nearly the same numbers on the diagonal, and mistakes in the same places "
     "beside it.",
 )
 
@@ -421,14 +421,15 @@ words.set(xlim=(0.4, 1.12), ylim=(0.4, 1.08))
 bins.legend(frameon=False, loc="upper left")
 figures.show(
     figure,
-    "Left: the share of right answers against how sure the classifier is, in bins, near the "
-    "diagonal. Right: for five words the probability given to the likeliest season against the "
-    "grammar's, near the diagonal too.",
+    "Left: the share of right answers against how sure the classifier is, in bins, beside a "
+    "diagonal where the two are equal. Right: for five words the probability given to the "
+    "likeliest season against the grammar's.",
 )
 
 # %% [markdown]
-# Texts with "snowy" it calls winter and is nearly sure; of "rainy" texts it is unsure, as it should
-# be. Accuracy alone would not tell one who is unsure with good cause from one who is sure without.
+# A point below the diagonal, at the left, is surer than right. Of "snowy" it is nearly sure; of
+# words that two seasons share it is not, as it should be. Accuracy alone would not tell one who is
+# unsure with good cause from one who is sure without.
 #
 # ## The vectors, before and after
 #
