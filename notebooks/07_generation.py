@@ -475,8 +475,9 @@ print(small.parse("Mia took a map. She used the map.").facts)
 
 # %% [markdown]
 # `Grammar.parse` needs no list. It reads from the left, tries each alternative, and goes back where
-# one does not fit. A list would be long: a story carries as many bits as are printed below, so there
-# are more stories than 2 to that power. Where a text leaves the language, it says which choice would have to go on.
+# one does not fit. A list would be long: a story carries as many bits as are printed below, so
+# there are more stories than 2 to that power. Where a text leaves the language, it says which
+# choice would have to go on.
 
 # %%
 print(f"bits of a story: {story_entropy():.0f}")
