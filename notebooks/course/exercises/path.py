@@ -56,8 +56,13 @@ TRIALS = (
     Trial("a vocabulary of one token", (_random(4, 1), np.int32(0))),
     Trial("equal logits", (np.ones((2, 8), np.float32), np.int32(7))),
     Trial("logits of zeros", (np.zeros((2, 4), np.float32), np.int32(0))),
-    Trial("logits of 10,000", (np.float32([[1.0, 2.0], [10_000.0, 9_999.0]]), np.int32(1))),
-    Trial("logits of -10,000", (np.float32([[1.0, 2.0], [-10_000.0, -9_999.0]]), np.int32(1))),
+    Trial(
+        "logits of 10,000", (np.array([[1.0, 2.0], [10_000.0, 9_999.0]], np.float32), np.int32(1))
+    ),
+    Trial(
+        "logits of -10,000",
+        (np.array([[1.0, 2.0], [-10_000.0, -9_999.0]], np.float32), np.int32(1)),
+    ),
     Trial("a token that cannot be", (_one_impossible(), np.int32(3))),
 )
 
