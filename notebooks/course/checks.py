@@ -1,6 +1,6 @@
 """Checks of a reader's answers: of an exercise, and of a function beside the package's own."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from textwrap import shorten
@@ -47,9 +47,10 @@ def hint(name: str, answer: Any) -> str | None:
 
 def choose(answer: Any, right: str, wrong: Mapping[str, str]) -> str | None:
     """The hint for an answer that is one of a few words; `wrong` has that of each but `right`."""
-    if not isinstance(answer, str) or answer not in (right, *wrong):
+    word = answer.strip().lower() if isinstance(answer, str) else None
+    if word not in (right, *wrong):
         return f"one of these words is wanted: {', '.join(sorted((right, *wrong)))}"
-    return wrong.get(answer)
+    return wrong.get(word)
 
 
 def check(name: str, answer: Any) -> None:
@@ -64,12 +65,26 @@ def check(name: str, answer: Any) -> None:
 
 def number_in(answer: Any) -> float | None:
     """The number that an answer is, also as an array of one; None if it is none."""
-    if isinstance(answer, bool | str):
-        return None
     try:
-        return float(answer)
+        one = answer.item() if hasattr(answer, "item") else answer
+        return None if isinstance(one, bool | str | bytes) else float(one)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def whole_number_in(answer: Any) -> int | None:
+    """The whole number that an answer is, of any type of number; None if it is none."""
+    number = number_in(answer)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def whole_numbers_in(answer: Any) -> list[int] | None:
+    """The whole numbers that an answer is a list or an array of; None if it is none."""
+    if isinstance(answer, str | bytes | set | dict) or not isinstance(answer, Iterable):
+        return None
+    numbers = [whole_number_in(item) for item in answer]
+    whole = [number for number in numbers if number is not None]
+    return whole if len(whole) == len(numbers) else None
 
 
 def exercises(number: str) -> list[str]:
@@ -100,8 +115,9 @@ class Trial:
 
 
 def result(function: Callable[..., Any], *args: Any) -> np.ndarray:
-    """What a function of JAX's arrays makes of `args`."""
-    return np.asarray(function(*map(jnp.asarray, args)))
+    """What a function makes of `args`, with JAX's arrays in place of NumPy's."""
+    given = (jnp.asarray(arg) if isinstance(arg, np.ndarray) else arg for arg in args)
+    return np.asarray(function(*given))
 
 
 def compare_calls(
@@ -122,6 +138,8 @@ def compare_calls(
             found = result(answer, *trial.args)
         except Exception as error:  # the reader's own
             return f"on {trial.title} it raises {type(error).__name__}: {error}".splitlines()[0]
+        if found.dtype == object and found.shape == () and found.item() is None:
+            return f"on {trial.title} it returns nothing"
         wanted = result(oracle, *trial.args)
         if found.shape != wanted.shape:
             return f"on {trial.title} its result has shape {found.shape} in place of {wanted.shape}"

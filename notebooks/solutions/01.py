@@ -57,6 +57,15 @@ def _in_place(ids, pair, new):
     return ids
 
 
+def _in_any_order(ids, pair, new):
+    return solution(solution(ids, pair, new), pair[::-1], new)
+
+
+def _by_text(ids, pair, new):
+    text = " ".join(map(str, ids)).replace("{} {}".format(*pair), str(new))
+    return [int(token) for token in text.split()]
+
+
 RIGHT = {"01.1": [6, 3, 5, 0], "01.2": solution, "01.3": "characters"}
 
 WRONG = {
@@ -65,6 +74,8 @@ WRONG = {
         ([4, 5, 2, 6], "places in the sentence"),
         ([7, 4, 6, 1], "ids begin at 0"),
         ([6, 3, 5], "the full stop"),
+        ([6, 7, 3, 7, 5, 0], "a space is none"),
+        ([6.5, 3, 5, 0], "a list of ids"),
         ([6, 3, 4, 0], "the id at place 2"),
         ("the mat sat.", "a list of ids"),
     ],
@@ -76,6 +87,9 @@ WRONG = {
         (_keeps_second, "stays behind"),
         (_in_place, "make a new one"),
         (lambda ids, pair, new: None, "in place of a list"),
+        (lambda ids, pair, new: str(solution(ids, pair, new)), "in place of a list"),
+        (_in_any_order, "what is no pair"),
+        (_by_text, "on [11, 2, 1, 23]"),
         (lambda ids, pair, new: [new if token in pair else token for token in ids], "become one"),
         (lambda ids, pair, new: [ids[len(ids)]], "raises"),
     ],

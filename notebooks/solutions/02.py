@@ -21,6 +21,15 @@ def _beyond_the_end(ids, length, stride):
     return np.asarray(ids)[places], np.asarray(ids)[places + 1]
 
 
+def _cut_short(ids, length, stride):
+    starts = range(0, len(ids) - 1, stride)
+    return [ids[i : i + length] for i in starts], [ids[i + 1 : i + length + 1] for i in starts]
+
+
+def _pairs(ids, length, stride):
+    return list(zip(*solution(ids, length, stride), strict=True))
+
+
 RIGHT = {"02.1": 5, "02.2": solution, "02.3": "targets"}
 
 WRONG = {
@@ -29,7 +38,8 @@ WRONG = {
         (4, "one more fits"),
         (33, "a stride of 1"),
         (40, "count where they may begin"),
-        (5.0, "a whole number"),
+        (5.125, "a whole number"),
+        (np.True_, "a whole number"),
     ],
     "02.2": [
         (lambda ids, length, stride: solution(ids, length, stride)[:1] * 2, "are the same"),
@@ -38,6 +48,9 @@ WRONG = {
         (lambda ids, length, stride: solution(ids, length, length), "mind the stride"),
         (_one_too_many, "mind the stride, and that the last target"),
         (_beyond_the_end, "raises"),
+        (lambda *args: None, "returns nothing"),
+        (_cut_short, "of several lengths"),
+        (_pairs, "5 parts in place of two"),
         (lambda ids, length, stride: solution(ids, length + 1, stride), "have shape"),
         (lambda ids, length, stride: solution(np.sort(-ids), length, stride), "in place of"),
     ],

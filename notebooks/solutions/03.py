@@ -26,6 +26,12 @@ def _in_float32(length, width):
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(length, width)
 
 
+def _by_column(length, width):
+    column = np.arange(width)
+    angles = np.arange(length)[:, None] * 10_000.0 ** (-column / width)
+    return np.where(column % 2, np.cos(angles), np.sin(angles))
+
+
 RIGHT = {"03.1": (8, 4, 16), "03.2": solution, "03.3": "places"}
 
 WRONG = {
@@ -35,6 +41,7 @@ WRONG = {
         ((4, 16), "every text of the batch"),
         ((12, 16), "changes no shape"),
         ("8 x 4 x 16", "a shape is wanted"),
+        (512, "a shape is wanted"),
     ],
     "03.2": [
         (_in_halves, "take turns"),
@@ -42,6 +49,9 @@ WRONG = {
         (lambda length, width: _waves(length, width, first=1), "count from 0"),
         (lambda length, width: _waves(length, width, step=1), "2 i / D"),
         (lambda length, width: _waves(length, width, odd=np.sin), "cosines, and here sines"),
+        (lambda length, width: _waves(length, width, step=4), "2 i / D"),
+        (_by_column, "2 i / D"),
+        (lambda length, width: _waves(length, width).astype(np.float16), "in place of"),
         (_in_float32, "float64"),
         (lambda length, width: _waves(width, length), "has shape"),
         (lambda length, width: _waves(length, width) * 2, "in place of"),

@@ -134,7 +134,7 @@ WRONG = {
         (_only_on_few, "numbers in the hundreds"),
         (lambda x, **params: (solution(x, **params), None), "several things"),
         (lambda x, **params: None, "returns nothing"),
-        (lambda x, **params: "x", "raises"),
+        (lambda x, **params: "x", "has shape ()"),
         (lambda x: x, "raises TypeError"),
         (lambda x, **params: solution(x, **params)[..., :1], "has shape"),
         ("block", "a function is wanted"),

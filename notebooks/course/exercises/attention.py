@@ -31,13 +31,39 @@ def _with_zero_scores() -> tuple[Any, ...]:
     return x, query, key, value
 
 
+def _with_scores_below_zero() -> tuple[Any, ...]:
+    x, query, _, value = _random(6, 8, 8)
+    return x, 7 * query, -7 * query, value
+
+
 TRIALS = (
     Trial("six random tokens", _random(6, 3, 2)),
     Trial("a text of one token", _random(1, 3, 2)),
     Trial("equal tokens", (np.ones((4, 3), np.float32), *_random(4, 3, 2)[1:])),
     Trial("tokens whose scores are 0", _with_zero_scores()),
     Trial("scores in the hundreds", tuple(7 * part for part in _random(8, 16, 16))),
+    Trial("scores far below 0", _with_scores_below_zero()),
 )
+
+
+def _is_a_number(answer: Answer) -> str | None:
+    undefined = np.isnan(result(answer, *_random(6, 3, 2))).any(axis=1)
+    if not undefined.any():
+        return None
+    return (
+        f"the result of token {undefined.argmax()} is no number (NaN): a row of the mask is minus "
+        "infinity throughout, or 0 times infinity"
+    )
+
+
+def _uses_all(answer: Answer) -> str | None:
+    args = _random(6, 3, 2)
+    before = result(answer, *args)
+    for place, name in enumerate(("query", "key", "value"), 1):
+        other = (*args[:place], 3 - args[place], *args[place + 1 :])
+        if np.allclose(before, result(answer, *other), atol=1e-6):
+            return f"another `{name}` gives the same result: it is not used"
+    return None
 
 
 def _looks_ahead(answer: Answer) -> str | None:
@@ -69,7 +95,7 @@ def _sums_to_one(answer: Answer) -> str | None:
         return None
     return (
         "where every value is 1, a mean of them must be 1; a row of weights here does not sum to "
-        "1: mask before the softmax, and take it over the keys, the last axis"
+        "1: scale and mask before the softmax, and take it over the keys, the last axis"
     )
 
 
@@ -84,6 +110,7 @@ def _minds_zeros(answer: Answer) -> str | None:
 
 def _scales(answer: Answer) -> str | None:
     x, query, key, value = _random(6, 8, 16)
+    x /= 4  # so that softmax does not saturate, where all scales are alike
     found = result(answer, x, query, key, value)
     for factor, what in (
         (4.0, "not divided by the root of K"),
@@ -123,7 +150,10 @@ def first_weight(answer: Any) -> str | None:
 @exercise("04.2")
 def build_causal_attention(answer: Any) -> str | None:
     """A causal attention, held against the package's."""
-    properties = (_sums_to_one, _leaves_itself_out, _looks_ahead, _minds_zeros, _scales)
+    properties = (
+        *(_is_a_number, _uses_all, _sums_to_one, _leaves_itself_out),
+        *(_looks_ahead, _minds_zeros, _scales),
+    )
     return compare_calls(answer, oracle, TRIALS, properties)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from course.checks import Trial, choose, compare_calls, exercise, number_in, result
+from course.checks import Trial, choose, compare_calls, exercise, result, whole_number_in
 from jaxgpt import GPT, SamplingConfig
 from jaxgpt.generation.sampling import filter_logits
 from jaxgpt.model.gpt import init_cache
@@ -33,10 +33,9 @@ def _kept(logits: Any, p: float = TOP_P) -> int:
 def count_kept(answer: Any) -> str | None:
     """How many of nine words top-p 0.9 keeps at temperature 2: 4."""
     right = _kept(TOY / TEMPERATURE)
-    number = number_in(answer)
-    if number is None or not number.is_integer():
-        return f"a whole number is wanted, and this is {answer!r}"
-    answer = int(number)
+    given, answer = answer, whole_number_in(answer)
+    if answer is None:
+        return f"a whole number is wanted, and this is {given!r}"
     if answer == right:
         return None
     if answer == right - 1:

@@ -134,9 +134,7 @@ def _called(function: Answer) -> Answer:
         found = function(x, **params, num_heads=int(heads))
         if isinstance(found, tuple | list):
             raise TypeError("its result is several things; the stream alone is wanted")
-        if found is None:
-            raise TypeError("it returns nothing")
-        return jnp.asarray(found)
+        return found
 
     return call
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from course.checks import choose, exercise
+from course.checks import choose, exercise, whole_numbers_in
 from jaxgpt import WordTokenizer
 
 SENTENCE, ASKED = "The cat sat on the mat.", "the mat sat."
@@ -13,13 +13,14 @@ SENTENCE, ASKED = "The cat sat on the mat.", "the mat sat."
 def word_ids(answer: Any) -> str | None:
     """The ids of a sentence in the sorted vocabulary of another."""
     right = WordTokenizer.train(SENTENCE).encode(ASKED)
-    if not isinstance(answer, list | tuple) or not all(isinstance(item, int) for item in answer):
+    answer = whole_numbers_in(answer)
+    if answer is None:
         return "a list of ids is wanted, such as [0, 1]"
-    answer = list(answer)
     if answer == right:
         return None
     if len(answer) != len(right):
-        return f"{len(answer)} ids for {len(right)} tokens: the full stop is one as well"
+        why = "the full stop is one as well" if len(answer) < len(right) else "a space is none"
+        return f"{len(answer)} ids for {len(right)} tokens: {why}"
     if answer == [right[0] - 5, *right[1:]]:
         return "that is The with a capital letter, which is another word with another id"
     if answer == [item + 1 for item in right]:
@@ -52,6 +53,7 @@ _LISTS: tuple[tuple[str, list[int], tuple[int, int]], ...] = (
     ("[0, 0, 5, 0]", [0, 0, 5, 0], (0, 0)),
     ("ids of thousands", [item * 1000 for item in (5, 6, 7, 5, 6)], (5000, 6000)),
     ("[1, 3, 2]", [1, 3, 2], (1, 2)),
+    ("[11, 2, 1, 23]", [11, 2, 1, 23], (1, 2)),
 )
 
 
@@ -74,10 +76,9 @@ def build_merge(answer: Any) -> str | None:
 
 
 def _complaint(title: str, found: Any, ids: list[int], pair: tuple[int, int]) -> str | None:
-    try:
-        found = [int(item) for item in found]
-    except TypeError:
-        return f"on {title} it gives {found!r} in place of a list"
+    given, found = found, whole_numbers_in(found)
+    if found is None:
+        return f"on {title} it gives {given!r} in place of a list of ids"
     right = merged(ids, pair, 9999)
     if found == right:
         return None
@@ -85,6 +86,8 @@ def _complaint(title: str, found: Any, ids: list[int], pair: tuple[int, int]) ->
         return f"on {title} it merges from the right; of pairs that overlap, take the left one"
     if found == [9999 if item in pair else item for item in ids] and len(found) > len(right):
         return f"on {title} both ids of the pair become 9999; the two become one"
+    if found.count(9999) > 0 == right.count(9999):
+        return f"on {title} it merges what is no pair: the two side by side, in their order"
     if found.count(9999) > right.count(9999):
         return f"on {title} an id is used twice: behind a merged pair, go on two places further"
     if found == list(ids) and min(ids) > 256:

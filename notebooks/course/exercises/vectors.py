@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from course.checks import Trial, choose, exercise
+from course.checks import Trial, choose, exercise, whole_numbers_in
 from jaxgpt import sinusoidal_positions
 
 RIGHT_SHAPE = (8, 4, 16)
@@ -15,9 +15,10 @@ RIGHT_SHAPE = (8, 4, 16)
 @exercise("03.1")
 def shape_of_the_sum(answer: Any) -> str | None:
     """The shape of (8, 4, 16) token vectors plus (4, 16) position vectors."""
-    if not isinstance(answer, list | tuple) or not all(isinstance(item, int) for item in answer):
+    sizes = whole_numbers_in(answer)
+    if sizes is None:
         return "a shape is wanted, such as (2, 3)"
-    answer = tuple(answer)
+    answer = tuple(sizes)
     if answer == RIGHT_SHAPE:
         return None
     if answer == (8, 4, 32):
@@ -44,13 +45,23 @@ def _mistakes(length: int, width: int) -> list[tuple[np.ndarray, str]]:
     angles = places * 10_000.0 ** (-np.arange(0, width, 2) / width)
     halves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
     swapped = np.stack([np.cos(angles), np.sin(angles)], -1).reshape(length, width)
-    exponent = places * 10_000.0 ** (-np.arange(width // 2) / width)
-    slow = np.stack([np.sin(exponent), np.cos(exponent)], -1).reshape(length, width)
+    column = np.arange(width)
+
+    def of_exponent(exponent: Any) -> np.ndarray:
+        angles = places * 10_000.0 ** (-exponent / width)
+        return np.where(column % 2, np.cos(angles), np.sin(angles))
+
     return [
         (halves, "all sines stand before all cosines; they take turns, column by column"),
         (swapped, "cosines stand in the even columns; sines come first"),
         (right[1:], "positions count from 0, and here the first is 1"),
-        (slow, "a pair of columns has one wavelength: its exponent is 2 i / D for pair i"),
+        *(
+            (
+                of_exponent(exponent),
+                "a pair of columns has one wavelength: its exponent is 2 i / D for pair i",
+            )
+            for exponent in (column // 2, 4 * (column // 2), column, 2 * column)
+        ),
         (np.sin(np.repeat(angles, 2, axis=1)), "the odd columns are cosines, and here sines"),
     ]
 
@@ -72,7 +83,8 @@ def build_positions(answer: Any) -> str | None:
         right = np.asarray(sinusoidal_positions(length, width))
         if np.allclose(found, right, atol=2e-6):
             continue
-        if np.allclose(found, right, atol=1e-3):
+        near = np.allclose(found[:4], right[:4], atol=2e-6)
+        if near and np.allclose(found, right, atol=1e-3):
             return "far positions are a little off: multiply in float64, float32 is too rough there"
         for wrong, said in _mistakes(length, width):
             if np.allclose(found, wrong, atol=2e-6):

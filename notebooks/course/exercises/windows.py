@@ -1,11 +1,11 @@
 """Exercises of notebook 02: how many windows, building them, and a loader that gives it away."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from course.checks import Trial, choose, compare_calls, exercise
+from course.checks import Trial, choose, compare_calls, exercise, whole_number_in
 from jaxgpt import SlidingWindows
 
 
@@ -26,8 +26,9 @@ TOKENS, LENGTH, STRIDE = 41, 8, 8
 def count_windows(answer: Any) -> str | None:
     """How many windows of 8 with stride 8 there are in 41 tokens: 5."""
     right = len(SlidingWindows(np.arange(TOKENS), LENGTH, STRIDE))
-    if isinstance(answer, bool) or not isinstance(answer, int):
-        return f"a whole number is wanted, and this is {answer!r}"
+    given, answer = answer, whole_number_in(answer)
+    if answer is None:
+        return f"a whole number is wanted, and this is {given!r}"
     if answer == right:
         return None
     if answer == TOKENS // LENGTH + 1:
@@ -59,9 +60,20 @@ def build_windows(answer: Any) -> str | None:
     cut: Callable[..., Any] = answer
     for trial in TRIALS:
         try:
-            inputs, targets = (np.asarray(part) for part in cut(*trial.args))
+            found = cut(*trial.args)
         except Exception as error:  # the reader's own
             return f"on {trial.title} it raises {type(error).__name__}: {error}".splitlines()[0]
+        if found is None:
+            return f"on {trial.title} it returns nothing"
+        parts = list(found) if isinstance(found, Iterable) else [found]
+        if len(parts) != 2:
+            return (
+                f"on {trial.title} it gives {len(parts)} parts in place of two, inputs and targets"
+            )
+        try:
+            inputs, targets = map(np.asarray, parts)
+        except ValueError:
+            return f"on {trial.title} its windows are of several lengths: those cut short are none"
         wanted = oracle(*trial.args)[0].shape
         if said := _shapes(trial, inputs, targets, wanted):
             return said
