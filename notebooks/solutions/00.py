@@ -48,6 +48,7 @@ WRONG = {
         (lambda logits, token: jax.nn.softmax(logits[-1]).max(), "the likeliest token"),
         (lambda logits, token: jax.nn.softmax(logits.ravel())[-logits.shape[1] + token],
          "all places together"),
+        (lambda logits, token: jax.nn.softmax(logits[-1])[token + 1], "in place of"),
         (lambda logits, token: jax.nn.softmax(logits[-1]), "has shape"),
         (lambda logits, token: None, "returns nothing"),
         (lambda logits: logits[-1], "raises TypeError"),

@@ -86,6 +86,14 @@ def _unmasked(x, norm1, attn, norm2, mlp, num_heads):
     return x + feed_forward(layer_norm(x, **norm2), **mlp)
 
 
+def _normed_over_tokens(x, norm1, attn, norm2, mlp, num_heads):
+    def norm(x, scale, bias):
+        return (x - x.mean(-2, keepdims=True)) / (x.std(-2, keepdims=True) + 1e-3) * scale + bias
+
+    x = x + _attend(norm(x, **norm1), attn, num_heads)
+    return x + feed_forward(norm(x, **norm2), **mlp)
+
+
 def _only_on_few(x, norm1, attn, norm2, mlp, num_heads):
     return solution(x / jnp.maximum(1, abs(x).max() / 100), norm1, attn, norm2, mlp, num_heads)
 
@@ -131,6 +139,7 @@ WRONG = {
         (_bent(lambda x: x), "no GELU"),
         (_bent(lambda x: gelu(x, "erf")), "exact form"),
         (_unmasked, "no causal mask"),
+        (_normed_over_tokens, "a norm runs over the tokens"),
         (_only_on_few, "numbers in the hundreds"),
         (lambda x, **params: (solution(x, **params), None), "several things"),
         (lambda x, **params: None, "returns nothing"),

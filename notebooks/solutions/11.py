@@ -46,6 +46,11 @@ def _divides(a, b, bounds):
     return None
 
 
+def _of_all(a, b, bounds):
+    largest = max(_largest(a[name], b[name]) for name in a)
+    return next((name for name in a if _apart(a[name], b[name]) > bounds[name] * largest), None)
+
+
 RIGHT = {"11.1": "blocks.0.norm1", "11.2": solution, "11.3": ["order", "mask", "variance"]}
 
 WRONG = {
@@ -76,6 +81,21 @@ WRONG = {
             _wrong(lambda a, b, bound: np.abs(a - b).mean() > bound * _largest(a, b)),
             "not the mean",
         ),
+        (
+            _wrong(lambda a, b, bound: np.linalg.norm(a - b) > bound * np.linalg.norm(b)),
+            "of squares neither",
+        ),
+        (_wrong(lambda a, b, bound: _apart(a, b) > bound * max(a.max(), b.max())), "below 0"),
+        (_wrong(lambda a, b, bound: _apart(a, b) > bound * np.abs(b).mean()), "not of the mean"),
+        (
+            _wrong(
+                lambda a, b, bound: not _apart(a, b) <= bound * (np.abs(a).max() + np.abs(b).max())
+            ),
+            "nor both",
+        ),
+        (lambda a, b, bounds: None, "0.5 is too much"),
+        (_of_all, "number there"),
+        (_wrong(lambda a, b, bound: (a - b).max() > bound * _largest(a, b)), "take it absolute"),
         (_wrong(lambda a, b, bound: (b - a).max() > bound * _largest(a, b)), "take it absolute"),
         (
             _wrong(lambda a, b, bound: _apart(a, b) > bound * _largest(a, b)),

@@ -229,7 +229,10 @@ def _looks_ahead(answer: Answer) -> str | None:
         return f"on other tokens it raises {type(error).__name__}: {error}".splitlines()[0]
     if np.allclose(before, after, atol=1e-4):
         return None
-    return "the last token was changed, and earlier ones with it: attention has no causal mask"
+    return (
+        "the last token was changed, and earlier ones with it: attention has no causal mask, or a "
+        "norm runs over the tokens"
+    )
 
 
 @exercise("05.2")

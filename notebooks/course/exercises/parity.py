@@ -30,7 +30,7 @@ def where_an_epsilon_shows(answer: Any) -> str | None:
     """The first activation to differ under another epsilon: the first norm of the first block."""
     if not isinstance(answer, str):
         return f"a name is wanted, as a string, and this is a {type(answer).__name__}"
-    name = answer.strip()
+    name = answer.strip().lower()
     if name == "blocks.0.norm1":
         return None
     if name in _NOT_FIRST:
@@ -78,11 +78,21 @@ def _cases() -> list[_Case]:
     near_zero.flat[7] = 1e-9
     undefined = _off(y, 0)
     undefined.flat[3] = np.nan
+    below = _off(x, 0)
+    below.flat[7] = -40
     both = {"embed": _off(x, 0.1), "blocks.0.norm1": _off(y, 0.1), "logits": z}
     one = {"embed": np.ones((1, 1, 2), np.float32)}
     two = {"embed": 2 * one["embed"]}
     return [
         _Case("equal models", wide, wide, "nothing differs there: None"),
+        *(
+            _Case(
+                f"a difference {way}",
+                *({"up": x}, {"up": _off(x, by)}),
+                "0.5 is too much, upwards as downwards: take it absolute",
+            )
+            for way, by in (("upwards", 0.5), ("downwards", -0.5))
+        ),
         _Case(
             "models that differ from the second on",
             *(wide, later),
@@ -105,18 +115,19 @@ def _cases() -> list[_Case]:
         ),
         _Case(
             "numbers of a millionth, apart by a tenth of that",
-            *({"up": 1e-6 * x}, {"up": _off(1e-6 * x, 1e-7)}),
-            "small as the difference is, it is a large share of the largest number",
+            *({"up": 1e-6 * x, "down": y}, {"up": _off(1e-6 * x, 1e-7), "down": y}),
+            "small as the difference is, it is a large share of the largest number there",
         ),
         _Case(
             "one number of 300 that differs",
-            *({"up": x}, {"up": _off(x, 1e-3, 1)}),
-            "one number is enough: take the largest difference, not the mean",
+            *({"up": x}, {"up": _off(x, 1e-4, 1)}),
+            "one number is enough: take the largest difference, not the mean, of squares neither",
         ),
         _Case(
-            "a difference downwards",
-            *({"up": x}, {"up": _off(x, -0.5)}),
-            "a difference has no sign: take it absolute",
+            "numbers of which the largest is -40",
+            *({"up": below}, {"up": _off(below, 2e-4, 1)}),
+            "a difference counts as a share of the largest number, which may be below 0; not of "
+            "the mean",
         ),
         _Case(
             "a model with a number that is undefined (NaN)",
@@ -136,10 +147,11 @@ def _cases() -> list[_Case]:
         ),
         _Case("ones and twos", one, two, _EITHER, 0.6),
         _Case("twos and ones", two, one, _EITHER, 0.6),
+        _Case("ones and twos under a smaller bound", one, two, _EITHER, 0.4),
     ]
 
 
-_EITHER = "the measure is the largest number in either of the two, not in one of them"
+_EITHER = "the measure is the largest number in either of the two, not in one of them, nor both"
 
 
 def _oracle(a: Arrays, b: Arrays, bounds: Mapping[str, float]) -> str | None:
@@ -183,7 +195,7 @@ _TELL_APART = {
 @exercise("11.3")
 def name_the_bugs(answer: Any) -> str | None:
     """What each sealed model computes otherwise, in the words of `KINDS`."""
-    if isinstance(answer, str) or not isinstance(answer, list | tuple):
+    if not isinstance(answer, list | tuple | np.ndarray):
         return f"a list of three words is wanted, and this is a {type(answer).__name__}"
     if len(answer) != len(SEALED):
         return f"{len(SEALED)} words are wanted, one for each model, and these are {len(answer)}"

@@ -149,7 +149,9 @@ def _moves_right(answer: Answer) -> str | None:
     move = (result(answer, weight, slope, *rest)[0] - weight) / (-0.1 * np.sign(slope))
     first = float(move[0])
     if np.allclose(move, 0, atol=1e-4):
-        return "the weight does not move: take rate times the quotient of the means from it"
+        return (
+            "a first step does not move the weight: take rate times the quotient of the new means"
+        )
     if np.allclose(move, -1, atol=1e-3):
         return "the weight goes up the slope: take the change away from it"
     if not np.allclose(move, 1, atol=1e-3):
