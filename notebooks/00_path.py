@@ -196,8 +196,8 @@ check("00.2", answer)
 # %% [markdown]
 # ## Pretraining
 #
-# How wrong is a guess? Take the probability that the model gave to the token that did come, and of
-# it minus the natural logarithm: the **loss**. It is 0 for one who was sure, and large for one who
+# How wrong is a guess? Take the probability that the model gave to the token that did come. Minus
+# its natural logarithm is the **loss**. It is 0 for one who was sure, and large for one who
 # is surprised. **Predict** (exercise 00.1, 2 minutes, difficulty 1): about which loss has a model
 # that finds all V = 512 tokens equally likely?
 
@@ -289,7 +289,8 @@ figures.show(
 # ## Fine-tuning
 #
 # What is learnt in pretraining serves other tasks. **Classification**: take the last vector of a
-# text, and in place of the head one with as many columns as there are classes. (Notebook 09)
+# text, and in place of the last matrix, which makes logits, one with a column for each class.
+# (Notebook 09)
 
 # %%
 head = jaxgpt.init_linear(jax.random.key(1), D, 2)

@@ -36,8 +36,8 @@ book("ch03.inputs", [[float(str(number)) for number in row] for row in np.asarra
 #
 # A text becomes **tokens** (numbers that stand for words), tokens become **vectors** (rows of
 # numbers that can be computed with), and then come layers of attention. Here the text has T = 6
-# words, and each is a vector of width D = 3. Real models have thousands of numbers in a vector;
-# three fit on a page, and nothing else changes.
+# words, and each is a vector of width D = 3. Real models have hundreds or thousands of numbers in a
+# vector; three fit on a page, and nothing else changes.
 
 # %%
 figures.path_strip(
@@ -153,11 +153,13 @@ print("queries", queries.shape, "keys", keys.shape, "values", values.shape)
 weights2 = softmax(queries[1] @ keys.T / math.sqrt(K))
 book("ch03.trainable.weights2", weights2)
 book("ch03.trainable.context2", weights2 @ values)
+print("context of journey", weights2 @ values)
 
 # %% [markdown]
-# Why divide by the root of K, the width of a key? A dot product adds up K products, so it grows
-# with K: as its spread, by the root. Large scores make softmax **saturate**: one weight near 1,
-# the others near 0, and where nothing is shared, nothing can be learnt. Let us measure how evenly
+# Why divide by the root of K, the width of a key? A sum of K random products is about as large as
+# the root of K. Large scores make softmax **saturate**: one weight near 1, the others near 0. A
+# small change of the scores then changes almost nothing, and training goes by small changes. Let
+# us measure how evenly
 # the weights are spread, by their **entropy** in bits: it is log2 of 64 where 64 keys share alike,
 # and 0 where one has all.
 
@@ -391,7 +393,9 @@ def cut(qkv, num_heads):
 
 
 gpt2 = fused(TorchGenerator(0), 768, 768)
-book("ch03.ex33.params", sum(leaf.size for leaf in jax.tree.leaves(gpt2)))
+parameters = sum(leaf.size for leaf in jax.tree.leaves(gpt2))
+print(f"{parameters:,} parameters")
+book("ch03.ex33.params", parameters)
 
 # %%
 equal = []

@@ -265,7 +265,8 @@ panels[1].legend(frameon=False, loc="center left")
 figures.show(
     figure,
     "The size of the gradient by layer, on a log scale, in chains of 5 and of 24 layers. With "
-    "shortcuts it is about as large in all; without, many powers of ten smaller in the first.",
+    "shortcuts it is about as large in all; without, in the chain of 24, it is many powers of ten "
+    "smaller in the first.",
 )
 
 # %% [markdown]
@@ -413,8 +414,8 @@ axes.yaxis.set_major_formatter(lambda size, _: f"{size:g}")
 axes.legend(frameon=False)
 figures.show(
     figure,
-    "Variance of the stream after each of 48 blocks: it grows a hundredfold where all weights have "
-    "the same size, and stays near its start where those that write into it are smaller.",
+    "Variance of the stream after each of 48 blocks: it grows more than a hundredfold where all "
+    "weights have the same size, and by little where those that write into it are smaller.",
 )
 
 # %% [markdown]
@@ -483,8 +484,9 @@ feed, attention = 8 * 768**2 + 5 * 768, 4 * 768**2 + 768
 book("ch04.params.block", {"feed_forward": feed, "attention": attention})
 
 # %% [markdown]
-# The book's models have no bias for queries, keys and values, and heads of their own; GPT-2 has
-# the one and not the other, and its smallest is the "124M". Where do its parameters lie?
+# The book's models have no bias for queries, keys and values, and the output head is a matrix of
+# its own. GPT-2 has the bias, and its head is the token table; its smallest is the "124M". Where do
+# its parameters lie?
 
 # %%
 groups = {"token table": ("embed.tokens",), "positions, norms": ("embed.positions", "norm")}
@@ -581,8 +583,8 @@ book("ch04.generate.greedy", text)
 #
 # `suspect` takes the arguments of `block` and gives the stream, with one error. Below is the
 # variance through 48 of each. Is a `"norm"` in the wrong place, a `"shortcut"` missing, the
-# `"mask"` or the `"gelu"` missing, or is the `"start"` another? (Exercise 05.3, 6 minutes,
-# difficulty 2.) Try both with inputs and parameters of your own.
+# `"mask"` or the `"gelu"` missing, or are the first numbers, the `"start"`, others? (Exercise 05.3,
+# 6 minutes, difficulty 2.) Try both with inputs and parameters of your own.
 
 # %%
 figure, axes = figures.new(7.5, 3.2)

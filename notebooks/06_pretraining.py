@@ -155,7 +155,7 @@ answer = ...
 check("06.1", answer)
 
 # %% [markdown]
-# Our stories are such draws, from some seventy urns. So we know of every story how many bits it
+# Our stories are such draws, from dozens of urns. So we know of every story how many bits it
 # holds, which choice wrote each piece, and what that piece tells one who knows the grammar.
 
 # %%
@@ -461,7 +461,8 @@ axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.12, 0.05))
 figures.show(
     figure,
     "Learning rate over 200 steps: all three schedules rise in a straight line for 20 steps; then "
-    "cosine falls in a half wave, wsd stays and falls at the end, constant stays.",
+    "cosine falls in a half wave, wsd (warm-up, stable, decay) stays and falls at the end, "
+    "constant stays.",
 )
 
 # %%
@@ -502,7 +503,7 @@ axes.legend(frameon=False)
 figures.show(
     figure,
     "Training on one batch for 400 steps: its loss falls below the entropy of the stories, to "
-    "nearly 0, while the loss of a held-out batch falls at first and then rises.",
+    "nearly 0, while the loss of a held-out batch rises.",
 )
 
 # %% [markdown]
@@ -545,7 +546,8 @@ assert all(equal)
 # %% [markdown]
 # ## Pretraining at real size
 #
-# `pretrain` does all of this in a folder. `small` had eight million bytes of stories. To judge it,
+# `pretrain` does all of this in a folder. `small` is the model that it makes of the bundled
+# stories by `make train`. To judge it,
 # we need yardsticks: models that know nothing; how often each token comes (**unigram**); how often
 # each comes after each (**bigram**); and the grammar.
 
@@ -723,8 +725,8 @@ axes.set(xlim=(0, 93), ylim=(-row - 1.2, 1))
 figures.show(
     figure,
     "A story token by token, each shaded by the bits that it cost the model, with the bits by the "
-    "grammar in a band below: both are dark at free words, and where the pet's name comes again "
-    "only the model's is.",
+    "grammar in a band below: both are dark at free words. Where the upper band "
+    "is the darker one, the model has not remembered.",
 )
 
 # %% [markdown]

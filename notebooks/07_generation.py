@@ -545,8 +545,8 @@ axes.set(xlabel="temperature", ylabel="percent", ylim=(-4, 112), xticks=TEMPERAT
 axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 figures.show(
     figure,
-    "Four measures of 64 stories against temperature: the share of right form is high until about "
-    "1 and then falls to nothing, the number of different words rises, few or no stories are "
+    "Four measures of 64 stories against temperature: the share of right form is high at "
+    "low ones and falls to nothing, the number of different words rises, hardly any story is "
     "possible as a whole, and a part of each can be read.",
 )
 assert measured[0.5][0] > 0.8 > 0.2 > measured[1.5][0]
@@ -589,7 +589,7 @@ axes.set(xlabel="stories of right form that contradict themselves here first", y
 figures.show(
     figure,
     "How many stories contradict themselves first in which choice, a bar for each: the longest is "
-    "that of friend, the pet's name; the month, what is wrong, the hero and others follow.",
+    "that of friend, the pet's name; what is wrong, the month and others follow.",
 )
 assert names[0] == "friend"
 

@@ -324,12 +324,13 @@ assert finder < H and value[finder, 0] > 0.15 and accuracy[off[finder], 0] < 0.4
 assert np.abs(value[:, 1]).max() < 0.1
 
 # %% [markdown]
-# Three different truths:
+# Different truths:
 #
 # - The *hero* is copied: a head of layer 0 finds the name.
 # - The *tool* is inferred. Do the heads look at the tool that was packed? The next table says how
 #   much of each head's weight lies on which words: nearly nothing on the tool, little on the
-#   complaint, much on the words of the rescue. "Freed it with the" leaves few tools to choose from.
+#   complaint, much on the words of the rescue, `did`. "Freed it with the" leaves few tools to
+#   choose from; `plaint` is the complaint.
 # - The *pet* was not learnt: no head matters, and the answers are those of chance.
 
 
@@ -375,7 +376,7 @@ for row, (story, _, at) in enumerate(cases[:5]):
     axes.text(at[0] + 1, row + 0.3, f"? {story.facts['hero']}", color=figures.LIT, weight="bold")
     axes.text(name + 0.8, row - 0.1, f"{weight[name]:.2f}", fontsize=9)
 axes.set_yticks(range(5), range(1, 6))
-axes.set(xlabel="place of the token; the bars are weights, the text's end is marked")
+axes.set(xlabel="place of the token; the bars are weights, ? the place of the question")
 figures.show(
     figure,
     "For five stories, the attention of the head found as bars along the tokens: in each the "
@@ -483,8 +484,8 @@ axes.invert_yaxis()
 axes.legend(frameon=False)
 figures.show(
     figure,
-    "Median rank of the right word after each layer, for four facts: all rise towards rank 1 from "
-    "hundreds, the hero and the place to the very top, tool and pet to the first few.",
+    "Median rank of the right word after each layer, for four facts: hero, tool and place rise to "
+    "rank 1 or near it; the pet stays where it was.",
 )
 
 # %% [markdown]
@@ -612,7 +613,7 @@ figures.show(
 
 # %% [markdown]
 # With a fixed period the loss is low and the score is high, and there is *no* induction head.
-# The next figure shows why: a head of *layer 0* looks a fixed number of places back, whatever
+# The next figure shows why: a head of *layer 0* looks at places of the first period, whatever
 # stands there. Other periods refute it at once. A score is a claim; a control tests it.
 
 # %%
@@ -715,7 +716,7 @@ for axes, lower, shown_state, title in zip(*panels, states, titles, strict=True)
 figures.show(
     figure,
     "The explorer's state as a picture: with all heads on, the hero's name is by far the likeliest "
-    "next token; with the head found off, names are nearly alike. Below, each token's surprise.",
+    "next token; with the head found off, other names lead. Below, each token's surprise.",
 )
 
 # %% [markdown]

@@ -317,8 +317,8 @@ tuned["all"], curves["all"] = train(base, lambda _: loss, {}, minibatches, 1e-3)
 # ## Accuracy beside the possible
 #
 # Two lines make the numbers speak: that of whoever never reads, and that of Bayes. The right panel
-# shows the loss in training. It cannot fall below the mean surprise of one who knows the urns: the
-# **entropy** of the season, given the weather.
+# shows the loss in training. Over many texts it cannot fall below the mean surprise of one who
+# knows the urns: the **entropy** of the season, given the weather.
 
 # %%
 probabilities = jax.jit(class_probabilities(model.config, pooling="mean"))
@@ -379,8 +379,8 @@ for axes, (name, shares) in zip(panels, [("LoRA", given["LoRA"]), ("Bayes", idea
 figures.show(
     figure,
     "Two confusion matrices, true season by answer, of the LoRA classifier and of the "
-    "Bayes-optimal one: nearly the same numbers on the diagonal, and mistakes in the same places "
-    "beside it.",
+    "Bayes-optimal one: similar numbers on the diagonal, and beside it mistakes "
+    "between the same seasons but for one pair.",
 )
 
 # %% [markdown]
@@ -390,7 +390,7 @@ figures.show(
 # texts where it is sure to 80 %, it is right on 80 %. To see that, put the texts in bins by its
 # highest probability, and compare each bin's mean with its accuracy.
 #
-# Most datasets allow no more. Here the truth is known word by word: for every word of weather, the
+# Most datasets allow no more. Here the truth is known word by word: for words of weather, the
 # mean probability that the classifier gives to a season stands beside that of the grammar.
 
 # %%
@@ -427,9 +427,10 @@ figures.show(
 )
 
 # %% [markdown]
-# A point below the diagonal, at the left, is surer than right. Of "snowy" it is nearly sure; of
-# words that two seasons share it is not, as it should be. Accuracy alone would not tell one who is
-# unsure with good cause from one who is sure without.
+# In the left panel, a point below the diagonal is surer than right; in the right one, a point above
+# it. Of "snowy" the classifier is nearly sure, and of words that two seasons share it is less sure:
+# of some still too sure. Accuracy alone would not tell one who is unsure with good cause from one
+# who is sure without.
 #
 # ## The vectors, before and after
 #

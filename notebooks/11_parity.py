@@ -113,7 +113,8 @@ params = jax.tree.map(jnp.asarray, params)
 # %% [markdown]
 # ## At real size
 #
-# The smallest GPT-2, with a head of its own: 162 million numbers as PyTorch draws them under seed
+# The smallest GPT-2, with a head of its own and 256 positions: 162 million numbers as PyTorch draws
+# them under seed
 # 123. Before any training the book shows it two pieces of text and prints the loss. The book's
 # other losses need its story; `scripts/verify.py` computes them from the file.
 
@@ -328,7 +329,7 @@ figures.show(
     figure,
     "Left, the losses of 100 steps in PyTorch and in jaxgpt: one line. Right, on a logarithmic "
     "axis, how far from PyTorch's: jaxgpt, and PyTorch with twice the digits, stay below the "
-    "bound; jaxgpt without weight decay is above it nearly throughout, up to some hundred times.",
+    "bound; jaxgpt without weight decay is above it nearly throughout, up to hundreds of times.",
 )
 
 # %% [markdown]
@@ -385,7 +386,7 @@ for name, verdict in found.items():
 
 # %% [markdown]
 # One bug in full: GELU by erf in place of tanh, two formulas for nearly the same curve. All is
-# equal up to the activation function of block 0. From there on nothing is, by hundreds of times
+# equal up to the activation function of block 0. From there on nothing is, by ten times and more
 # what rounding explains. Another order of sums stays below its bound to the end.
 
 # %%

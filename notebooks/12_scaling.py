@@ -379,7 +379,7 @@ for name, at in {
 
 # %% [markdown]
 # And the whole run? A step costs 6 operations for each parameter and token, and attention's own.
-# Real runs reach some 40% of the peak.
+# Real runs reach about half of the peak, or less.
 
 # %%
 plan = plans["8, fsdp"]
@@ -426,12 +426,13 @@ axes.set(xlabel="time of a step (ms)")
 axes.legend(frameon=False, loc="lower right")
 figures.show(
     figure,
-    "A profile as bars, by stage: attention and feed-forward take the most, and longer "
-    "backward as forward; the head has no backward part; optimizer, norm and embedding are small.",
+    "A profile as bars, by stage: attention and feed-forward take the most, and longer backward "
+    "than forward; the head has no backward part; optimizer, norm and embedding are small.",
 )
 
 # %% [markdown]
-# Backward takes nearly twice as long as forward, for it has two products for each one: a gradient
+# What has no stage, "no instruction", is left out. In attention and feed-forward, backward takes
+# nearly twice as long as forward, for it has two products for each one: a gradient
 # of the input and one of the weight. The head has none: its gradient is made beside its loss. Here
 # is a trace of the step of this notebook; only names are printed, as times vary.
 
@@ -532,12 +533,12 @@ axes.legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
 figures.show(
     figure,
     "Validation loss after 150 steps against four learning rates, a point for each of four seeds "
-    "and a line of means: a valley, whose lowest mean is marked; the seeds lie close together.",
+    "and a line of means: a valley, whose lowest mean is marked, and around each mean its seeds.",
 )
 
 # %% [markdown]
-# Honest rules: a difference smaller than the spread of seeds is none; a best rate at the edge of
-# the grid is not yet found; and what is compared gets the same sweep.
+# Honest rules: a difference smaller than the spread of seeds is none, so neighbours may be alike; a
+# best rate at the edge of the grid is not yet found; and what is compared gets the same sweep.
 #
 # ## A modern family beside GPT-2
 #

@@ -22,7 +22,8 @@ def book(name: str, computed: Any) -> None:
         return
     furthest = max(abs(a - b) for a, b in zip(theirs, ours, strict=True))
     distance = f"at most {furthest:.0e} apart" if furthest else "exactly"
-    print(f"book: {name}, {len(theirs)} numbers, {distance}")
+    plural = "s" * (len(theirs) != 1)
+    print(f"book: {name}, {len(theirs)} number{plural}, {distance}")
 
 
 def _flat(value: Any) -> list[Any]:

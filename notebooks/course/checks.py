@@ -103,7 +103,7 @@ def same(yours: Any, packages: Any, *, rtol: float = 1e-5, atol: float = 1e-6) -
     np.testing.assert_allclose(yours, packages, rtol=rtol, atol=atol)
     furthest = np.abs(yours.astype(float) - packages).max()
     distance = f"at most {furthest:.0e} apart" if furthest else "exactly"
-    print(f"same: {yours.size} numbers, {distance}")
+    print(f"same: {yours.size} number{'s' * (yours.size != 1)}, {distance}")
 
 
 @dataclass(frozen=True)
