@@ -105,7 +105,7 @@ print(len(row), "inputs, of which", (row.targets != IGNORE).sum(), "have a targe
 print("targets", row.targets)
 
 # %%
-LOOKS = {"marker": ("0.8", ""), "system": ("white", ".."), "user": (figures.CARD, "")}
+LOOKS = {"marker": ("0.8", ""), "system": ("0.92", ""), "user": ("white", "")}
 LOOKS |= {"assistant": (figures.LIT, ""), "padding": ("white", "////")}
 LINE, lines = 16, 3
 padded = collate([row], padding=tokenizer.end_of_text, widths=[LINE * lines])
@@ -130,7 +130,7 @@ for line, axes in enumerate(panels):
 
 # %%
 for name, (color, hatch) in LOOKS.items():
-    panels[0].bar(0, 0, color=color, hatch=hatch, edgecolor=figures.INK, label=name)
+    panels[0].bar(-9, 1, color=color, hatch=hatch, edgecolor=figures.INK, label=name)
 figure.legend(
     *panels[0].get_legend_handles_labels(), ncols=5, frameon=False, loc="outside upper center"
 )
@@ -295,6 +295,7 @@ def compiled(loss_fn, optimizer):
     return jax.jit(step)
 
 
+# %%
 adam = jaxgpt.make_optimizer(
     OptimizerConfig(learning_rate=3e-3, warmup_steps=20, beta2=0.99), STEPS
 )
@@ -357,6 +358,7 @@ book(
 )
 
 
+# %%
 def pair_of(story):
     asked = questions(story, seed=2)[0]
     sentence, brief = forms(asked)
@@ -399,6 +401,7 @@ def prefer(step_fn, optimizer, params, model_of=lambda params: params):
     return state.params, np.array(seen)
 
 
+# %%
 def gentle(rate):
     return jaxgpt.make_optimizer(
         OptimizerConfig(learning_rate=rate, warmup_steps=0, weight_decay=0.0), TURNS
@@ -475,7 +478,7 @@ book("ch07.lora_params_355M", size(shapes))
 # The same preferences again, now by adapters. They need a larger step, as they are few.
 
 # %%
-optimizer = gentle(2e-3)
+optimizer = gentle(2.8e-3)
 step_fn = compiled(lora_loss(preferring, tuned, lora), optimizer)
 merged_with = jax.jit(lambda adapters: jaxgpt.merge(tuned, adapters, lora))
 adapters, lora_rewards = prefer(step_fn, optimizer, fresh, merged_with)
