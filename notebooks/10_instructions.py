@@ -315,6 +315,8 @@ figure, axes = figures.new(8, 3.4)
 axes.plot(range(1, STEPS + 1), losses, color=figures.SECOND, label="loss of the answers")
 axes.axhline(floor, color=figures.INK, ls=":", label="entropy of the coin")
 axes.set(xlabel="step", ylabel="loss (nats per target)", yscale="log")
+axes.yaxis.set_major_formatter(lambda loss, _: f"{loss:g}")
+axes.yaxis.set_minor_formatter("")
 axes.legend(frameon=False)
 figures.show(
     figure,
