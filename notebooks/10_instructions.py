@@ -478,7 +478,8 @@ shapes = jax.eval_shape(
 book("ch07.lora_params_355M", size(shapes))
 
 # %% [markdown]
-# The same preferences again, now by adapters. They need a larger step, as they are few.
+# The same preferences again, now by adapters. They need a larger step, as they are few; which one
+# is right differs from model to model.
 
 # %%
 optimizer = gentle(2.8e-3)

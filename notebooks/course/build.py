@@ -97,6 +97,8 @@ def main(names: list[str]) -> int:
         process.start()
         process.join()
         codes.append(process.exitcode)
+        if job is train and process.exitcode:
+            return 1  # the others would look into a model that is not there
     return int(any(codes) or not codes)
 
 

@@ -12,6 +12,7 @@ RUN = FOLDER.parent / "runs" / "small"
 
 def trained() -> LoadedModel:
     """The trained `small`, from `runs/small`; trained first where it is not there, in minutes."""
+    RUN.parent.mkdir(exist_ok=True)
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
         pretrain(get_preset("small"), RUN)  # returns at once where the run is finished
     return load_model(RUN)
