@@ -13,7 +13,10 @@ import os
 
 # Before JAX is imported, which reads them once.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600"  # on a busy machine, they wait
+)
 
 import math
 import re
@@ -29,12 +32,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+# %%
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # one program at a time on few cores
+
 import jaxgpt
 from course import check, figures, same
 from course.exercises.scaling import suspect
 from course.model import trained
-
-# %%
 from jaxgpt.data.batches import IGNORE
 from jaxgpt.data.stories import tell_story
 from jaxgpt.training.compiled_step import make_step
