@@ -75,11 +75,14 @@ def build(source: Path) -> int:
 
 def train() -> int:
     """Train the model that notebooks look into, if it is not there yet; the exit code."""
-    from course.model import RUN, trained
+    from course.model import trained
+    from jaxgpt.errors import JaxgptError
 
-    if not (RUN / "loss.png").exists():
-        print("training the model of notebooks 06 to 10 in runs/small", flush=True)
-    trained()
+    try:
+        trained()
+    except JaxgptError as error:  # such as a run with other settings, which is not ours to remove
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(f"{'the trained model':<24}{used.ru_utime + used.ru_stime:5.0f} s of the processor")
     return 0
@@ -98,7 +101,7 @@ def main(names: list[str]) -> int:
         process.join()
         codes.append(process.exitcode)
         if job is train and process.exitcode:
-            return 1  # the others would look into a model that is not there
+            return process.exitcode  # the others would look into a model that is not there
     return int(any(codes) or not codes)
 
 

@@ -50,48 +50,8 @@ def explore(
 
     `notes` say of each head what it is known for; the text is written on from the first question.
     """
-    continued = questions[0].place
-    config, row = model.config, jnp.asarray([tokens])
-    following = jnp.asarray(tokens[1:])
-
-    def read(params: Any, row: Any, kept: Any) -> Any:
-        heads = jaxgpt.keep_heads(config, kept)
-        logits = jaxgpt.intervene(jaxgpt.GPT(config, params), row, heads)[0]
-        chances, ids = jax.lax.top_k(jax.nn.softmax(logits[:-1]), _TOP)
-        told = jnp.take_along_axis(jax.nn.log_softmax(logits[:-1]), following[:, None], -1)
-        words = []
-        for question in questions:
-            among = jnp.asarray(question.words)
-            shares = jax.nn.softmax(logits[question.place, among])
-            is_right = jnp.isin(among, jnp.asarray(question.right))
-            words.append((among[shares.argmax()], (shares * is_right).sum()))
-        return (
-            ids,
-            chances,
-            -told[:, 0] / jnp.log(2),
-            jnp.array(words),
-            _written(params, row, heads),
-        )
-
-    def _written(params: Any, row: Any, heads: Any) -> Any:
-        start = continued + 1
-        text = jnp.pad(row[:, :start], ((0, 0), (0, _CONTINUED)))
-
-        def append(i: Any, text: Any) -> Any:
-            logits = jaxgpt.intervene(jaxgpt.GPT(config, params), text, heads)
-            return text.at[0, i].set(logits[0, i - 1].argmax().astype(text.dtype))
-
-        return jax.lax.fori_loop(start, start + _CONTINUED, append, text)[0, start:]
-
-    @jax.jit
-    def read_all(params: Any, row: Any, choices: Any) -> Any:
-        return jax.lax.map(lambda kept: read(params, row, kept), choices)
-
-    choices = subsets(config)
-    ids, chances, surprise, words, written = map(np.asarray, read_all(model.params, row, choices))
-    weights = jaxgpt.activations(jaxgpt.GPT(config, model.params), row, ["blocks.*.attn.weights"])
-    heads = np.concatenate([array[0] for array in weights.values()])
-    lower = np.tril_indices(len(tokens))
+    config = model.config
+    ids, chances, surprise, words, written = _read_all(config, model.params, tokens, questions)
     chosen = words[..., 0].astype(int)
     spoken = np.unique(np.concatenate([np.ravel(part) for part in (tokens, ids, written, chosen)]))
     local = np.zeros(config.vocab_size, int)
@@ -121,15 +81,60 @@ def explore(
             }
             for question in questions
         ],
-        "continued": continued,
+        "continued": questions[0].place,
         "ids": _pack(local[ids], "<u2"),
         "chances": _pack(np.rint(255 * chances), "u1"),
         "surprise": _pack(np.minimum(np.rint(_BITS * surprise), 255), "u1"),
-        "attention": _pack(np.rint(255 * heads[:, lower[0], lower[1]]), "u1"),
+        "attention": _pack(np.rint(255 * _attention(model, tokens)), "u1"),
         "words": _pack(local[chosen], "<u2"),
         "shares": _pack(np.rint(255 * words[..., 1]), "u1"),
         "written": _pack(local[written], "<u2"),
     }
+
+
+def _read_all(
+    config: jaxgpt.ModelConfig, params: Any, tokens: list[int], questions: list[Question]
+) -> list[np.ndarray]:
+    """For every choice of heads: likeliest ids, their chances, surprise, words, what is written."""
+    start = questions[0].place + 1
+
+    def word(question: Question, logits: Any) -> tuple[Any, Any]:
+        among = jnp.asarray(question.words)
+        shares = jax.nn.softmax(logits[question.place, among])
+        is_right = jnp.isin(among, jnp.asarray(question.right))
+        return among[shares.argmax()], (shares * is_right).sum()
+
+    def write_on(params: Any, row: Any, heads: Any) -> Any:
+        text = jnp.pad(row[:, :start], ((0, 0), (0, _CONTINUED)))
+
+        def append(i: Any, text: Any) -> Any:
+            logits = jaxgpt.intervene(jaxgpt.GPT(config, params), text, heads)
+            return text.at[0, i].set(logits[0, i - 1].argmax().astype(text.dtype))
+
+        return jax.lax.fori_loop(start, start + _CONTINUED, append, text)[0, start:]
+
+    def read(params: Any, row: Any, kept: Any) -> Any:
+        heads = jaxgpt.keep_heads(config, kept)
+        logits = jaxgpt.intervene(jaxgpt.GPT(config, params), row, heads)[0]
+        chances, ids = jax.lax.top_k(jax.nn.softmax(logits[:-1]), _TOP)
+        told = jnp.take_along_axis(jax.nn.log_softmax(logits[:-1]), row[0, 1:, None], -1)
+        words = jnp.array([word(question, logits) for question in questions])
+        return ids, chances, -told[:, 0] / jnp.log(2), words, write_on(params, row, heads)
+
+    @jax.jit
+    def read_all(params: Any, row: Any, choices: Any) -> Any:
+        return jax.lax.map(lambda kept: read(params, row, kept), choices)
+
+    return [np.asarray(part) for part in read_all(params, jnp.asarray([tokens]), subsets(config))]
+
+
+def _attention(model: Any, tokens: list[int]) -> np.ndarray:
+    """Weights of all heads, (L * H, T (T + 1) / 2): those of the lower triangle, row by row."""
+    gpt = jaxgpt.GPT(model.config, model.params)
+    weights = jaxgpt.activations(gpt, jnp.asarray([tokens]), ["blocks.*.attn.weights"])
+    heads = np.concatenate([array[0] for array in weights.values()])
+    rows, columns = np.tril_indices(len(tokens))
+    return heads[:, rows, columns]
 
 
 def _pack(array: np.ndarray, dtype: str) -> str:
