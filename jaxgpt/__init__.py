@@ -4,6 +4,7 @@ Read it in the order in which data passes through it; each name is documented wh
 
     jaxgpt.config        every choice of pretraining: ModelConfig, DataConfig, TrainConfig
     jaxgpt.run_config    what every run is decided by: OptimizerConfig, RunOptions
+    jaxgpt.families      today's models as data: Llama, Mistral, Qwen, Gemma, OLMo, GPT-2
     jaxgpt.presets       named runs: get_preset
     jaxgpt.compute       Compute: dtype, attention, remat and unroll of a forward pass
 
@@ -17,6 +18,7 @@ Read it in the order in which data passes through it; each name is documented wh
       stories              write_stories: the bundled corpus, whose entropy is known
       tokens, prepare      TokenDataset on disk; prepare makes one
       batches              SlidingWindows: the batch as a function of (seed, step)
+      mixed_windows        MixedWindows: the same of several sources in shares
 
     jaxgpt.model         tokens -> logits
       layers               linear, layer_norm, dropout, gelu; init_linear, init_layer_norm
@@ -34,19 +36,23 @@ Read it in the order in which data passes through it; each name is documented wh
       activations          activations, intervene: what is computed on the way, by name;
                            keep_heads: knock the others out
 
+    jaxgpt.hosts         several processes, on one machine or many
+      join                 join_processes, with HostOptions
+
     jaxgpt.training      logits -> loss -> update -> checkpoint
       loss                 cross_entropy; head_loss: the same with few logits in memory at once
       optimizer            learning_rate, make_optimizer
       step                 TrainState, init_state, train_step, eval_step: pure
       loop                 fit: a run's loop, with Hooks; report: Reporter, what is seen of it
       pretrain             pretrain: a whole run in a folder, also with a loss of your own
+      replay               replay: a step taken again, and where it is not finite
       sweep                sweep: many seeds and learning rates of a small model
       evaluation           evaluate_documents
       plan, profile        make_plan: what a run will need; profiling: where its time goes
       checkpoint           save, restore_latest, load_model
 
     jaxgpt.huggingface   folders of Hugging Face
-      weights              load_gpt2, save_gpt2
+      weights              load_huggingface, save_huggingface: also load_gpt2, save_gpt2
 
     jaxgpt.generation    checkpoint -> text
       sampling             SamplingConfig, sample
@@ -69,6 +75,8 @@ Read it in the order in which data passes through it; each name is documented wh
       chat                 Chat: a session
       story_assistant      make_assistant: all of it from nothing
 
+    jaxgpt.serving       a model -> answers for many callers at once: Engine, Request, Chunk
+
     jaxgpt.parity        the same model in PyTorch, which most of this does without
       torch_random         TorchGenerator, init_like_torch: PyTorch's random numbers
       compare              compare: where two models part, and why
@@ -80,68 +88,20 @@ In array shapes, B is batch, T time (tokens in), S time (tokens attended to), D 
 H heads, K head width, F hidden width, V vocabulary, L layers, C classes.
 """
 
+import re
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-_HOME = {
-    "config": "ModelConfig DataConfig TrainConfig",
-    "run_config": "OptimizerConfig RunOptions",
-    "presets": "PRESETS get_preset",
-    "compute": "Compute",
-    "tokenization.tokenizer": "Tokenizer load_tokenizer",
-    "tokenization.words": "WordTokenizer",
-    "tokenization.bpe": "train_bpe",
-    "data.sources": "Document read_documents",
-    "data.stories": "write_stories story_entropy",
-    "data.tokens": "TokenDataset",
-    "data.prepare": "prepare",
-    "data.batches": "Batch SlidingWindows",
-    "model.layers": "linear layer_norm dropout gelu init_linear init_layer_norm",
-    "model.embedding": "embed sinusoidal_positions unembed",
-    "model.attention": "simplified_attention self_attention causal_attention "
-    "multi_head_attention_by_heads multi_head_attention cached_attention "
-    "attention_weights attend_causally causal_mask split_heads join_heads",
-    "model.cache": "update_cache",
-    "model.attention_kernels": "choose_attention",
-    "model.feedforward": "feed_forward",
-    "model.transformer": "block attend stack Block with_block",
-    "model.schema": "Leaf BLOCK_LEAVES",
-    "model.parameters": "init_params init_block parameter_shapes count_parameters",
-    "model.gpt": "GPT",
-    "model.activations": "activations intervene keep_heads recorded_names",
-    "training.loss": "cross_entropy head_loss next_token_loss",
-    "training.optimizer": "learning_rate make_optimizer",
-    "training.step": "TrainState init_state train_step eval_step",
-    "training.loop": "fit Hooks",
-    "training.report": "Reporter",
-    "training.pretrain": "pretrain",
-    "training.sweep": "sweep Sweep",
-    "training.lanes": "Lane",
-    "training.evaluation": "evaluate_documents",
-    "training.plan": "make_plan",
-    "training.checkpoint": "LoadedModel load_model",
-    "generation.settings": "SamplingConfig",
-    "generation.sampling": "sample",
-    "generation.decoding": "generate",
-    "generation.text": "generate_text",
-    "finetuning.templates": "TEMPLATES Turn",
-    "finetuning.classification": "classify class_loss",
-    "finetuning.preferences": "preference_loss",
-    "finetuning.lora": "init_adapters merge",
-    "finetuning.vocabulary": "grow_vocabulary",
-    "finetuning.tune_classifier": "tune_classifier classify_texts",
-    "finetuning.tune_instructions": "tune_instructions",
-    "finetuning.tune_preferences": "tune_preferences",
-    "assistant.answers": "write_answers exact_match",
-    "assistant.chat": "Chat",
-    "huggingface.weights": "load_gpt2 save_gpt2",
-    "finetuning.pretrained": "load_pretrained",
-    "parity.torch_random": "TorchGenerator init_like_torch",
-    "parity.compare": "compare",
+# Where each public name stands is written once, in the stub that editors and type checkers read.
+_STUB = Path(__file__).with_name("__init__.pyi").read_text("utf-8")
+_MODULE = {
+    name: module
+    for module, names in re.findall(r"^from jaxgpt\.(\S+) import (\([^)]*\)|.*)", _STUB, re.M)
+    for name in re.findall(r"(\w+) as \1\b", names)
 }
-_MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 
 __version__ = "0.1.0"
 __all__ = list(_MODULE)  # pyright: ignore[reportUnsupportedDunderAll]

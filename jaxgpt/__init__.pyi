@@ -16,6 +16,7 @@ from jaxgpt.data.stories import write_stories as write_stories, story_entropy as
 from jaxgpt.data.tokens import TokenDataset as TokenDataset
 from jaxgpt.data.prepare import prepare as prepare
 from jaxgpt.data.batches import Batch as Batch, SlidingWindows as SlidingWindows
+from jaxgpt.data.mixed_windows import MixedWindows as MixedWindows
 from jaxgpt.model.layers import (
     linear as linear,
     layer_norm as layer_norm,
@@ -66,6 +67,8 @@ from jaxgpt.model.activations import (
     keep_heads as keep_heads,
     recorded_names as recorded_names,
 )
+from jaxgpt.hosts.options import HostOptions as HostOptions
+from jaxgpt.hosts.join import join_processes as join_processes
 from jaxgpt.training.loss import (
     cross_entropy as cross_entropy,
     head_loss as head_loss,
@@ -84,6 +87,7 @@ from jaxgpt.training.step import (
 from jaxgpt.training.loop import fit as fit, Hooks as Hooks
 from jaxgpt.training.report import Reporter as Reporter
 from jaxgpt.training.pretrain import pretrain as pretrain
+from jaxgpt.training.replay import Replay as Replay, replay as replay
 from jaxgpt.training.sweep import sweep as sweep, Sweep as Sweep
 from jaxgpt.training.lanes import Lane as Lane
 from jaxgpt.training.evaluation import evaluate_documents as evaluate_documents
@@ -106,7 +110,22 @@ from jaxgpt.finetuning.tune_instructions import tune_instructions as tune_instru
 from jaxgpt.finetuning.tune_preferences import tune_preferences as tune_preferences
 from jaxgpt.assistant.answers import write_answers as write_answers, exact_match as exact_match
 from jaxgpt.assistant.chat import Chat as Chat
-from jaxgpt.huggingface.weights import load_gpt2 as load_gpt2, save_gpt2 as save_gpt2
+from jaxgpt.serving.engine_types import (
+    Request as Request,
+    Chunk as Chunk,
+    Token as Token,
+    Ticket as Ticket,
+    EngineStats as EngineStats,
+    Busy as Busy,
+    Closing as Closing,
+)
+from jaxgpt.serving.engine import Engine as Engine
+from jaxgpt.huggingface.weights import (
+    load_gpt2 as load_gpt2,
+    load_huggingface as load_huggingface,
+    save_gpt2 as save_gpt2,
+    save_huggingface as save_huggingface,
+)
 from jaxgpt.finetuning.pretrained import load_pretrained as load_pretrained
 from jaxgpt.parity.torch_random import (
     TorchGenerator as TorchGenerator,

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import jaxgpt
-from jaxgpt.shell import CHECKOUT, COMMANDS, command
+from jaxgpt.shell import CHECKOUT, COMMANDS, OTHER_NAMES, command
 from jaxgpt.terminal import escape, note, say
 
 
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv in ([], ["-h"], ["--help"], ["finetune", "--help"]):
         say(page())
         return
+    argv[0] = OTHER_NAMES.get(argv[0], argv[0])
     for length in (2, 1):
         name = " ".join(argv[:length])
         if name in COMMANDS:

@@ -1,6 +1,7 @@
 """Configs as JSON values, and from JSON or TOML files that nobody has to trust."""
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 from jaxgpt.config import BlockConfig, ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError, brief, nearest
 from jaxgpt.fields import typed
-from jaxgpt.files import JSON_BYTES, check_values, read_json, read_regular
+from jaxgpt.files import JSON_BYTES, check_values, read_object, read_regular
 from jaxgpt.presets import PRESETS, get_preset
 
 Config = TypeVar("Config")
@@ -19,8 +20,7 @@ _MOST_DOTS = 500  # in a line of TOML: tomllib's time grows with the square of a
 def load_config(path: str | Path) -> TrainConfig:
     """The config in a `.json` or `.toml` file, over the preset that its key `preset` names, if any.
 
-    A run's own `config.json` is such a file. Raises ConfigError with the path, and with the line
-    and column of a syntax error.
+    A run's own `config.json` is one. Raises ConfigError with the path, and where syntax is wrong.
     """
     path = Path(path)
     values = read_mapping(path)
@@ -37,23 +37,26 @@ def load_config(path: str | Path) -> TrainConfig:
 
 def find_config(name: str) -> TrainConfig:
     """The preset called `name`, or the config in a file of that name; raises as they do."""
-    return load_config(name) if any(mark in name for mark in "./") else get_preset(name)
+    return get_preset(name) if _is_preset(name) else load_config(name)
+
+
+def run_name(name: str) -> str:
+    """What a run of a preset, or of a file of settings, is called."""
+    return name if _is_preset(name) else Path(name).stem
+
+
+def _is_preset(name: str) -> bool:
+    """Whether a name is formed like a preset's: a dot in it, if any, stands before a digit."""
+    return re.fullmatch(r"[^./]+(\.\d[^./]*)?", name) is not None
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON or TOML file of at most 1 MB, parsed as strictly as `read_json` does.
-
-    Raises ConfigError.
-    """
+    """The mapping in a JSON or TOML file of at most 1 MB; ConfigError as `read_json` would."""
     if path.suffix == ".json":
-        values = read_json(path, error=ConfigError)
-    elif path.suffix == ".toml":
-        values = _read_toml(path)
-    else:
-        raise ConfigError(f"{path} is neither .json nor .toml")
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}, not a mapping")
-    return values
+        return read_object(path, error=ConfigError)
+    if path.suffix == ".toml":
+        return _read_toml(path)
+    raise ConfigError(f"{path} is neither .json nor .toml")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -35,11 +35,27 @@ class NonFiniteError(JaxgptError):
 
     exit_code = 5
 
+    def __init__(self, message: str, step: int | None = None):
+        """Of the step of that number, from 1, if its own loss or gradient is meant."""
+        super().__init__(message)
+        self.step = step
+
 
 class ResourceError(JaxgptError):
     """More memory or disk than there is."""
 
     exit_code = 6
+
+
+class PeerError(JaxgptError):
+    """Another process of the run has failed, with that exit code, or ended.
+
+    `told` says that it gave the reason itself, and process 0 prints that.
+    """
+
+    def __init__(self, text: str, exit_code: int = 6, *, told: bool = False) -> None:
+        super().__init__(text)
+        self.exit_code, self.told = exit_code, told
 
 
 def brief(value: Any) -> str:

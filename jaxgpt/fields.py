@@ -54,9 +54,7 @@ def typed(name: str, value: Any, hint: Any) -> Any:
     """The value as the type `hint`: a Literal, a class, a tuple of one class, or a union of these.
 
     Whole numbers pass as floats, lists as tuples, paths as text, and NumPy's scalars as Python's.
-
-    Raises:
-        ConfigError: a value of another type, with what is allowed.
+    Raises ConfigError, with what is allowed, for a value of another type.
     """
     if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
         value = value.item()

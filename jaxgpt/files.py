@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ NESTING = 200
 """Lists and mappings within each other."""
 
 _SEAL = "sha256"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_regular(
@@ -43,9 +45,7 @@ def open_regular(
 ) -> BufferedReader:
     """A regular file, or one that a link leads to, open for reading.
 
-    Raises:
-        error: no such file, a folder, pipe or device (which are never opened), more than `limit`
-            bytes, or no permission.
+    Raises `error` for none, a folder, pipe or device (never opened), too many bytes, no permission.
     """
     try:
         found = os.stat(path)
@@ -81,12 +81,9 @@ def file_sha256(path: str | Path, *, error: type[JaxgptError] = DataError) -> st
 def parse_json(text: str, *, long_ints: bool = False) -> Any:
     """The value of a JSON text, without what other readers of JSON would disagree on.
 
-    With `long_ints` a whole number beyond 64 bits becomes a float.
-
-    Raises:
-        ValueError: not JSON (a json.JSONDecodeError, with line and column); a key given twice; NaN
-            or Infinity; a number beyond 64 bits or a double; half of a surrogate pair; more than
-            `NESTING` levels.
+    With `long_ints` a whole number beyond 64 bits becomes a float. Raises ValueError for no JSON (a
+    json.JSONDecodeError, with line and column), a key given twice, NaN or Infinity, a number beyond
+    64 bits or a double, half of a surrogate pair, and more than `NESTING` levels.
     """
     try:
         value = json.loads(
@@ -112,7 +109,7 @@ def check_values(value: Any) -> None:
         for item in level:
             if isinstance(item, int) and not -(2**63) <= item < 2**64:
                 raise ValueError(f"{brief(item)} is beyond 64 bits")
-            if isinstance(item, str) and _is_broken(item):
+            if isinstance(item, str) and _SURROGATE.search(item):
                 raise ValueError(f"{item[:40]!a} has half of a surrogate pair")
         level = [inner for item in level for inner in _items(item)]
 
@@ -123,14 +120,6 @@ def _items(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else ()
 
 
-def _is_broken(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
 def read_json(
     path: str | Path,
     *,
@@ -138,11 +127,7 @@ def read_json(
     error: type[JaxgptError] = DataError,
     long_ints: bool = False,
 ) -> Any:
-    """The value in a JSON file, parsed by `parse_json`; a byte-order mark is skipped.
-
-    Raises:
-        error: see `read_regular` and `parse_json`.
-    """
+    """The value in a JSON file by `read_regular` and `parse_json`, without a byte-order mark."""
     content = read_regular(path, limit=limit, error=error)
     try:
         return parse_json(content.decode("utf-8-sig"), long_ints=long_ints)
@@ -153,17 +138,21 @@ def read_json(
         raise error(f"{path} cannot be used: {failure}") from None
 
 
+def read_object(
+    path: str | Path, *, error: type[JaxgptError] = DataError, **options: Any
+) -> dict[str, Any]:
+    """The mapping in a JSON file by `read_json`, of which `options` are; raises `error`."""
+    values = read_json(path, error=error, **options)
+    if not isinstance(values, dict):
+        raise error(f"{path} holds a {type(values).__name__}, not a mapping")
+    return values
+
+
 def read_sealed(
     path: str | Path, *, limit: int = JSON_BYTES, error: type[JaxgptError] = DataError
 ) -> tuple[dict[str, Any], bool]:
-    """The mapping in a JSON file, and whether the file is as `seal` made it.
-
-    Raises:
-        error: see `read_json`; no mapping.
-    """
-    values = read_json(path, limit=limit, error=error)
-    if not isinstance(values, dict):
-        raise error(f"{path} holds a {type(values).__name__}, not a mapping")
+    """The mapping in a JSON file, and whether the file is as `seal` made it; raises `error`."""
+    values = read_object(path, limit=limit, error=error)
     return values, is_sealed(read_regular(path, limit=limit, error=error), values)
 
 
@@ -185,11 +174,8 @@ def is_sealed(content: bytes, values: dict[str, Any]) -> bool:
 def member(folder: str | Path, name: Any, *, error: type[JaxgptError] = DataError) -> Path:
     """The path of what a listing in `folder` calls `name`, which must lie inside of the folder.
 
-    Nothing is opened, and the file need not exist.
-
-    Raises:
-        error: not a string; empty, absolute, or with `..`, NUL, or half of a surrogate pair; a part
-            of more than 255 bytes.
+    Nothing is opened, and the file need not exist. Raises `error` for what is not a string, is
+    empty, absolute, with `..`, NUL, or half of a surrogate pair, or has a part of over 255 bytes.
     """
     if not isinstance(name, str):
         raise error(f"{folder} lists {name!r} as a file; it must be a name")
@@ -208,11 +194,7 @@ def write_file(path: str | Path, content: bytes | str) -> None:
     """Write a file so that a reader sees the old one or the new one, never half of it.
 
     The draft beside it has a name that cannot be guessed and is not opened through a link; a link
-    at `path` itself is replaced.
-
-    Raises:
-        ResourceError: the disk is full.
-        OSError: the folder cannot be written to.
+    at `path` itself is replaced. Raises ResourceError if the disk is full, else OSError.
     """
     with draft_of(path) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)

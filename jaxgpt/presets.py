@@ -1,19 +1,33 @@
 """Named runs: a model's shape together with the recipe that trains it. Standard library only."""
 
+from dataclasses import replace
+from typing import Any
+
 from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError, nearest
+from jaxgpt.families.family import Family
+from jaxgpt.families.gemma3 import GEMMA3
+from jaxgpt.families.known import sizes
+from jaxgpt.families.llama import LLAMA
+from jaxgpt.families.qwen3 import QWEN3
 from jaxgpt.run_config import OptimizerConfig
 
+_RATES = {"gpt2": 6e-4, "gpt2-large": 2.5e-4, "gpt2-xl": 2e-4}
 
-def _gpt2(num_layers: int, num_heads: int, embed_dim: int, learning_rate: float) -> TrainConfig:
-    """GPT-2's shape with GPT-3's betas and decay; 0.5 million tokens a step, 10 billion in all."""
+
+def _published(name: str, model: ModelConfig) -> TrainConfig:
+    """A published shape with GPT-3's betas and decay; 0.5 million tokens a step, 10 billion in all.
+
+    Contexts that were reached by later training are cut to 4096 tokens.
+    """
+    length, rate = min(model.context_length, 4096), _RATES.get(name, 3e-4)
     return TrainConfig(
-        model=ModelConfig(num_layers=num_layers, num_heads=num_heads, embed_dim=embed_dim),
+        model=replace(model, context_length=length, dropout=0.0),
         optimizer=OptimizerConfig(
-            learning_rate=learning_rate, warmup_steps=700, final_learning_rate=learning_rate / 10
+            learning_rate=rate, warmup_steps=700, final_learning_rate=rate / 10
         ),
         steps=20_000,
-        batch_size=512,
+        batch_size=2**19 // length,
         gradient_accumulation=32,
         compute_dtype="bfloat16",
         evaluation_batches=20,
@@ -82,12 +96,32 @@ PRESETS: dict[str, TrainConfig] = {
         batch_size=12,
         sample_tokens=256,
     ),
-    "gpt2": _gpt2(12, 12, 768, learning_rate=6e-4),
-    "gpt2-medium": _gpt2(24, 16, 1024, learning_rate=3e-4),
-    "gpt2-large": _gpt2(36, 20, 1280, learning_rate=2.5e-4),
-    "gpt2-xl": _gpt2(48, 25, 1600, learning_rate=2e-4),
 }
 """Named runs: a model's shape together with the recipe that trains it."""
+
+
+def _tiny(family: Family, **values: Any) -> TrainConfig:
+    """The recipe of `tiny` with the blocks of a family, of what its `config.json` has."""
+    shape = {
+        "max_position_embeddings": 64,
+        "num_hidden_layers": 2,
+        "hidden_size": 32,
+        "intermediate_size": 96,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    model = family.read(shape | values)
+    return replace(PRESETS["tiny"], model=replace(model, vocab_size=0))
+
+
+PRESETS |= {
+    "llama-tiny": _tiny(LLAMA),
+    "qwen3-tiny": _tiny(QWEN3, head_dim=16, tie_word_embeddings=True),
+    "gemma3-tiny": _tiny(
+        GEMMA3, head_dim=16, query_pre_attn_scalar=16, sliding_window=16, sliding_window_pattern=2
+    ),
+    **{name: _published(name, model) for name, model in sizes().items()},
+}
 
 
 def get_preset(name: str) -> TrainConfig:

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal
 
+from jaxgpt.axes import Axes, axes_of
 from jaxgpt.compute import Compute
 from jaxgpt.fields import (
     check,
@@ -131,16 +132,27 @@ class RunConfig:
     unroll: int = 0
     """Blocks in one turn of the loop over layers: more compile longer, and may run faster. 0 takes
     1 on a CPU, and elsewhere all of up to 24."""
+    mesh: str = ""
+    """How all devices are laid out, such as data=4,fsdp=2,tensor=2. Along data they share the
+    batch; along fsdp the parameters and the optimizer's state, too; along tensor the heads, the
+    hidden width and the vocabulary. An axis left out is 1, and data all that the others leave."""
     data_parallel: int = 0
-    """Devices that share a batch; 0 takes all that fsdp leaves."""
+    """Devices along data, where mesh does not say; 0 takes all that the other axes leave."""
     fsdp: int = 1
-    """Devices that share the parameters and the optimizer's state, as well as the batch."""
+    """Devices along fsdp, where mesh does not say."""
     evaluate_every: int = 250
     """Steps between measurements on held-out data; the last step is always measured."""
     checkpoint_every: int = 250
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept, beside that of the lowest validation loss."""
+    keep_every: int = 0
+    """Steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0 keeps
+    none but the newest and the best."""
+    skip_bad_steps: int = 0
+    """Steps, in all, that may have a loss or gradient that is NaN or infinite: such a step changes
+    nothing, and is recorded with its batch. The next one ends the run, as the first does by
+    default."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     sample_every: int = 500
@@ -151,6 +163,11 @@ class RunConfig:
         """What of this a forward pass is computed by."""
         return Compute(self.compute_dtype, self.attention, self.remat, self.unroll)
 
+    @property
+    def axes(self) -> Axes:
+        """How many devices lie along each axis; `data` may be 0, for all that the others leave."""
+        return axes_of(self)
+
     def __post_init__(self):
         """Refuse runs that cannot be stepped."""
         check_fields(self, seed=2**32 - 1, steps=10**8 - 1)
@@ -159,7 +176,13 @@ class RunConfig:
         check_at_least(self, 1, "batch_size", "gradient_accumulation", "fsdp")
         check_at_least(self, 1, "evaluate_every", "checkpoint_every", "keep_checkpoints")
         check_at_least(self, 1, "log_every", "sample_every")
-        check_at_least(self, 0, "seed", "data_parallel", "unroll")
+        check_at_least(self, 0, "seed", "data_parallel", "unroll", "keep_every", "skip_bad_steps")
+        axes_of(self)
+        check(
+            self.keep_every % self.checkpoint_every == 0,
+            f"keep_every is {self.keep_every}; it must be a multiple of checkpoint_every, which is "
+            f"{self.checkpoint_every}, or 0",
+        )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""Commands as a shell takes them, for messages that say what to run next.
-
-Standard library only.
-"""
+"""Commands as a shell takes them, for messages that say what to run next; no other library."""
 
 import os
 import shlex
@@ -10,28 +7,19 @@ import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent
-# Commands and their modules in jaxgpt/commands, which are also the names of the scripts.
-COMMANDS = {
-    "train": "train",
-    "generate": "generate",
-    "chat": "chat",
-    "evaluate": "evaluate",
-    "finetune classifier": "finetune_classifier",
-    "finetune instructions": "finetune_instructions",
-    "finetune preferences": "finetune_preferences",
-    "classify": "classify",
-    "assistant": "assistant",
-    "prepare": "prepare_data",
-    "tokenizer": "train_tokenizer",
-    "convert": "convert",
-    "compare": "compare",
-    "plan": "plan",
-    "sweep": "sweep",
-    "benchmark": "benchmark",
-    "verify": "verify",
-    "trajectories": "trajectories",
-    "completion": "completion",
-}
+_NAMES = (
+    *("train", "generate", "chat", "serve", "evaluate", "finetune classifier"),
+    *("finetune instructions", "finetune preferences", "classify", "assistant", "prepare"),
+    *("tokenizer", "convert", "compare", "plan", "sweep", "launch", "checkpoints", "benchmark"),
+    *("verify", "trajectories", "completion"),
+)
+_OTHERWISE = {"prepare": "prepare_data", "tokenizer": "train_tokenizer"}
+COMMANDS = {name: _OTHERWISE.get(name, name.replace(" ", "_")) for name in _NAMES}
+"""Commands and their modules in jaxgpt/commands, which are also the names of the scripts."""
+OTHER_NAMES = {"bench": "benchmark"}
+"""Other spellings of commands."""
+LAUNCHED_BY = "JAXGPT_LAUNCHED_BY"
+"""Where `jaxgpt launch` tells its processes its own command line."""
 
 
 def python(*words: str | Path) -> str:
@@ -69,7 +57,9 @@ def command(name: str, *words: str | Path) -> str:
 
 
 def this_command() -> str:
-    """The command line of this process, to be run again."""
+    """The command line of this process, or of what launched it, to be run again."""
+    if launched := os.environ.get(LAUNCHED_BY):
+        return launched
     return _line(*(_program() or [*_python(), sys.argv[0]]), *sys.argv[1:])
 
 
@@ -86,11 +76,8 @@ def _program() -> list[str]:
 def _as_found(path: Path) -> str:
     """A program's bare name where that finds it, else its path."""
     found = shutil.which(path.name)
-    return (
-        path.name
-        if found and os.path.realpath(found) == os.path.realpath(path)
-        else (_from_here(path))
-    )
+    bare = found and os.path.realpath(found) == os.path.realpath(path)
+    return path.name if bare else _from_here(path)
 
 
 def _python() -> list[str]:

@@ -6,6 +6,7 @@ exit code).
 """
 
 import errno
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 # Characters that join their neighbours into one sign, such as a family of emoji, or keep them
 # apart, as Persian needs: harmless, but only behind a character that can be joined.
 _JOINERS = "\u200c\u200d"
+_muted = False
 
 
 def escape(text: str, before: str = "") -> str:
@@ -42,19 +44,18 @@ def one_line(text: str) -> str:
     return escape(" ".join(text.split()))
 
 
-def say(text: str = "", *, end: str = "\n", stream: Any = None) -> None:
+def say(text: str = "", *, stream: Any = None) -> None:
     """Print escaped text to standard output, or to `stream`; the rest as of `put`."""
-    put(escape(text) + end, stream)
+    put(escape(text) + "\n", stream)
 
 
 def put(text: str, stream: Any = None) -> None:
     """Print text as it is, for programs that want every character; at a terminal, escape it first.
 
-    What the encoding of the stream cannot hold is shown as `?`. Raises BrokenPipeError if nobody
-    reads any more.
+    What the stream's encoding lacks is shown as `?`. BrokenPipeError if nobody reads any more.
     """
     stream = sys.stdout if stream is None else stream
-    if stream is not None:  # Python has none where the shell closed it
+    if stream is not None and not _muted:  # Python has none where the shell closed it
         try:
             print(showable(text, stream), end="", file=stream, flush=True)
         except OSError as error:
@@ -73,15 +74,34 @@ def note(text: str) -> None:
     """Print an escaped line to standard error; nothing happens if that is closed."""
     with suppress(OSError, ValueError):  # ValueError: I/O operation on closed file
         if sys.stderr is not None:
-            say(text, stream=sys.stderr)
+            try:
+                say(text, stream=sys.stderr)
+            except RuntimeError:  # in a signal's handler that came amid the printing of a line
+                line = showable(escape(text) + "\n", sys.stderr)
+                os.write(sys.stderr.fileno(), line.encode(sys.stderr.encoding))
+
+
+def mute() -> None:
+    """Let this process print no more than what `complain` is given, as others of its run print."""
+    global _muted
+    _muted = True
+
+
+def is_muted() -> bool:
+    """Whether this process is to print nothing but errors."""
+    return _muted
+
+
+def complain(text: str) -> None:
+    """Print an error's line to standard error, also where this process is muted."""
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(showable(escape(text), sys.stderr), file=sys.stderr, flush=True)
 
 
 def _escaped(character: str, before: str) -> str:
-    if character in "\n\t":
-        return character
-    if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-        return character
-    if character in _JOINERS and not before.isascii():
+    shown = unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    if shown or character in "\n\t" or (character in _JOINERS and not before.isascii()):
         return character
     if character.isascii():
         return f"\\x{ord(character):02x}"

@@ -287,7 +287,8 @@ answer = ...
 check("05.1", answer)
 
 # %%
-size = {leaf.path: math.prod(leaf.shape(ModelConfig())) for leaf in jaxgpt.BLOCK_LEAVES}
+rows = [leaf for leaf in leaves(ModelConfig()) if leaf.stacked]
+size = {leaf.path: math.prod(leaf.shape(ModelConfig())) for leaf in rows}
 print(f"{sum(size.values()):,} parameters in a block of GPT-2's smallest model, D = 768")
 first_branch = (0.3, ("norm1", "attn.qkv", "heads", "attn.out"), ("D", "3 D", "D"))
 second_branch = (5.75, ("norm2", "mlp.up", "GELU", "mlp.down"), ("D", "4 D", "4 D"))

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -12,6 +13,8 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8"
     # The programs are small and run a few times; to optimise them takes longer than it saves.
     + " --xla_backend_optimization_level=0"
+    # A flag that XLA does not know ends the process; this one it had for a while.
+    + " --xla_cpu_use_fusion_emitters=false" * version("jax").startswith("0.10.")
 )
 
 # No one reads where in the source an instruction comes from; to find that out takes time.
@@ -45,11 +48,37 @@ def random_params():
 
         def leaf(path, shape):
             values = 0.1 * noise.standard_normal(shape.shape, dtype=np.float32)
-            return jnp.asarray(values + (path[-1].key == "scale"))
+            return jnp.asarray(values + (path[-1].key == "scale" and not config.norm_offset))
 
         return jax.tree.map_with_path(leaf, parameter_shapes(config))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def agree():
+    """`agree(actual, expected, tolerance)`: no element is further off than that share of the
+    largest element in its leaf and the leaf's siblings.
+
+    Siblings share a measure because a key's bias has gradient 0, but for rounding: the softmax does
+    not change when all scores of a row rise by the same. Its measure is the key's weight.
+    """
+
+    def check(actual, expected, tolerance):
+        ours = dict(jax.tree.leaves_with_path(actual))
+        theirs = dict(jax.tree.leaves_with_path(expected))
+        assert ours.keys() == theirs.keys()
+        largest = {}
+        for path, leaf in theirs.items():
+            largest[path[:-1]] = max(largest.get(path[:-1], 0.0), np.abs(leaf).max())
+        for path, leaf in theirs.items():
+            name = jax.tree_util.keystr(path)
+            assert ours[path].shape == leaf.shape, name
+            assert largest[path[:-1]] > 0, f"{name} is zero throughout, which shows nothing"
+            error = np.abs(np.asarray(ours[path]) - np.asarray(leaf)).max() / largest[path[:-1]]
+            assert error <= tolerance, f"{name} is {error:.1e} of the largest off"
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,6 @@ def commands(page: Page) -> Iterator[Command]:
             typed = "".join(line[5:] + "\n" for line in lines if line.startswith("you> "))
             lines = [line[2:] for line in lines if line.startswith("$ ")]
         for line in lines:
-            if not line.startswith(("make ", "python ")):
+            if not line.startswith(("make ", "python ", "curl ")):
                 raise SystemExit(f"{page.name}: what is to be done with this line? {line}")
             yield Command(line.partition("  #")[0].strip(), typed)

@@ -41,18 +41,23 @@ STAGES = [
     "ranges",
     "fields",
     "compute",
+    "axes",
     "run_config",
     "config",
+    "families",
     "presets",
     "config_file",
     "tokenization",
     "data",
     "model",
+    "hosts",
     "training",
+    "cluster",
     "huggingface",
     "generation",
     "finetuning",
     "assistant",
+    "serving",
     "parity",
     "worked",
     "benchmark",
@@ -60,6 +65,7 @@ STAGES = [
 ]
 DOORS = {
     "flax": "jaxgpt/model/gpt.py",
+    "jinja2": "jaxgpt/tokenization/sandbox.py",
     "orbax": "jaxgpt/training/arrays.py",
     "tiktoken": "jaxgpt/tokenization/bpe_tokenizer.py",
     "tokenizers": "jaxgpt/tokenization/json_tokenizer.py",
@@ -68,6 +74,9 @@ DOORS = {
     "transformers": "jaxgpt/benchmark/transformers_writer.py",
     "tyro": "jaxgpt/commands/cli.py",
     "pyarrow": "jaxgpt/data/parquet.py",
+    "starlette": "jaxgpt/serving/app.py",
+    "uvicorn": "jaxgpt/serving/listen.py",
+    "prometheus_client": "jaxgpt/serving/metrics.py",
     "matplotlib": "jaxgpt/training/picture.py",
 }
 
@@ -128,7 +137,7 @@ def test_every_public_name_is_there_and_documented(name):
 
 def test_help_is_the_table_of_contents_and_names_complete():
     lines = pydoc.plain(pydoc.render_doc(jaxgpt)).splitlines()
-    assert len(lines) < 130
+    assert len(lines) < 140
     assert any("training      logits -> loss" in line for line in lines)
     assert not any("inherited from" in line for line in lines)
     assert set(jaxgpt.__all__) <= set(dir(jaxgpt))
@@ -137,7 +146,7 @@ def test_help_is_the_table_of_contents_and_names_complete():
 def test_jaxgpt_alone_is_a_screen_of_its_commands():
     page = importlib.import_module("jaxgpt.__main__").page().splitlines()
     assert page[0].startswith(f"jaxgpt {jaxgpt.__version__}: ")
-    assert len(page) <= 24
+    assert len(page) <= 30
     assert max(map(len, page[:-3])) <= 100
     for name in COMMANDS:
         [about] = [line for line in page if line.startswith(f"  {name}  ")]
@@ -159,7 +168,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_modules_in_the_table_of_contents_exist():
-    for module in jaxgpt._HOME:
+    for module in set(jaxgpt._MODULE.values()):
         importlib.import_module(f"jaxgpt.{module}")
 
 

@@ -123,8 +123,8 @@ SETTINGS = [
     ("--vocab-size 100", 2, "vocab_size is 100, but tokenizer bytes has 256 ids"),
     ("--batch-size 12", 2, "a multiple of 8 (8 devices times gradient_accumulation 1), such as 16"),
     ("--gradient-accumulation 3", 2, "a multiple of 24"),
-    ("--data-parallel 3", 2, "data_parallel 3 times fsdp 1 is 3, but there are 8 devices"),
-    ("--fsdp 16", 2, "data_parallel 1 times fsdp 16 is 16, but there are 8 devices"),
+    ("--data-parallel 3", 2, "mesh data=3,fsdp=1,tensor=1 takes 3, but there are 8"),
+    ("--fsdp 16", 2, "data=1,fsdp=16,tensor=1 takes 16, but there are 8"),
     ("--overwrite --resume must", 2, "drop one of the two"),
     ("--num-layers 1000000000", 6, "parameters x 16 bytes"),
     ("--context-length 1000000000", 6, "but a device has"),
@@ -142,6 +142,11 @@ SETTINGS = [
     ("--data text.txt none.txt", 3, "none.txt: no such file or folder"),
     (f"--data {'a' * 300}", 3, "no such file or folder"),
     ("--data stories text.txt", 2, "--data stories cannot be mixed"),
+    ("--data text.txt=0.5 other.txt", 2, "has other.txt without a weight beside text.txt=0.5"),
+    ("--data text.txt=1 other.txt=0", 2, "gives other.txt the weight 0; it must be above 0"),
+    ("--data text.txt=1 none.txt=1", 3, "none.txt: no such file"),
+    ("--data text.txt=1 short.txt=1", 3, "the train split: short.txt: 18 tokens are too few"),
+    ("--data text.txt=1 other.txt=2 --validation-data short.txt", 2, "of a mixture, a share"),
     ("--data fifo.txt", 3, "fifo.txt: not a regular file"),
     ("--data fifos", 3, "fifos/fifo.txt: not a regular file"),
     ("--data /dev/zero", 3, "/dev/zero: not a regular file"),
@@ -173,7 +178,7 @@ SETTINGS = [
     ("--tokenizer none", 3, "no tokenizer 'none'"),
     ("--tokenizer fifo.txt", 3, "no tokenizer 'fifo.txt'"),
     (f"--tokenizer {'a' * 300}", 3, "no tokenizer"),
-    ("--tokenizer full", 3, "cannot read full/tokenizer.json"),
+    ("--tokenizer full", 3, "full/tokenizer.json cannot be read"),
     ("--tokenizer garbled", 3, "garbled/ranks.tiktoken, line 1"),
     ("--tokenizer twice", 3, "is given twice"),
     ("--tokenizer gap", 3, "where 256 is due"),
@@ -280,7 +285,7 @@ COMMANDS = [
     ("train.py tiny --out out --init-from none", 4, "none: no such folder"),
     (f"train.py tiny --out out --init-from {'a' * 300}", 4, "no such folder"),
     ("train.py tiny --out out --init-from text.txt", 4, "text.txt is a file; name the folder"),
-    ("train.py tiny --out out --init-from llama", 4, "model_type is 'llama'; only gpt2"),
+    ("train.py tiny --out out --init-from bert", 4, "model_type is 'bert'; only gpt2"),
     ("train.py tiny --out out --init-from wordless", 3, "wordless has no tokenizer; name one by"),
     ("train.py tiny --out out --init-from pickled", 4, "pickle refused; convert to safetensors"),
     ("train.py tiny --out out --init-from torn", 4, "2 missing: h.0.ln_1.bias, h.0.mlp.c_fc.bias"),
@@ -419,7 +424,7 @@ COMMANDS = [
     (
         "evaluate.py guess --data text.txt",
         2,
-        "measurement 'guess'; the first word is one of text",
+        "evaluate has no 'guess'; the first word is one of text",
     ),
     ("evaluate.py answers --init-from gpt", 2, "Missing from jaxgpt evaluate: --data"),
     ("evaluate.py answers --init-from gpt --data broken.jsonl", 3, "broken.jsonl:2: not JSON"),
@@ -457,7 +462,7 @@ COMMANDS = [
     (
         f"{INSTRUCTIONS} records.jsonl".replace("phi", "llama"),
         2,
-        "Expected one of ('alpaca', 'phi', 'ch",
+        "Expected one of ('', 'alpaca', 'phi', 'ch",
     ),
     (f"{INSTRUCTIONS} records.jsonl --special-tokens --trained 1", 2, "set --trained all"),
     # fine-tuning: records
@@ -533,7 +538,7 @@ COMMANDS = [
     ),
     # converting
     ("convert.py --model gpt --out out", 2, "Missing from jaxgpt convert: --from"),
-    ("convert.py --from bert --model gpt --out out", 2, "Expected one of ('gpt2', 'jaxgpt')"),
+    ("convert.py --from bert --model gpt --out out", 2, "('huggingface', 'gpt2', 'jaxgpt')"),
     ("convert.py --from gpt2 --model gpt --out out --dtype int8", 2, "--dtype"),
     ("convert.py --from gpt2 --model gpt --out full", 2, "set --overwrite"),
     ("convert.py --from gpt2 --model gpt --out text.txt", 2, "a file has this name"),
@@ -549,7 +554,7 @@ COMMANDS = [
         "run, which is read, lies in",
     ),
     (
-        "convert.py --from jaxgpt --model run --out llama --overwrite",
+        "convert.py --from jaxgpt --model run --out bert --overwrite",
         2,
         "it holds config.json, and",
     ),
@@ -706,7 +711,7 @@ def _write_runs():
     manifest = json.loads(Path("run/checkpoints/00000002/manifest.json").read_text())
     for name, content in {
         "newer": seal(manifest | {"format": 9, "written_by": "jaxgpt 9.0"}),
-        "outwards": seal(manifest | {"files": {"../text.txt": "0"}}),
+        "outwards": seal(manifest | {"files": {"../text.txt": "0"}, "sizes": {"../text.txt": 0}}),
         "no_manifest": b"[]",
     }.items():
         Path(name, "checkpoints/00000002/manifest.json").write_bytes(content)
@@ -734,11 +739,11 @@ def _write_models():
     for name, vocab_size in {"gpt": 300, "narrow": 99}.items():
         model = ModelConfig(vocab_size=vocab_size, **sizes)
         save_gpt2(name, model, init_params(model, jax.random.key(0)), tokenizer=ByteTokenizer())
-    copies = ("llama", "wordless", "torn", "not_finite", "cut")
+    copies = ("bert", "wordless", "torn", "not_finite", "cut")
     for name in (*copies, "pickled", "index_up", "index_root", "index_nul"):
         shutil.copytree("gpt", name)
     config = json.loads(Path("gpt/config.json").read_text())
-    Path("llama/config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    Path("bert/config.json").write_text(json.dumps(config | {"model_type": "bert"}))
     shutil.rmtree("wordless/tokenizer")
     os.remove("wordless/tokenizer.json")
     shutil.copytree("wordless", "foreign")

@@ -77,7 +77,7 @@ def test_what_an_annotation_does_not_allow_is_refused(kind, name, hint):
     ("kind", "values", "message"),
     [
         (ModelConfig, {"gelu": "relu"}, "gelu is 'relu'; it must be tanh or erf"),
-        (ModelConfig, {"positions": "rope"}, "it must be learned or sinusoidal"),
+        (ModelConfig, {"positions": "alibi"}, "it must be learned or sinusoidal"),
         (ModelConfig, {"num_layers": 2.0}, "num_layers is 2.0; it must be an int"),
         (ModelConfig, {"num_heads": True}, "num_heads is True; it must be an int"),
         (ModelConfig, {"tie_head": 1}, "tie_head is 1; it must be a bool"),

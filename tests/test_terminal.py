@@ -49,6 +49,26 @@ def test_note_survives_a_standard_error_that_is_gone(stream, monkeypatch):
     note("hello")
 
 
+def test_note_of_a_signals_handler_comes_through_amid_another(tmp_path, monkeypatch):
+    class Interrupted(io.FileIO):
+        """A file at whose first write a signal's handler prints."""
+
+        interrupted = False
+
+        def write(self, data):
+            if not self.interrupted:
+                self.interrupted = True
+                note("stopping")
+            return super().write(data)
+
+    raw = Interrupted(tmp_path / "errors", "w")
+    with io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        note("step 1")
+        monkeypatch.undo()
+    assert (tmp_path / "errors").read_text().split("\n") == ["stopping", "step 1", ""]
+
+
 def test_put_leaves_the_text_to_the_program_that_reads_it():
     stream = io.StringIO()
     put("\x1b[2J\u202e", stream)

@@ -31,7 +31,9 @@ TWO_STEPS = f"--steps 2 --warmup-steps 1 --sample-tokens 2 {TINY}"
 SHORT = [
     ("make train", "", f"ARGS='--stories-bytes 60000 --tokenizer bpe:300 {TWO_STEPS}'"),
     ("make test", "", "--dry-run"),
+    ("make serve", "", "--dry-run"),
     ("make benchmark", "", "--dry-run"),
+    ("curl ", "curl ", "curl --fail-with-body --silent --show-error --noproxy 127.0.0.1 "),
     (
         "make assistant",
         "",
@@ -58,6 +60,7 @@ SHORT = [
     ("python scripts/sweep.py", "", f"--stories-bytes 60000 {TWO_STEPS}"),
     ("python scripts/generate.py", "", "--max-new-tokens 8"),
     ("python scripts/chat.py", "", "--max-new-tokens 8"),
+    ("python scripts/benchmark.py serve", "", "--streams 2 --new-tokens 8 --steps 1"),
     ("python scripts/evaluate.py answers", "", "--max-new-tokens 8 --limit 2"),
     ("python scripts/finetune_classifier.py", "--steps 500", "--steps 2"),
     ("python scripts/finetune_classifier.py", "--warmup-steps 20", "--warmup-steps 1"),
@@ -65,9 +68,14 @@ SHORT = [
 # How commands end that do not end with 0: what needs the network is without it here.
 ENDS = {
     "python scripts/train.py gpt2 --data fineweb-edu": (3, "fineweb-edu"),
-    "python scripts/convert.py --from gpt2 --model openai-community/gpt2": (3, "openai-community"),
+    "python scripts/convert.py --from huggingface --model openai-community/gpt2": (
+        3,
+        "openai-community",
+    ),
     "python scripts/compare.py": (1, "has blocks.attn.out.weight of layer 2 transposed"),
 }
+# What answers until it is told to stop: it runs beside the curl lines that follow it.
+SERVER, IS_UP = "python scripts/serve.py", " serves "
 FIRST = ("make train", "make assistant")  # what the other commands begin with
 # What the pages take for granted, as is gpt2_folder.
 FILES = {
@@ -121,7 +129,7 @@ def give_packages(clone: Path) -> None:
     if sys.prefix != sys.base_prefix:
         shutil.copy(Path(sys.prefix) / "pyvenv.cfg", clone / ".venv")
         (clone / ".venv/lib").symlink_to(Path(sys.prefix) / "lib")
-    for stamp in (".installed", ".installed-dev"):
+    for stamp in (".installed", ".installed-dev", ".installed-serve"):
         (there / stamp).touch()
 
 
@@ -182,11 +190,14 @@ class Walk:
         """Keep what is typed, the output, and the words of a command in `folder`."""
         self.typed, self.output = folder / "typed.txt", folder / "output.txt"
         self.words = folder / "words"
+        self.server: multiprocessing.process.BaseProcess | None = None
         self.typed.touch()
 
     def go(self, command: Command) -> list[str]:
         """Run a command, which must end as its page says; the commands that it prints."""
         began, line = time.monotonic(), shortened(command.line)
+        if not line.startswith("curl "):
+            self.stop_server()
         self.typed.write_text(command.typed)
         self.output.write_text("")
         code = self.run(line)
@@ -223,17 +234,47 @@ class Walk:
             )
         if not self.words.exists():
             return ran.returncode
-        return self.fork(as_script, self.words.read_text().split("\0")[:-1])
+        words = self.words.read_text().split("\0")[:-1]
+        return self.serve(words) if line.startswith(SERVER) else self.fork(as_script, words)
+
+    def serve(self, words: list[str]) -> int | None:
+        """0 once the server is up, or else its exit code."""
+        log = self.output.with_name("server.txt")
+        log.write_text("")
+        self.server = self._started(log, as_script, words)
+        ends = time.monotonic() + SECONDS
+        while self.server.is_alive() and time.monotonic() < ends:
+            if IS_UP in log.read_text():
+                return 0
+            time.sleep(0.1)
+        self.output.write_text(log.read_text())
+        self.server.kill()
+        return self.server.exitcode
+
+    def stop_server(self) -> None:
+        """Let the server end, if there is one, which must be with 0."""
+        if self.server is not None:
+            self.server.terminate()
+            self.server.join(SECONDS)
+            if self.server.exitcode != 0:
+                raise SystemExit(f"the server should exit with 0, not {self.server.exitcode}")
+            self.server = None
 
     def fork(self, function: Callable, *arguments: object) -> int | None:
         """The exit code of a function in a process of its own, or None if it hangs."""
-        process = multiprocessing.get_context("fork").Process(
-            target=_redirected, args=((self.typed, self.output), function, arguments)
-        )
-        process.start()
+        process = self._started(self.output, function, *arguments)
         process.join(SECONDS)
         process.kill()
         return process.exitcode
+
+    def _started(
+        self, output: Path, function: Callable, *arguments: object
+    ) -> multiprocessing.process.BaseProcess:
+        process = multiprocessing.get_context("fork").Process(
+            target=_redirected, args=((self.typed, output), function, arguments)
+        )
+        process.start()
+        return process
 
 
 def main(folder: Path) -> None:
@@ -255,6 +296,7 @@ def main(folder: Path) -> None:
         for line in walk.go(command):
             if printed.setdefault(line.split()[1], line) == line:  # one of each script
                 walk.go(Command(line))
+    walk.stop_server()
     for page in read:
         walk.program(page)
 

@@ -5,16 +5,12 @@ from functools import partial
 
 import jax
 
-from jaxgpt.errors import ConfigError, DataError
-from jaxgpt.finetuning.batching import TooLong
-from jaxgpt.finetuning.instructions import (
-    Conversation,
-    conversation_rows,
-    encode_prompt,
-)
-from jaxgpt.finetuning.templates import Template, Turn
+from jaxgpt.errors import DataError
+from jaxgpt.fields import check
+from jaxgpt.finetuning.instructions import Conversation, conversation_rows, encode_prompt
+from jaxgpt.finetuning.templates import PromptTemplate, Turn
 from jaxgpt.generation.decoding import generate
-from jaxgpt.generation.decoding_params import prepare_params
+from jaxgpt.generation.dispatch import prepare_params
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.generation.text import LanguageModel
 from jaxgpt.tokenization.tokenizer import ends_of
@@ -29,7 +25,7 @@ GREEDY = SamplingConfig(temperature=0.0)
 def write_answers(
     model: LanguageModel,
     prompts: Sequence[Sequence[Turn]],
-    template: Template,
+    template: PromptTemplate,
     *,
     max_new_tokens: int,
     sampling: SamplingConfig = GREEDY,
@@ -39,14 +35,11 @@ def write_answers(
     """The model's answer to each prompt, up to its end-of-text token or `max_new_tokens`.
 
     Prompts of like length share a batch, which changes no answer: where answers are drawn, the
-    draws for a prompt are made from `seed` and its place in `prompts`.
-
-    Raises:
-        DataError: a prompt that does not fit into the context with `max_new_tokens` after it; a
-            tokenizer without an end-of-text token.
-        ConfigError: a batch size below 1, or a number outside its range (see `stream`).
+    draws for a prompt are made from `seed` and its place in `prompts`. Raises DataError for a
+    prompt that does not fit into the context with `max_new_tokens` after it, or a tokenizer without
+    an end-of-text token; ConfigError for a batch size below 1, and as `stream` does.
     """
-    _check_batch_size(batch_size)
+    check(batch_size >= 1, f"batch_size is {batch_size}; it must be 1 or more")
     tokenizer, context_length = model.tokenizer, model.config.context_length
     encoded = [encode_prompt(turns, template, tokenizer) for turns in prompts]
     for number, (tokens, turns) in enumerate(zip(encoded, prompts, strict=True), 1):
@@ -79,10 +72,8 @@ def write_answers(
 def exact_match(answers: Sequence[str], references: Sequence[str]) -> float:
     """The share of answers that are their reference, from 0 to 1.
 
-    White space at either end does not count; case, punctuation and all else do.
-
-    Raises:
-        DataError: no answer, or not one for each reference.
+    White space at either end does not count; case, punctuation and all else do. Raises DataError
+    for no answer, or not one for each reference.
     """
     if not answers or len(answers) != len(references):
         raise DataError(f"{len(answers)} answers for {len(references)} references; give one each")
@@ -93,33 +84,19 @@ def exact_match(answers: Sequence[str], references: Sequence[str]) -> float:
 def answer_loss(
     model: LoadedModel,
     conversations: Sequence[Conversation],
-    template: Template,
+    template: PromptTemplate,
     *,
     batch_size: int = 32,
-    too_long: TooLong = "refuse",
 ) -> tuple[float, int]:
     """The mean loss in nats per token of the conversations' answers, and their number of tokens.
 
-    The end-of-text token after each answer counts, the prompt does not.
-
-    Raises:
-        DataError: see `conversation_rows`.
-        ConfigError: a batch size below 1.
-        NonFiniteError: a model without a finite loss.
+    The end-of-text token after each answer counts, the prompt does not. Raises DataError as
+    `conversation_rows` does, ConfigError for a batch size below 1, NonFiniteError without a loss.
     """
-    _check_batch_size(batch_size)
+    check(batch_size >= 1, f"batch_size is {batch_size}; it must be 1 or more")
     rows = conversation_rows(
-        conversations,
-        template,
-        model.tokenizer,
-        context_length=model.config.context_length,
-        too_long=too_long,
+        conversations, template, model.tokenizer, context_length=model.config.context_length
     )
     measure = jax.jit(partial(eval_step, loss_fn=pretraining_loss(model.train_config)))
     nats, count = total_loss(measure, model.params, rows.in_order(batch_size))
     return finite(nats / count), count
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more")

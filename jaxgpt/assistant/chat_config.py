@@ -40,8 +40,7 @@ class ChatConfig:
     def change(self, name: str, text: str) -> "ChatConfig":
         """A copy in which the setting `name`, one of `values`, is what `text` says.
 
-        Raises:
-            ConfigError: a text that is no number where one is needed, or one outside its range.
+        Raises ConfigError for no number where one is needed, or one outside its range.
         """
         kinds = get_type_hints(ChatConfig) | get_type_hints(SamplingConfig)
         try:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +14,11 @@ from jaxtyping import Float32
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.batching import Rows, bucket_widths
 from jaxgpt.finetuning.instructions import TokenRow, collate, token_row
-from jaxgpt.finetuning.likelihood import row_likelihood
-from jaxgpt.finetuning.records import Record, read_records
-from jaxgpt.finetuning.usable import usable
-from jaxgpt.tokenization.tokenizer import Tokenizer
+from jaxgpt.finetuning.records import Record, read_records, usable
+from jaxgpt.tokenization.tokenizer import Tokenizer, prefix_of
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.evaluation import finite
+from jaxgpt.training.loss import row_likelihood
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,8 @@ def read_questions(paths: Sequence[str | Path]) -> list[Question]:
 
     `ctx` (or `ctx_a` and `ctx_b`) is the beginning, `endings` a list, and `label` the place of the
     right one, from 0. The text is taken as it is, white space at the ends aside; the harness puts
-    HellaSwag's `activity_label` in front and takes out its marks in brackets.
-
-    Raises:
-        DataError: see `read_records` and `usable`; a field that is missing or not of its kind.
+    HellaSwag's `activity_label` in front and takes out its marks in brackets. Raises DataError as
+    `read_records` and `usable` do, and for a field that is missing or not of its kind.
     """
     return [item for _, item in usable(read_records(paths), question)]
 
@@ -97,12 +95,8 @@ def ending_likelihoods(
     """The log-probability of each ending of each question after its context, in nats.
 
     `batch_size` endings at a time, of like length. A context that is too long is cut on the left,
-    with a warning.
-
-    Raises:
-        DataError: an ending longer than the model's context; no question.
-        ConfigError: a batch size below 1.
-        NonFiniteError: a model that gives an ending no finite log-probability.
+    with a warning. Raises DataError for an ending longer than the model's context, or no question;
+    ConfigError for a batch size below 1; NonFiniteError for no finite log-probability.
     """
     length, tokenizer = model.config.context_length, model.tokenizer
     encoded = [row for asked in questions for row in _encode(asked, tokenizer, length)]
@@ -116,9 +110,7 @@ def ending_likelihoods(
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     batches = Rows(
         [rows[i] for i in order],
-        lambda some: collate(
-            some, padding=tokenizer.end_of_text or 0, widths=bucket_widths(length)
-        ),
+        partial(collate, padding=tokenizer.end_of_text or 0, widths=bucket_widths(length)),
         filler=token_row([0, 0], [False, False]),
     )
     measure = jax.jit(row_likelihood(model.config, model.train_config.compute))
@@ -139,7 +131,7 @@ def _encode(asked: Question, tokenizer: Tokenizer, length: int) -> list[TokenRow
     Context and ending are encoded by themselves, the space between them as the ending's: GPT-2's
     pattern cuts there anyway, and so every ending follows the same tokens.
     """
-    context, rows = tokenizer.encode(asked.context), []
+    context, rows = [*prefix_of(tokenizer), *tokenizer.encode(asked.context)], []
     for ending in asked.endings:
         tokens = tokenizer.encode(f" {ending}")
         if not 1 <= len(tokens) <= length or not context:

@@ -60,9 +60,8 @@ class Judge:
     def compare(self, question: str, first: str, second: str) -> Verdict | None:
         """Which answer is better, A (the first) or B; None if the reply is no such word.
 
-        Raises:
-            DataError: a server that cannot be reached, refuses, or does not speak this API.
-            ConfigError: an API key that cannot be sent.
+        Raises DataError for a server that cannot be reached, refuses, or does not speak this API;
+        ConfigError for an API key that cannot be sent.
         """
         text = f"Question:\n{question}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}"
         messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": text}]

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgpt.errors import ConfigError, DataError
-from jaxgpt.finetuning.instructions import conversation
-from jaxgpt.finetuning.messages import list_name, read_messages
-from jaxgpt.finetuning.records import Record, read_records
-from jaxgpt.finetuning.usable import usable
+from jaxgpt.errors import DataError
+from jaxgpt.fields import check
+from jaxgpt.finetuning.instructions import conversation, list_name, read_messages
+from jaxgpt.finetuning.records import Record, read_records, usable
 
 
 class Text(NamedTuple):
@@ -23,10 +22,7 @@ class Text(NamedTuple):
 
 
 class Nearest(NamedTuple):
-    """A test text, the training text most similar to it, and how similar it is, from 0 to 1.
-
-    Where no training text shares anything with it, `train` is None.
-    """
+    """A test text, the training text most like it, if any, and how similar it is, from 0 to 1."""
 
     test: Text
     train: Text | None
@@ -37,10 +33,8 @@ def read_texts(paths: Sequence[str | Path]) -> list[Text]:
     """What is read before an answer or a label in each record, of any kind.
 
     That is its `text`, `ctx`, `prompt`, `instruction` with its `input`, or all `messages` (or
-    ShareGPT's `conversations`) but the last.
-
-    Raises:
-        DataError: see `read_records` and `usable`; a record that has none of these.
+    ShareGPT's `conversations`) but the last. Raises DataError as `read_records` and `usable` do,
+    and for a record that has none of these.
     """
     return [Text(text, record.where) for record, text in usable(read_records(paths), _text)]
 
@@ -61,15 +55,11 @@ def most_similar(train: Sequence[Text], test: Sequence[Text], *, words: int = 3)
     """The most similar training text of each test text, the first of several.
 
     The similarity of two texts is the share of runs of `words` words that are in both among those
-    in either (their resemblance, Broder 1997). Case, punctuation and spacing do not count. An
-    index from each run to the texts that have it finds all that share one, in time about
-    proportional to the number of texts.
-
-    Raises:
-        ConfigError: `words` below 1.
+    in either (their resemblance, Broder 1997). Case, punctuation and spacing do not count. An index
+    from each run to the texts that have it finds all that share one, in time about proportional to
+    the number of texts. Raises ConfigError for `words` below 1.
     """
-    if words < 1:
-        raise ConfigError(f"words is {words}; it must be 1 or more")
+    check(words >= 1, f"words is {words}; it must be 1 or more")
     having: dict[tuple[str, ...], list[int]] = defaultdict(list)
     sizes = np.zeros(len(train), np.int64)
     for i, item in enumerate(train):

@@ -1,18 +1,10 @@
-"""How an assistant is made of the bundled stories: the settings of its three stages.
-
-Standard library only, so that `--help` answers at once.
-"""
+"""How an assistant is made of the bundled stories: its three stages. Standard library only."""
 
 from dataclasses import dataclass, replace
 
 from jaxgpt.config import TrainConfig
-from jaxgpt.errors import ConfigError, brief
-from jaxgpt.fields import check_fields
-from jaxgpt.finetuning.settings import (
-    InstructionConfig,
-    PreferenceConfig,
-    PreferenceTuningConfig,
-)
+from jaxgpt.fields import check_at_least, check_fields
+from jaxgpt.finetuning.settings import InstructionConfig, PreferenceConfig, PreferenceTuningConfig
 from jaxgpt.presets import get_preset
 from jaxgpt.run_config import OptimizerConfig
 
@@ -45,9 +37,7 @@ class Recipe:
     def __post_init__(self):
         """Refuse stages of nothing."""
         check_fields(self, seed=2**32 - 1, steps=10**8 - 1)
-        for name in ("steps", "conversations", "preferences", "questions"):
-            if getattr(self, name) < 2:
-                raise ConfigError(f"{name} is {brief(getattr(self, name))}; it must be 2 or more")
+        check_at_least(self, 2, "steps", "conversations", "preferences", "questions")
         pretraining(self)  # refuses a shape that no model has
 
 

@@ -106,14 +106,12 @@ def make_assistant(
 def table(stages: list[Stage]) -> str:
     """The figures of the stages so far, a line for each."""
     kinds = list(stages[0].by_kind)
-    lines = [f"{'after':<14}{'exact match':>12}" + "".join(f"{kind:>11}" for kind in kinds)]
-    lines[0] += f"{'sentences':>11}"
+    columns = "".join(f"{name:>11}" for name in (*kinds, "sentences"))
+    lines = [f"{'after':<14}{'exact match':>12}{columns}"]
     for stage in stages:
-        shares = [stage.by_kind[kind] for kind in kinds] + [stage.sentences]
-        lines.append(
-            f"{stage.name:<14}{stage.exact_match:>12.1%}"
-            + "".join(f"{share:>11.1%}" for share in shares)
-        )
+        shares = (*(stage.by_kind[kind] for kind in kinds), stage.sentences)
+        columns = "".join(f"{share:>11.1%}" for share in shares)
+        lines.append(f"{stage.name:<14}{stage.exact_match:>12.1%}{columns}")
     example = stages[-1].example
     lines.append(f"asked {example['question']!r} it answers {example['answer']!r}")
     return "\n".join(lines)
@@ -144,7 +142,7 @@ def _write_records(run: Path, recipe: Recipe, held_out: list[Question]) -> dict[
 def _check_place(run: Path) -> None:
     """Raise ConfigError if there is something in the folder and no assistant."""
     there = sorted(without_draft(path.name) for path in run.iterdir()) if run.is_dir() else []
-    begun = any((run / name).is_file() for name in (_RECIPE, f"{next(iter(STAGES))}/config.json"))
+    begun = any((run / name).is_file() for name in (_RECIPE, "pretrained/config.json"))
     if not begun and set(there) - {_RECIPE}:
         raise ConfigError(
             f"--out {run} holds {there[0]} but no assistant; name a new or an empty folder"

@@ -10,8 +10,7 @@ from typing import NamedTuple
 from jaxgpt.assistant.judge import Verdict
 from jaxgpt.errors import DataError
 from jaxgpt.finetuning.instructions import conversation
-from jaxgpt.finetuning.records import Record, read_records
-from jaxgpt.finetuning.usable import usable
+from jaxgpt.finetuning.records import Record, read_records, usable
 
 _OUTCOMES: dict[tuple[Verdict | None, ...], str] = {("A", "B"): "win", ("B", "A"): "loss"}
 
@@ -47,8 +46,7 @@ class WinRate:
     def interval(self) -> tuple[float, float]:
         """The 95% confidence interval of the rate, by the formula of Wilson (1927).
 
-        It takes each pair for a win or a loss. Ties vary less, so it is too wide where there are
-        many, never too narrow.
+        It takes each pair for a win or a loss; with many ties, which vary less, it is too wide.
         """
         z, n, rate = 1.959964, self.judged, self.rate
         middle = rate + z**2 / (2 * n)
@@ -62,10 +60,7 @@ def win_rate(compare: Callable[[str, str, str], Verdict | None], pairs: Iterable
 
     `compare` is a `Judge`'s. Each pair is judged in both orders, as judges prefer a place, often
     the first: a win needs both verdicts, and so does a loss (Zheng et al. 2023). Answers that are
-    the same tie unjudged.
-
-    Raises:
-        DataError: no pair got a verdict; or see `Judge.compare`.
+    the same tie unjudged. Raises DataError if no pair got a verdict, and as `Judge.compare` does.
     """
     counts: Counter[str] = Counter()
     for question, answer, against in pairs:
@@ -87,11 +82,8 @@ def read_pairs(answers: Sequence[str | Path], against: Sequence[str | Path] = ()
     """The field `answer` of the records in `answers`, each against that of one in `against`.
 
     Without `against`, each against the record's own output. The records are those of
-    `read_conversations`.
-
-    Raises:
-        DataError: see `read_conversations`; a record without `answer`; files that do not have the
-            same questions in the same order.
+    `read_conversations`. Raises DataError as that does, for a record without `answer`, and for
+    files that do not have the same questions in the same order.
     """
     ours = read_records(answers)
     theirs = read_records(against) if against else ours

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -18,10 +18,9 @@ from jaxgpt.benchmark import child
 from jaxgpt.benchmark.contenders import CONTENDERS, Unavailable, need_torch
 from jaxgpt.benchmark.machine import describe_machine
 from jaxgpt.benchmark.report import Report
-from jaxgpt.benchmark.shapes import describe
 from jaxgpt.benchmark.training import compare_losses, start
-from jaxgpt.benchmark.turns import Turns, take_turns
-from jaxgpt.benchmark.workload import save_start
+from jaxgpt.benchmark.turns import take_turns
+from jaxgpt.benchmark.workload import describe, save_start
 from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.errors import ConfigError, JaxgptError
@@ -29,28 +28,29 @@ from jaxgpt.errors import ConfigError, JaxgptError
 _COLD, _WARM = "", ", from the cache"
 
 
-def measure_loading(config: TrainConfig, names: Sequence[str], *, turns: int = 3) -> Report:
-    """Seconds from the start of a process to its imports and to the end of its first step.
+def measure_processes(
+    suite: Literal["load", "memory"], config: TrainConfig, names: Sequence[str], turns: int
+) -> Report:
+    """What processes in training took, the median over `turns` of them.
 
-    Whoever compiles is measured twice: with an empty compilation cache, and with what that left.
+    `load`: seconds from the start to the imports and to the end of the first step; whoever compiles
+    is measured twice, with an empty compilation cache and with what that left. `memory`: the most
+    that was resident. Raises JaxgptError for a process that fails, or other losses; ConfigError if
+    no contender is left.
     """
-    return _measure("load", config, names, turns)
-
-
-def measure_memory(config: TrainConfig, names: Sequence[str], *, turns: int = 1) -> Report:
-    """The most memory that a process in training took."""
-    return _measure("memory", config, names, turns)
-
-
-def _measure(suite: str, config: TrainConfig, names: Sequence[str], turns: int) -> Report:
     with tempfile.TemporaryDirectory(prefix="jaxgpt-benchmark-") as made:
         folder = Path(made)
         (folder / "config.json").write_text(json.dumps(to_dict(config)))
         save_start(folder / "start.npz", start(config))
-        chosen, left_out = _choose(names)
-        works, runs = {}, {}
-        for name in chosen:
+        works, runs, left_out = {}, {}, {}
+        for name in names:
             contender = CONTENDERS[name]
+            try:
+                if contender.library == "torch":
+                    need_torch()
+            except Unavailable as reason:
+                left_out[contender.label] = str(reason)
+                continue
             # One that does not compile is the same with a cache; memory is asked for only once.
             compiles = contender.compiled or contender.library == "jaxgpt"
             for how in (_COLD, _WARM) if compiles and suite == "load" else (_COLD,):
@@ -75,7 +75,7 @@ def _measure(suite: str, config: TrainConfig, names: Sequence[str], turns: int) 
         shape=f"{describe(config.model)}, batch {config.batch_size}",
         config=to_dict(config),
         machine=describe_machine(),
-        rows=[_ROWS[suite](label, taken) for label in kept],
+        rows=[_row(label, taken.results[label], _FIGURES[suite]) for label in kept],
         figure="first_step_seconds" if suite == "load" else "peak_mb",
         others=taken.others,
         seconds=taken.window,
@@ -84,21 +84,12 @@ def _measure(suite: str, config: TrainConfig, names: Sequence[str], turns: int) 
     )
 
 
-def _choose(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    try:
-        need_torch()
-    except Unavailable as reason:
-        without = {name: CONTENDERS[name].library == "torch" for name in names}
-        left_out = {CONTENDERS[name].label: str(reason) for name in names if without[name]}
-        return [name for name in names if not without[name]], left_out
-    return list(names), {}
-
-
 def _run(folder: Path, name: str, *, fresh: bool) -> dict[str, Any]:
     """What a child says; with `fresh`, its compilers find an empty cache, and else the last one."""
     if fresh:
         (folder / name).mkdir(exist_ok=True)
-    cache = tempfile.mkdtemp(dir=folder / name) if fresh else str(_newest(folder / name))
+        tempfile.mkdtemp(dir=folder / name)
+    cache = str(max((folder / name).iterdir(), key=lambda path: path.stat().st_mtime_ns))
     caches = {
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -119,28 +110,20 @@ def _run(folder: Path, name: str, *, fresh: bool) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _newest(folder: Path) -> Path:
-    return max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-
-
-def _loading_row(label: str, taken: Turns) -> dict[str, Any]:
-    results = taken.results[label]
-    keys = ("import_seconds", "first_step_seconds")
-    middle = {key: statistics.median(result[key] for result in results) for key in keys}
-    return {"contender": label, **middle, "turns": results}
-
-
-def _memory_row(label: str, taken: Turns) -> dict[str, Any]:
-    results = taken.results[label]
+def _row(label: str, results: list[Any], figures: list[tuple[str, str, float]]) -> dict[str, Any]:
     row = {"contender": label, "turns": results}
-    for key, column in (("peak_bytes", "peak_mb"), ("device_peak_bytes", "device_peak_mb")):
+    for key, column, unit in figures:
         values = [result[key] for result in results]
         if None not in values:
-            row[column] = statistics.median(values) / 1e6
+            row[column] = statistics.median(values) / unit
     return row
 
 
-_ROWS = {"load": _loading_row, "memory": _memory_row}
+# What a child says, the column of it, and the unit of that.
+_FIGURES = {
+    "load": [(name, name, 1.0) for name in ("import_seconds", "first_step_seconds")],
+    "memory": [("peak_bytes", "peak_mb", 1e6), ("device_peak_bytes", "device_peak_mb", 1e6)],
+}
 _NOTES = {
     "load": (
         "from the start of the process, whose imports and whose first step, with what is compiled "

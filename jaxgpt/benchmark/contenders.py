@@ -61,10 +61,7 @@ def choose(names: tuple[str, ...] = (), dtype: str = "all") -> list[str]:
 
 
 def build(name: str, config: TrainConfig, params: dict[str, Any], platform: str) -> Trainer:
-    """A trainer that starts from `params`, on JAX's platform cpu, gpu or tpu.
-
-    Raises Unavailable where it cannot be had.
-    """
+    """A trainer from `params` on JAX's platform cpu, gpu or tpu; raises Unavailable without one."""
     contender = CONTENDERS[name]
     if contender.library == "jaxgpt":
         from jaxgpt.benchmark.jax_trainer import JaxTrainer

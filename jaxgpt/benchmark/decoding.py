@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,14 @@ import numpy as np
 from jaxgpt.benchmark.contenders import Unavailable
 from jaxgpt.benchmark.machine import describe_machine
 from jaxgpt.benchmark.report import Report
-from jaxgpt.benchmark.shapes import describe
 from jaxgpt.benchmark.training import start
 from jaxgpt.benchmark.turns import Turns, take_turns
-from jaxgpt.benchmark.workload import make_tokens
-from jaxgpt.config import TrainConfig
+from jaxgpt.benchmark.workload import describe, make_tokens
+from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.errors import ConfigError
 from jaxgpt.generation.decoding import generate
-from jaxgpt.generation.decoding_params import prepare_params
+from jaxgpt.generation.dispatch import DecodingParams, prepare_params
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.huggingface.weights import Dtype, save_gpt2
 from jaxgpt.model.layers import Params
@@ -42,21 +42,27 @@ def measure_decoding(
     Raises JaxgptError unless both write the same tokens, but for ties within rounding; ConfigError
     if the context has no room for them.
     """
-    _check_room(config.model.context_length, prompt_tokens, new_tokens)
+    length, needed = config.model.context_length, prompt_tokens + new_tokens
+    if needed > length:
+        raise ConfigError(
+            f"context_length is {length}, but {prompt_tokens} tokens of prompt and {new_tokens} "
+            f"new ones need {needed}; take --shape small or larger, or fewer tokens"
+        )
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), varied_start(config))
-    writers: dict[str, Any] = {_OURS: _Jaxgpt(config, params, new_tokens)}
+    ours = partial(write, config.model, prepare_params(jax.device_put(params)), new_tokens)
+    writers: dict[str, Any] = {_OURS: ours}
     left_out: dict[str, str] = {}
     try:
-        writers[_THEIRS] = _transformers(config, params, new_tokens)
+        theirs = _transformers(config, params, new_tokens)
+        writers[_THEIRS] = theirs.write
     except Unavailable as reason:
-        left_out[_THEIRS] = str(reason)
+        theirs, left_out[_THEIRS] = None, str(reason)
     rows, others, seconds = [], [], []
     for batch_size in batch_sizes:
         prompts = make_tokens(config, batch_size * prompt_tokens).reshape(batch_size, -1)
-        texts = {name: writer.write(prompts) for name, writer in writers.items()}
-        same = "" if left_out else writers[_THEIRS].compare(prompts, texts[_OURS], texts[_THEIRS])
-        works = {name: lambda name=name, p=prompts: writers[name].write(p) for name in writers}
-        taken = take_turns(works, turns)
+        texts = {name: writer(prompts) for name, writer in writers.items()}
+        same = theirs.compare(prompts, texts[_OURS], texts[_THEIRS]) if theirs else ""
+        taken = take_turns({name: partial(writers[name], prompts) for name in writers}, turns)
         others.append(taken.others)
         seconds.append(taken.window)
         rows += _rows(taken, batch_size, new_tokens, same)
@@ -74,21 +80,14 @@ def measure_decoding(
     )
 
 
-class _Jaxgpt:
-    def __init__(self, config: TrainConfig, params: Params, new_tokens: int):
-        self._model, self._new_tokens = config.model, new_tokens
-        self._params = prepare_params(jax.device_put(params))
-
-    def write(self, prompts: np.ndarray) -> np.ndarray:
-        """The new tokens of each row."""
-        texts = generate(
-            self._model,
-            self._params,
-            prompts.tolist(),
-            max_new_tokens=self._new_tokens,
-            sampling=SamplingConfig(temperature=0.0),
-        )
-        return np.array(texts)
+def write(
+    model: ModelConfig, params: DecodingParams, new_tokens: int, prompts: np.ndarray
+) -> np.ndarray:
+    """The new tokens of each row."""
+    greedy = SamplingConfig(temperature=0.0)
+    return np.array(
+        generate(model, params, prompts.tolist(), max_new_tokens=new_tokens, sampling=greedy)
+    )
 
 
 def _transformers(config: TrainConfig, params: Params, new_tokens: int) -> Any:
@@ -111,15 +110,6 @@ def varied_start(config: TrainConfig) -> Params:
     """
     params = start(config)
     return params | {"blocks": jax.tree.map(lambda leaf: 3 * leaf, params["blocks"])}
-
-
-def _check_room(context_length: int, prompt_tokens: int, new_tokens: int) -> None:
-    needed = prompt_tokens + new_tokens
-    if needed > context_length:
-        raise ConfigError(
-            f"context_length is {context_length}, but {prompt_tokens} tokens of prompt and "
-            f"{new_tokens} new ones need {needed}; take --shape small or larger, or fewer tokens"
-        )
 
 
 def _rows(taken: Turns, batch_size: int, new_tokens: int, same: str) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.data.batches import Batch
@@ -19,7 +19,8 @@ class JaxTrainer:
     """Trains on the first device."""
 
     def __init__(self, config: TrainConfig, params: Params):
-        mesh = _one_device()
+        axes, automatic = ("data", "fsdp"), (AxisType.Auto, AxisType.Auto)
+        mesh = jax.make_mesh((1, 1), axes, automatic, devices=jax.devices()[:1])
         begin = partial(init_state, optimizer=make_optimizer(config.optimizer, config.steps))
         shardings = state_shardings(jax.eval_shape(begin, params), mesh)
         params = jax.device_put(params, shardings.params)
@@ -38,8 +39,3 @@ class JaxTrainer:
             losses.append(metrics["loss"])
         jax.block_until_ready(self._state)
         return [float(loss) for loss in jax.device_get(losses)]
-
-
-def _one_device() -> Mesh:
-    axes = ("data", "fsdp")
-    return jax.make_mesh((1, 1), axes, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1])

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from jaxgpt.benchmark.busy import verdict
+from jaxgpt.benchmark.turns import verdict
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,22 @@ class Report:
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "contender": ("contender", str),
     "batch": ("batch", str),
+    "streams": ("streams", str),
+    "parameters": ("parameters", "{:,}".format),
+    "hidden_dim": ("F", str),
+    "step_ratio": ("time / gpt2", "{:.2f}".format),
+    "steps": ("steps", "{:,}".format),
+    "bits_per_byte": ("bits per byte", "{:.4f}".format),
+    "spread": ("most - least", "{:.4f}".format),
+    "excess": ("above entropy", "{:.4f}".format),
+    "excess_share": ("share", "{:+.1%}".format),
     "median_ms": ("ms, median", "{:,.1f}".format),
     "least_ms": ("ms, least", "{:,.1f}".format),
     "ratio": ("time / PyTorch", "{:.2f}".format),
     "tokens_per_second": ("tokens/s", "{:,.0f}".format),
+    "times_alone": ("x alone", "{:.2f}".format),
+    "first_token_ms": ("ms to first token", "{:,.1f}".format),
+    "first_times_alone": ("x alone, first", "{:.2f}".format),
     "mfu": ("MFU", "{:.1%}".format),
     "product_share": ("of product rate", "{:.1%}".format),
     "loss": ("loss, last step", "{:.5f}".format),
@@ -84,7 +96,8 @@ def bars(report: Report) -> tuple[dict[str, float], str]:
     values = {}
     for row in report.rows:
         batch = f", batch {row['batch']}" if "batch" in row else ""
-        values[row["contender"] + batch] = float(row[report.figure])
+        if row[report.figure] is not None:
+            values[row["contender"] + batch] = float(row[report.figure])
     what = f"{report.suite}: {COLUMNS[report.figure][0]}"
     return values, what if report.quotable else f"{what} ({report.verdict})"
 

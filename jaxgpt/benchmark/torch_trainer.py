@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jaxgpt.benchmark.contenders import Unavailable
+from jaxgpt.benchmark.turns import least_seconds
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.data.batches import Batch
 from jaxgpt.parity.torch_reference import (
@@ -17,6 +18,7 @@ from jaxgpt.parity.torch_reference import (
     MultiHeadAttention,
     configure_adamw,
     load_params,
+    unseen,
 )
 from jaxgpt.run_config import OptimizerConfig
 
@@ -27,7 +29,10 @@ class FusedAttention(MultiHeadAttention):
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """The context of each token."""
         queries, keys, values = self.split(x)
-        context = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        seen = ~unseen(x.shape[1], self.window).to(x.device) if self.window else None
+        context = functional.scaled_dot_product_attention(
+            *(queries, keys, values, seen), is_causal=seen is None, scale=self.scale
+        )
         return self.out(context.transpose(1, 2).flatten(-2))
 
 
@@ -36,6 +41,8 @@ class SlicedEmbedding(Embedding):
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """The sum, for each token."""
+        if self.positions is None:
+            return super().forward(tokens)
         table: Any = self.positions
         return self.tokens(tokens) + table.weight[: tokens.shape[1]]
 
@@ -110,8 +117,8 @@ def fast_model(config: ModelConfig, params: dict[str, Any]) -> GPT:
     """The reference model with the same parameters, and fused attention."""
     model = GPT(config)
     model.embed = SlicedEmbedding(config)
-    for block in model.blocks:
-        block.attn = FusedAttention(config)
+    for layer, block in enumerate(model.blocks):
+        block.attn = FusedAttention(config, layer)
     load_params(model, params)
     return model
 
@@ -124,3 +131,18 @@ def fused_adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
         return torch.optim.AdamW(groups, fused=True)
     except RuntimeError:
         return plain
+
+
+def measure_torch_products(size: int, platform: str) -> dict[str, float]:
+    """FLOP/s of the product of two matrices of `size` squared, by dtype."""
+    device, products = find_device(platform), {}
+    for name in ("float32", "bfloat16"):
+        matrix = torch.randn(size, size, device=device).to(getattr(torch, name))
+
+        def multiply(matrix: torch.Tensor = matrix) -> None:
+            product = matrix @ matrix
+            if device != "cpu":
+                torch.cuda.synchronize(product.device)
+
+        products[name] = 2 * size**3 / least_seconds(multiply)
+    return products

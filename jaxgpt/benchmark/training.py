@@ -7,19 +7,11 @@ from typing import Any
 
 import jax
 
-from jaxgpt.benchmark.contenders import (
-    CONTENDERS,
-    TORCH_EAGER,
-    Trainer,
-    Unavailable,
-    build,
-)
-from jaxgpt.benchmark.machine import describe_machine
-from jaxgpt.benchmark.rates import Rates, measure_rates, peak
+from jaxgpt.benchmark.contenders import CONTENDERS, TORCH_EAGER, Trainer, Unavailable, build
+from jaxgpt.benchmark.machine import Rates, describe_machine, measure_rates, peak
 from jaxgpt.benchmark.report import Report
-from jaxgpt.benchmark.shapes import describe
 from jaxgpt.benchmark.turns import Turns, take_turns
-from jaxgpt.benchmark.workload import make_batches
+from jaxgpt.benchmark.workload import describe, make_batches
 from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.data.batches import Batch
@@ -49,15 +41,14 @@ def measure_training(
     trainers, losses, left_out = warm_up(config, params, names, platform, cut[:WARM_UPS])
     feeds = {name: iter(cut[WARM_UPS:]) for name in trainers}
     taken = take_turns(
-        {name: lambda name=name: trainers[name].run(next(feeds[name])) for name in trainers},
-        turns,
+        {name: lambda name=name: trainers[name].run(next(feeds[name])) for name in trainers}, turns
     )
     for name in trainers:
         losses[name] += chain.from_iterable(taken.results[name])
     compare_losses(losses, platform)
     machine, rates = describe_machine(), measure_rates()
     if any(CONTENDERS[name].library == "torch" for name in trainers):
-        from jaxgpt.benchmark.torch_rates import measure_torch_products
+        from jaxgpt.benchmark.torch_trainer import measure_torch_products
 
         rates.products["PyTorch"] = measure_torch_products(rates.size, platform)
     return Report(

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     """Parse, make, say where things are."""
     arguments = cli.parse(Arguments, "assistant", argv, "[--out DIR]", description=__doc__)
 
-    from jaxgpt.assistant.story_assistant import make_assistant  # these import jax
+    from jaxgpt.assistant.story_assistant import make_assistant
     from jaxgpt.training.mesh import select_platform
 
     select_platform(arguments.platform)

@@ -1,7 +1,9 @@
-"""Time jaxgpt beside PyTorch on this machine.
+"""Time jaxgpt beside PyTorch, blocks beside GPT-2's, or a server under load.
 
 Both do the same work by turns, and no speed is printed unless their losses or tokens agree. Close
-other programs first: a run during which they used more than 3% of the CPU is marked.
+other programs first: a run during which they used more than 3% of the CPU is marked. blocks trains
+the preset small, or tiny, with each part of today's blocks at equal parameters; serve starts a
+server on this machine and asks it by one stream and by many.
 """
 
 import json
@@ -11,19 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jaxgpt.benchmark.contenders import choose
-from jaxgpt.benchmark.shapes import get_shape
+from jaxgpt.benchmark.workload import get_shape, with_steps
 from jaxgpt.commands import cli
+from jaxgpt.commands.progress import Progress
 from jaxgpt.config import TrainConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.fields import check_range
 from jaxgpt.files import write_file
+from jaxgpt.presets import get_preset
 from jaxgpt.terminal import say
 
 if TYPE_CHECKING:
     from jaxgpt.benchmark.report import Report
 
 _MOST = 100_000  # of anything that is counted here
-_TURNS = {"train": 10, "decode": 5, "load": 3, "memory": 1}
+_TURNS = {"train": 10, "decode": 5, "load": 3, "memory": 1, "serve": 3}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,6 @@ class Shape:
     gradient_accumulation: int = 0
 
     def __post_init__(self):
-        """Refuse a shape that no model has."""
         for name, value in self.sizes().items():
             check_range(name, value, 0, 10 * _MOST)
         self.config()
@@ -61,9 +64,10 @@ class Shape:
 class Arguments:
     """What to measure, of whom, on what."""
 
-    suite: cli.Positional[Literal["train", "decode", "load", "memory"]] = "train"
+    suite: cli.Positional[Literal["train", "decode", "load", "memory", "blocks", "serve"]] = "train"
     """train: optimizer steps; decode: greedy text; load: from a process's start to its first step;
-    memory: the peak of a process in training."""
+    memory: the peak of a process in training; blocks: what GPT-2's block learns with each part of
+    Llama's and Qwen3's; serve: streams of a server, alone and at once."""
     shape: Shape = field(default_factory=Shape)
     attention: Literal["auto", "chunked", "cudnn", "splash"] = "auto"
     """For jaxgpt, as in `jaxgpt train`."""
@@ -73,19 +77,27 @@ class Arguments:
     """For jaxgpt, as in `jaxgpt train`."""
     contenders: tuple[str, ...] = ()
     """Of jaxgpt, torch, torch-compile, jaxgpt-bf16, torch-bf16 and torch-compile-bf16; all if none
-    is named. decode has two of its own, jaxgpt and transformers."""
+    is named. decode has two of its own, jaxgpt and transformers; blocks has its rows."""
     dtype: Literal["all", "float32", "bfloat16"] = "all"
     """Only contenders that compute in this; for decode, the parameters' dtype, float32 at all."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to run; auto takes the best there is."""
     steps: int = 0
-    """Measured turns of each contender; 0 is 10 (train), 5 (decode), 3 (load) or 1 (memory)."""
+    """Measured turns of each contender; 0 is 10 (train), 5 (decode), 3 (load, serve) or 1 (memory).
+    For blocks, the steps that gpt2 is trained; 0 is the preset's."""
     steps_per_turn: int = 1
     """For train: optimizer steps before the other's turn, at whose end the last is waited for."""
     prompt_tokens: int = 64
-    """For decode: tokens that are there."""
+    """For decode and serve: tokens that are there."""
     new_tokens: int = 128
-    """For decode: tokens that are written."""
+    """For decode and serve: tokens that are written."""
+    model: str = ""
+    """For serve: the folder of a model, as `jaxgpt serve` takes it; by default one of the shape,
+    with random parameters."""
+    streams: int = 16
+    """For serve: streams at once."""
+    seeds: str = "0"
+    """For blocks: seeds, with commas between."""
     out: str = ""
     """Where to write all figures as a .json."""
     plot: str = ""
@@ -96,42 +108,58 @@ class Arguments:
         check_range("steps", self.steps, 0, _MOST)
         for name in ("steps_per_turn", "prompt_tokens", "new_tokens"):
             check_range(name, getattr(self, name), 1, _MOST)
-        if self.suite == "decode":
-            self._refuse_what_decoding_lacks()
+        check_range("streams", self.streams, 2, 256)
+        for name in ("model", "streams"):
+            if self.suite != "serve" and getattr(self, name) != getattr(Arguments, name):
+                raise ConfigError(f"--{name} goes with serve")
+        if self.suite != "blocks" and self.seeds != Arguments.seeds:
+            raise ConfigError("--seeds goes with blocks")
+        if self.suite == "blocks":
+            for name in ("dtype", "steps_per_turn", "prompt_tokens", "new_tokens"):
+                if getattr(self, name) != getattr(Arguments, name):
+                    raise ConfigError(f"--{name.replace('_', '-')} does not go with blocks")
+            if self.shape.shape not in ("tiny", "small") or any(self.shape.sizes().values()):
+                raise ConfigError("blocks trains --shape tiny or small as it is; drop other sizes")
+            cli.numbers("--seeds", self.seeds, int)
+        elif self.suite in ("decode", "serve"):
+            if self.contenders:
+                raise ConfigError(
+                    "--contenders goes with train, load and memory; decode has its two, and serve "
+                    "its rows"
+                )
+            if self.attention != "auto" or self.remat or self.unroll:
+                raise ConfigError(
+                    f"--attention, --remat and --unroll are of training, not of {self.suite}"
+                )
         elif self.config().batch_size % self.config().gradient_accumulation:
             raise ConfigError(
                 f"batch_size is {self.config().batch_size}; it must be a multiple of "
                 f"gradient_accumulation {self.config().gradient_accumulation}"
             )
-        choose(self.contenders, self.dtype)
-        if self.out:
-            cli.check_output("--out", self.out, ".json")
-        if self.plot:
-            cli.check_output("--plot", self.plot, ".png")
-
-    def _refuse_what_decoding_lacks(self) -> None:
-        if self.contenders:
-            raise ConfigError("--contenders goes with train, load and memory; decode has its two")
-        if self.attention != "auto" or self.remat or self.unroll:
-            raise ConfigError("--attention, --remat and --unroll are of training, not of decode")
+        if self.suite != "blocks":
+            choose(self.contenders, self.dtype)
+        cli.check_output("--out", self.out, ".json")
+        cli.check_output("--plot", self.plot, ".png")
 
     def config(self) -> TrainConfig:
         """The run that is measured."""
         choices = {"attention": self.attention, "remat": self.remat, "unroll": self.unroll}
-        return replace(self.shape.config(), **choices)
+        if self.suite != "blocks":
+            return replace(self.shape.config(), **choices)
+        config = get_preset(self.shape.shape)
+        return with_steps(replace(config, **choices), self.steps or config.steps)
 
 
 def main(argv: list[str]) -> None:
     """Measure, print the table, write and draw."""
-    arguments = cli.parse(
-        Arguments, "benchmark", argv, "[train|decode|load|memory]", description=__doc__
-    )
+    usage = "[train|decode|load|memory|blocks|serve]"
+    arguments = cli.parse(Arguments, "benchmark", argv, usage, description=__doc__)
 
-    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.benchmark.report import bars, table, to_json
     from jaxgpt.training.mesh import select_platform
 
-    if arguments.suite in ("load", "memory"):  # leave a GPU's memory to the processes measured
+    # Leave a GPU's memory to the processes that are measured.
+    if arguments.suite in ("load", "memory", "serve"):
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     select_platform(arguments.platform)
     report = measure(arguments)
@@ -146,12 +174,18 @@ def main(argv: list[str]) -> None:
 
 def measure(arguments: Arguments) -> "Report":
     """The report of the suite."""
-    from jaxgpt.benchmark.children import measure_loading, measure_memory
+    from jaxgpt.benchmark.children import measure_processes
     from jaxgpt.benchmark.decoding import measure_decoding
+    from jaxgpt.benchmark.serving import measure_serving
     from jaxgpt.benchmark.training import measure_training
     from jaxgpt.training.memory import check_memory
 
     config = arguments.config()
+    if arguments.suite == "blocks":
+        from jaxgpt.benchmark.blocks import measure_blocks
+
+        seeds = cli.numbers("--seeds", arguments.seeds, int)
+        return measure_blocks(config, arguments.contenders, seeds=seeds, progress=Progress())
     check_memory(config.model)
     turns = arguments.steps or _TURNS[arguments.suite]
     if arguments.suite == "decode":
@@ -164,8 +198,16 @@ def measure(arguments: Arguments) -> "Report":
             new_tokens=arguments.new_tokens,
             turns=turns,
         )
+    if arguments.suite == "serve":
+        return measure_serving(
+            config,
+            arguments.model,
+            streams=arguments.streams,
+            prompt_tokens=arguments.prompt_tokens,
+            new_tokens=arguments.new_tokens,
+            turns=turns,
+        )
     names = choose(arguments.contenders, arguments.dtype)
     if arguments.suite == "train":
         return measure_training(config, names, turns=turns, steps=arguments.steps_per_turn)
-    measure_alone = measure_loading if arguments.suite == "load" else measure_memory
-    return measure_alone(config, names, turns=turns)
+    return measure_processes(arguments.suite, config, names, turns)

@@ -32,6 +32,7 @@ COMMANDS = {
     "/save FILE": "write the conversation to a .jsonl file, to tune a model with",
     "/quit": "leave, as Ctrl-D does",
 }
+NAMES = [*SETTINGS, *(command.split()[0] for command in COMMANDS)]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Arguments:
 
     model: cli.ModelSource
     template: str = ""
-    """alpaca, phi or chat; empty takes the one that the model was tuned with, or else alpaca."""
+    """alpaca, phi, chat, or tokenizer for its chat template; empty takes the one that the model was
+    tuned with, else the tokenizer's, else alpaca."""
     chat: ChatConfig = field(default_factory=ChatConfig)
     """What commands can change on the way."""
     history: bool = True
@@ -52,7 +54,6 @@ def main(argv: list[str]) -> None:
     """Load, then answer until the input ends."""
     arguments = cli.parse(Arguments, "chat", argv, "--checkpoint RUN", description=__doc__)
 
-    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.assistant.chat import Chat, find_template
 
     model = arguments.model.load()
@@ -118,7 +119,7 @@ def talk(chat: "Chat", read: Callable[[], str], *, interactive: bool) -> int:
 def is_answered(line: str) -> bool:
     """Whether a line is to be followed by an answer, which is one line at least."""
     name, *_ = line.split() or ("",)
-    return name == "/retry" or name not in (*SETTINGS, *(one.split()[0] for one in COMMANDS))
+    return name == "/retry" or name not in NAMES
 
 
 def obey(chat: "Chat", line: str, interactive: bool) -> None:
@@ -147,9 +148,8 @@ def obey(chat: "Chat", line: str, interactive: bool) -> None:
             chat.change(SETTINGS[name], value)
             note(f"({SETTINGS[name]} is {chat.config.values()[SETTINGS[name]]!r})")
         case _:
-            known = [*SETTINGS, *(command.split()[0] for command in COMMANDS)]
             raise ConfigError(
-                f"there is no command {name}{nearest(name, known)}; /help shows them, and a "
+                f"there is no command {name}{nearest(name, NAMES)}; /help shows them, and a "
                 "message may begin with a space before the slash"
             )
 

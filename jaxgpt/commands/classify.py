@@ -35,7 +35,6 @@ class Arguments:
     """Print the probability of every class."""
 
     def __post_init__(self):
-        """Refuse none and both."""
         if bool(self.text) == bool(self.file):
             raise ConfigError("give the text by one of --text and --file")
         check_range("batch_size", self.batch_size, 1, 1_000_000)
@@ -43,18 +42,12 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Load, classify, print."""
-    arguments = cli.parse(
-        Arguments,
-        "classify",
-        argv,
-        '--checkpoint RUN --text "You won a prize"',
-        description=__doc__,
-    )
+    usage = '--checkpoint RUN --text "You won a prize"'
+    arguments = cli.parse(Arguments, "classify", argv, usage, description=__doc__)
     texts = [arguments.text] if arguments.text else read_lines(arguments.file)
 
-    from jaxgpt.finetuning.bases import check_base  # these import jax
-    from jaxgpt.finetuning.saved_classifier import load_classifier
-    from jaxgpt.finetuning.tune_classifier import classify_texts
+    from jaxgpt.finetuning.lora_file import check_base
+    from jaxgpt.finetuning.tune_classifier import classify_texts, load_classifier
     from jaxgpt.training.evaluation import finite
 
     path = cli.checkpoint_of(arguments.checkpoint, best=arguments.best)
@@ -74,10 +67,7 @@ def main(argv: list[str]) -> None:
 
 
 def read_lines(file: str) -> list[str]:
-    """The lines of a file or of standard input that hold a text.
-
-    Raises DataError if there is none, or no text.
-    """
+    """The lines of a file or of standard input with a text; raises DataError if there is none."""
     name = "standard input" if file == "-" else file
     content = sys.stdin.buffer.read() if file == "-" else read_regular(file)
     try:

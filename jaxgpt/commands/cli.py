@@ -8,26 +8,31 @@ import re
 import signal
 import stat
 import sys
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tyro
 
 from jaxgpt.commands import environment, help_page
+from jaxgpt.commands.hosts import finish_together, leave_together
 from jaxgpt.data.downloads import SOURCES
+from jaxgpt.data.mixture import names_of, read_weights
 from jaxgpt.data.paths import is_dataset
-from jaxgpt.errors import ConfigError, JaxgptError
+from jaxgpt.errors import ConfigError, JaxgptError, brief
 from jaxgpt.shell import command, install, this_command
-from jaxgpt.terminal import escape, note, one_line, say
+from jaxgpt.terminal import complain, escape, note, one_line, say
 from jaxgpt.training.kept import find_best
 
 Arguments = TypeVar("Arguments")
 Positional = tyro.conf.Positional  # Positional[str] is given by its place, without a flag
+_FLAT = (tyro.conf.OmitArgPrefixes,)
 # Tyro indents its text by 2, the flags in it by 6, and their help by 10.
 _TEXT, _FLAG = 2, 6
 _LONGEST = 2000  # characters of a line that a person can be asked to read
@@ -59,11 +64,7 @@ def parse(
         say(help_page.page(text, line, common, everything="--help-all" in asked))
         raise SystemExit(0)
     _refuse_twice(argv)
-    options |= {
-        "prog": f"jaxgpt {name}",
-        "args": list(argv),
-        "config": (tyro.conf.OmitArgPrefixes,),
-    }
+    options |= {"prog": f"jaxgpt {name}", "args": list(argv), "config": _FLAT}
     complaint = io.StringIO()
     try:
         # With both streams redirected, tyro writes in neither boxes nor colours.
@@ -78,6 +79,26 @@ def parse(
     return arguments
 
 
+def parse_first_word(
+    name: str,
+    kinds: Mapping[str, tuple[type[Any], str]],
+    argv: Sequence[str],
+    usage: str,
+    description: str | None,
+) -> Any:
+    """Parse what the first word of a command's `argv` names among `kinds`, each with its usage.
+
+    Without a word it is the first of them, by `usage`. Raises ConfigError for another word.
+    """
+    if not argv or argv[0].startswith("-"):
+        return parse(next(iter(kinds.values()))[0], name, argv, usage, description=description)
+    word, *flags = argv
+    if word not in kinds:
+        raise ConfigError(f"{name} has no {word!r}; the first word is one of {'|'.join(kinds)}")
+    kind, own = kinds[word]
+    return parse(kind, name, flags, f"{word} {own}")
+
+
 def _help_text(kind: type, options: dict[str, Any]) -> str:
     """Tyro's own page."""
     if "default" in options:
@@ -86,7 +107,7 @@ def _help_text(kind: type, options: dict[str, Any]) -> str:
     os.environ["COLUMNS"] = "100"  # more would put two groups side by side
     try:
         with redirect_stdout(text), suppress(SystemExit):
-            tyro.cli(kind, args=["--help"], config=(tyro.conf.OmitArgPrefixes,), **options)
+            tyro.cli(kind, args=["--help"], config=_FLAT, **options)
     finally:
         os.environ["COLUMNS"] = columns  # an empty one counts as none
     return text.getvalue()
@@ -107,16 +128,18 @@ def _refuse_twice(argv: Sequence[str]) -> None:
 def refuse_idle(argv: Sequence[str], config: Any) -> None:
     """Raise ConfigError if a flag was given that the data which `config` names does not heed."""
     given = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    data = names_of(config.data)
+    sources = [(name,) for name in read_weights(config.data)] or [data]
     reasons = {
-        "--stories-bytes": "stories" not in config.data and "is for --data stories alone",
-        "--text-field": "stories" in config.data and "goes with files of records, not stories",
-        "--shards": not SOURCES.keys() & set(config.data)
+        "--stories-bytes": "stories" not in data and "is for --data stories alone",
+        "--text-field": data == ("stories",) and "goes with files of records, not stories",
+        "--shards": not SOURCES.keys() & set(data)
         and f"goes with data that is downloaded: {', '.join(SOURCES)}",
         "--validation-fraction": bool(config.validation_data)
         and "is not used beside --validation-data; drop one of the two",
     }
-    if is_dataset(config.data):
-        why = f"has no effect on {config.data[0]}, which is tokens already; drop it"
+    if all(map(is_dataset, sources)):
+        why = f"has no effect on {', '.join(data)}, which is tokens already; drop it"
         reasons |= {"--validation-fraction": why, "--text-field": why}
     for flag, why in reasons.items():
         if why and flag in given:
@@ -148,14 +171,15 @@ class ModelSource:
     base: str = ""
     """Where the model that adapters were trained beside lies now, if it was moved."""
     init_from: str = ""
-    """Instead of checkpoint: also the folder of a GPT-2 of Hugging Face."""
+    """Instead of checkpoint: also a folder of Hugging Face."""
     tokenizer: str = ""
     """With init_from: the tokenizer, where the folder has none; gpt2, bytes, or a folder."""
     best: bool = False
     """Take the checkpoint of the run's lowest validation loss instead of the newest."""
+    mesh: str = ""
+    """Devices that share the model, such as tensor=2 or fsdp=4; empty takes one."""
 
     def __post_init__(self):
-        """Refuse none and both."""
         if bool(self.checkpoint) == bool(self.init_from):
             raise ConfigError("name the model by one of --checkpoint and --init-from")
         if self.tokenizer and self.checkpoint:
@@ -163,23 +187,21 @@ class ModelSource:
 
     def load(self) -> Any:
         """The LoadedModel."""
-        # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
-        from jaxgpt.finetuning.bases import check_base, find_adapters
+        from jaxgpt.finetuning.lora_file import check_base, find_adapters
         from jaxgpt.finetuning.pretrained import load_pretrained
         from jaxgpt.training.checkpoint import load_model
+        from jaxgpt.training.sharing import share
 
         path = checkpoint_of(self.checkpoint or self.init_from, best=self.best)
         check_base(path, self.base)
+        load = partial(load_pretrained, path, self.tokenizer or None, base=self.base)
         if self.checkpoint and not find_adapters(path):
-            return load_model(path)
-        return load_pretrained(path, self.tokenizer or None, base=self.base)
+            load = partial(load_model, path)
+        return share(load, self.mesh)
 
 
 def checkpoint_of(path: str, *, best: bool) -> str:
-    """The path of a model, or of the best checkpoint of the run in it.
-
-    Raises CheckpointError if that is wanted and there is none.
-    """
+    """The path of a model, or of the best checkpoint of the run in it; raises as `find_best`."""
     return str(find_best(path)) if best else path
 
 
@@ -202,7 +224,7 @@ def _one_line(complaint: str) -> str:
 def fail(message: str, exit_code: int) -> NoReturn:
     """Print `error: message` as one line on stderr and leave with `exit_code`."""
     line = one_line(message)
-    note(f"error: {line if len(line) <= _LONGEST else line[:_LONGEST] + '...'}")
+    complain(f"error: {line if len(line) <= _LONGEST else line[:_LONGEST] + '...'}")
     raise SystemExit(exit_code)
 
 
@@ -215,7 +237,7 @@ def run(main: Callable[[list[str]], None], given: Sequence[str]) -> None:
     debug = len(argv) < len(given)
     if debug:
         logging.getLogger("jaxgpt").setLevel(logging.DEBUG)
-    warnings.formatwarning = _warning_line
+    warnings.formatwarning = lambda message, *_: f"warning: {one_line(str(message))}\n"
     _open_standard_streams()
     environment.settle()
     made = environment.keep_compiled()
@@ -223,52 +245,76 @@ def run(main: Callable[[list[str]], None], given: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not where nohup asks to ignore it
         signal.signal(signal.SIGHUP, _terminate)
+    hook, sys.unraisablehook = sys.unraisablehook, _send_again
     try:
         main(argv)
-    except JaxgptError as error:
-        if debug:
-            raise
-        fail(str(error), error.exit_code)
-    except ModuleNotFoundError as error:
-        if debug or error.name != "torch":
-            raise
-        fail(f"this needs PyTorch, which is not installed: {install('torch')}", 2)
+        finish_together()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
-    except FloatingPointError as error:  # JAX_DEBUG_NANS and JAX_DEBUG_INFS
-        if debug:
-            raise
-        fail(str(error), 5)
-    except ValueError as error:
-        if debug or not any(name in str(error).upper() for name in environment.jax_settings()):
-            raise
-        fail(f"{error}; set it to something else in the environment, or unset it", 2)
-    except (OSError, MemoryError, RuntimeError) as error:
-        if not debug and "Unable to initialize backend" in str(error):
-            fail(f"{error}", 2)
-        if not debug and isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            fail(f"{error.filename}: the name is too long", 2)
-        out_of_memory = "RESOURCE_EXHAUSTED" in str(error)  # how JAX says it, for any device
-        if debug or (isinstance(error, RuntimeError) and not out_of_memory):
-            raise
-        advice = "; lower --batch-size or raise --gradient-accumulation" if out_of_memory else ""
-        fail((str(error).splitlines() or [repr(error)])[0] + advice, 6)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         note("")
+        leave_together(error, None)
         raise SystemExit(128 + signal.SIGINT) from None
+    except SystemExit as error:
+        leave_together(error, None)
+        raise
+    except Exception as error:
+        mendable = None if debug else _mendable(error)
+        leave_together(error, mendable)
+        if mendable is None:
+            raise
+        fail(*mendable)
     finally:
+        sys.unraisablehook = hook
         for folder in reversed(made):
             with suppress(OSError):  # it holds programs
                 folder.rmdir()
 
 
+def _mendable(error: Exception) -> tuple[str, int] | None:
+    """What to say of a failure that the user can mend, and the exit code; None of any other."""
+    text = str(error)
+    first, out_of_memory = (text.splitlines() or [repr(error)])[0], "RESOURCE_EXHAUSTED" in text
+    match error:
+        case JaxgptError():
+            return text, error.exit_code
+        case ModuleNotFoundError(name="torch"):
+            return f"this needs PyTorch, which is not installed: {install('torch')}", 2
+        case FloatingPointError():  # JAX_DEBUG_NANS and JAX_DEBUG_INFS
+            return text, 5
+        case ValueError():
+            named = any(name in text.upper() for name in os.environ if name.startswith("JAX_"))
+            advice = f"{text}; set it to something else in the environment, or unset it"
+            return (advice, 2) if named else None
+        case OSError() | MemoryError() | RuntimeError() if "Unable to initialize backend" in text:
+            return text, 2
+        case OSError(errno=errno.ENAMETOOLONG):
+            return f"{error.filename}: the name is too long", 2
+        case OSError() | MemoryError() | RuntimeError() if out_of_memory:  # JAX's, for any device
+            return f"{first}; lower --batch-size or raise --gradient-accumulation", 6
+        case OSError() | MemoryError():
+            return first, 6
+        case _:
+            return None
+
+
+def _send_again(lost: Any) -> None:
+    """Let a signal come again whose exception came where none is raised, as in JAX's callbacks."""
+    error = lost.exc_value
+    number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else 0
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        number = max(error.code - 128, 0)
+    if not number:
+        sys.__unraisablehook__(lost)
+        return
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
+
+
 def _terminate(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
-
-
-def _warning_line(message: Warning | str, *_: object) -> str:
-    return f"warning: {one_line(str(message))}\n"
 
 
 def _open_standard_streams() -> None:
@@ -284,8 +330,21 @@ def _open_standard_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
-def check_output(flag: str, path: str | Path, suffix: str) -> None:
-    """Raise ConfigError unless a file `path`, whose name ends in `suffix`, can be written."""
+def numbers(flag: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
+    """The numbers in a flag's `text`, with commas between; raises ConfigError for another."""
+    try:
+        return [kind(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise ConfigError(
+            f"{flag} is {brief(text)}; write {'whole ' if kind is int else ''}numbers with commas "
+            "between"
+        ) from None
+
+
+def check_output(flag: str, path: str | Path | None, suffix: str) -> None:
+    """Raise ConfigError unless a file `path`, if any, ends in `suffix` and can be written."""
+    if not path:
+        return
     path = Path(path)
     if path.suffix != suffix:
         raise ConfigError(f"{flag} is {path}; its name must end in {suffix}")
@@ -305,14 +364,6 @@ def check_output(flag: str, path: str | Path, suffix: str) -> None:
         raise ConfigError(f"{flag} {path} cannot be written: its folder is read-only")
 
 
-def resume_command() -> str:
-    """The command that goes on with the run that this process began."""
-    line = f" {this_command()} "
-    for flag in (" --overwrite ", " --resume never ", " --resume=never "):
-        line = line.replace(flag, " ")
-    return line.strip()
-
-
 @contextmanager
 def standard_folder(out: str, standard: Path) -> Iterator[Path]:
     """The run's folder, `out` or `standard`, whose own folder is made, and removed if left empty.
@@ -322,25 +373,32 @@ def standard_folder(out: str, standard: Path) -> Iterator[Path]:
     if out:
         yield Path(out)
         return
+    folder = standard.parent
     try:
-        standard.parent.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"{standard.parent} cannot be made ({error.strerror}); set --out"
-        ) from None
+        raise ConfigError(f"{folder} cannot be made ({error.strerror}); set --out") from None
     try:
         yield standard
     except BaseException:
         with suppress(OSError):  # it holds other runs
-            standard.parent.rmdir()
+            folder.rmdir()
         raise
 
 
 def leave_if_stopped(signal_number: int | None, run: Path, step: int, steps: int) -> None:
     """Say how to go on, and exit as the signal says, if one stopped the run before its end."""
     if signal_number is not None and step < steps:
-        note(f"saved {run} at step {step}; resume with: {resume_command()}")
+        note(f"saved {run} at step {step}; resume with: {again()}")
         raise SystemExit(128 + signal_number)
+
+
+def again(*more: str) -> str:
+    """The command line of this process for the same run, which has begun, with `more` flags."""
+    line = f" {this_command()} "
+    for flag in (" --overwrite ", " --resume never ", " --resume=never "):
+        line = line.replace(flag, " ")
+    return " ".join((line.strip(), *more))
 
 
 def say_best(records: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """Find the layer at which two GPTs first differ, and why.
 
-A and B are each a run's or a checkpoint's folder, a Hugging Face folder of a GPT-2,
+A and B are each a run's or a checkpoint's folder, a Hugging Face folder,
 file.py:make_model (a function that returns a torch.nn.Module from tokens to logits; the file is
 run, so it must be trusted), or a recording .npz made by --save. Exits with 0 if rounding explains
 all differences and with 1 if not, in both cases after the last line has said so; a file that raises
@@ -40,19 +40,15 @@ class Arguments:
         """Refuse what would fail only after all the work."""
         if not self.a or not self.b:
             raise ConfigError(f"name two models: `{command('compare', 'A', 'B')}`")
-        if self.plot is not None:
-            cli.check_output("--plot", self.plot, ".png")
-        if self.save is not None:
-            cli.check_output("--save", self.save, ".npz")
+        cli.check_output("--plot", self.plot, ".png")
+        cli.check_output("--save", self.save, ".npz")
 
 
 def main(argv: list[str]) -> None:
     """Record both, compare, print; leave with 1 where they differ."""
-    arguments = cli.parse(
-        Arguments, "compare", argv, 'A B --text "Once upon a time"', description=__doc__
-    )
+    usage = 'A B --text "Once upon a time"'
+    arguments = cli.parse(Arguments, "compare", argv, usage, description=__doc__)
 
-    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.parity.compare import compare, to_text
     from jaxgpt.parity.recordings.recording_file import save_recording
     from jaxgpt.parity.recordings.sides import choose_tokens, open_side, record_both
@@ -68,11 +64,7 @@ def main(argv: list[str]) -> None:
         from jaxgpt.training.plots import plot_differences
 
         rows = [row for row in comparison.rows if row.kind == "activation"]
-        plot_differences(
-            [row.name for row in rows],
-            [row.relative for row in rows],
-            [row.bound for row in rows],
-            arguments.plot,
-            f"A: {a.name}, B: {b.name}",
-        )
+        relative, bounds = [row.relative for row in rows], [row.bound for row in rows]
+        title = f"A: {a.name}, B: {b.name}"
+        plot_differences([row.name for row in rows], relative, bounds, arguments.plot, title)
     raise SystemExit(0 if comparison.equal else 1)

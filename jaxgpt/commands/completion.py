@@ -14,7 +14,7 @@ from functools import cache
 from importlib import import_module
 from typing import Literal
 
-from jaxgpt.commands import cli, evaluate
+from jaxgpt.commands import checkpoints, cli, evaluate
 from jaxgpt.presets import PRESETS
 from jaxgpt.shell import COMMANDS
 from jaxgpt.terminal import say
@@ -46,6 +46,10 @@ end
 complete -c jaxgpt -a "(__jaxgpt)\""""
 
 
+# Commands whose first word says what to do.
+_WORDS = {"evaluate": evaluate, "checkpoints": checkpoints}
+
+
 @dataclass(frozen=True)
 class Arguments:
     """The shell."""
@@ -73,7 +77,7 @@ def _next_words() -> dict[str, list[str]]:
     words = {"": list(dict.fromkeys(name.split()[0] for name in COMMANDS))}
     words |= {"finetune": [name.split()[1] for name in COMMANDS if name.startswith("finetune ")]}
     return words | {
-        "evaluate": list(evaluate.COMMANDS),
+        **{name: list(module.COMMANDS) for name, module in _WORDS.items()},
         **{name: list(PRESETS) for name in ("train", "plan", "sweep")},
         "completion": ["bash", "zsh", "fish"],
     }
@@ -83,7 +87,11 @@ def _next_words() -> dict[str, list[str]]:
 def _flags() -> dict[str, list[str]]:
     """The flags of each command, by the words that it begins with; the longest first."""
     mains = {name: import_module(f"jaxgpt.commands.{COMMANDS[name]}").main for name in COMMANDS}
-    found = {f"evaluate {kind}": _flags_of(evaluate.main, [kind]) for kind in evaluate.COMMANDS}
+    found = {
+        f"{name} {word}": _flags_of(module.main, [word])
+        for name, module in _WORDS.items()
+        for word in module.COMMANDS
+    }
     return found | {name: _flags_of(main, []) for name, main in mains.items()}
 
 

@@ -27,11 +27,6 @@ def settle() -> None:
             note(f"note: {name} is not followed; jaxgpt computes with JAX's own defaults")
 
 
-def jax_settings() -> list[str]:
-    """The names of JAX's settings in the environment."""
-    return [name for name in os.environ if name.startswith("JAX_")]
-
-
 def keep_compiled() -> list[Path]:
     """Let JAX keep the programs it compiles in the cache folder, for a second start to be fast.
 

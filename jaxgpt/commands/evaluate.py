@@ -25,12 +25,9 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.fields import MAX_SIZE, check_fields, check_range
 from jaxgpt.files import write_file
 from jaxgpt.finetuning.instructions import conversation
-from jaxgpt.finetuning.records import RECORD_SUFFIXES, read_records
-from jaxgpt.finetuning.usable import usable
+from jaxgpt.finetuning.records import RECORD_SUFFIXES, read_records, usable
 from jaxgpt.generation.settings import MAX_NEW_TOKENS
 from jaxgpt.terminal import say
-
-# What imports JAX is imported where it is used: --help and a mistyped argument do not wait for it.
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,9 @@ class Text:
     after each. Or a folder made by `jaxgpt prepare`, such as RUN/tokens: its held-out text."""
     text_field: str = "text"
     """The field, or column, of a record's text in files other than plain text."""
+    context_length: int = 0
+    """Tokens of a window; 0 takes all that the model has room for, or of one that was not
+    pretrained here at most 4,096."""
     stride: int = 0
     """Tokens from one window's start to the next; fewer than the context length give each token
     more context. 0 takes that of the model's own run (--evaluation-stride), so that its held-out
@@ -51,7 +51,6 @@ class Text:
     """Windows at a time; 0 takes as many as the model's own run."""
 
     def __post_init__(self):
-        """Refuse sizes that no batch has."""
         check_fields(self)
 
     def run(self) -> None:
@@ -61,7 +60,8 @@ class Text:
         from jaxgpt.training.evaluation import evaluate_documents, evaluate_tokens
 
         model = self.model.load()
-        options = {"stride": self.stride or None, "batch_size": self.batch_size or None}
+        sizes = ("context_length", "stride", "batch_size")
+        options = {name: getattr(self, name) or None for name in sizes}
         if prepared:
             dataset = TokenDataset.open(self.data[0], tokenizer=model.tokenizer)
             result = evaluate_tokens(model, dataset.split("validation"), **options)
@@ -85,8 +85,9 @@ class Answers:
     model: cli.ModelSource
     data: tuple[str, ...]
     """Files of records with instruction, input and output, with messages, or with conversations."""
-    template: Literal["", "alpaca", "phi", "chat"] = ""
-    """How a conversation is written; by default as in fine-tuning, else alpaca."""
+    template: Literal["", "alpaca", "phi", "chat", "tokenizer"] = ""
+    """How a conversation is written; by default as in fine-tuning, else by the tokenizer's chat
+    template, else alpaca."""
     max_new_tokens: int = 64
     """Tokens of the longest answer."""
     limit: int = 0
@@ -101,12 +102,10 @@ class Answers:
         check_fields(self)
         check_range("max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
         check_range("limit", self.limit, 0, MAX_SIZE)
-        if self.out:
-            cli.check_output("--out", self.out, ".jsonl")
-            if os.path.realpath(self.out) in map(
-                os.path.realpath, expand_paths(self.data, RECORD_SUFFIXES)
-            ):
-                raise ConfigError(f"--out {self.out} is among the data; choose another name")
+        cli.check_output("--out", self.out, ".jsonl")
+        paths = expand_paths(self.data, RECORD_SUFFIXES) if self.out else []
+        if os.path.realpath(self.out) in map(os.path.realpath, paths):
+            raise ConfigError(f"--out {self.out} is among the data; choose another name")
 
     def run(self) -> None:
         """Read, load, measure, answer, print."""
@@ -148,7 +147,6 @@ class Choices:
     """Endings at a time."""
 
     def __post_init__(self):
-        """Refuse a limit below 0."""
         check_fields(self)
         check_range("limit", self.limit, 0, MAX_SIZE)
 
@@ -178,7 +176,6 @@ class WinRate:
     """Records to take, from the first on; 0 takes all."""
 
     def __post_init__(self):
-        """Refuse a limit below 0."""
         check_range("limit", self.limit, 0, MAX_SIZE)
 
     def run(self) -> None:
@@ -207,7 +204,6 @@ class Duplicates:
     """Texts are compared by their runs of this many words."""
 
     def __post_init__(self):
-        """Refuse a threshold outside its range."""
         check_fields(self)
         if not 0 < self.threshold <= 1:
             raise ConfigError(f"threshold is {self.threshold}; it must be above 0 and at most 1")
@@ -228,31 +224,17 @@ class Duplicates:
         )
 
 
+_USAGE = "--checkpoint RUN --data FILE"
 COMMANDS = {
-    "text": Text,
-    "answers": Answers,
-    "choices": Choices,
-    "judge": WinRate,
-    "duplicates": Duplicates,
-}
-
-USAGES = {
-    "text": "--checkpoint RUN --data FILE",
-    "answers": "--checkpoint RUN --data FILE",
-    "choices": "--checkpoint RUN --data FILE",
-    "judge": "--url URL --model NAME --answers FILE",
-    "duplicates": "--train FILES --test FILES",
+    "text": (Text, _USAGE),
+    "answers": (Answers, _USAGE),
+    "choices": (Choices, _USAGE),
+    "judge": (WinRate, "--url URL --model NAME --answers FILE"),
+    "duplicates": (Duplicates, "--train FILES --test FILES"),
 }
 
 
 def main(argv: Sequence[str]) -> None:
     """Take the first word for what to measure; parse, and measure it."""
-    words = "|".join(COMMANDS)
-    if not argv or argv[0].startswith("-"):
-        usage = f"[{words}] --checkpoint RUN --data FILE"
-        cli.parse(Text, "evaluate", argv, usage, description=__doc__).run()
-        return
-    name, *flags = argv
-    if name not in COMMANDS:
-        raise ConfigError(f"there is no measurement {name!r}; the first word is one of {words}")
-    cli.parse(COMMANDS[name], "evaluate", flags, f"{name} {USAGES[name]}").run()
+    usage = f"[{'|'.join(COMMANDS)}] {_USAGE}"
+    cli.parse_first_word("evaluate", COMMANDS, argv, usage, __doc__).run()

@@ -7,7 +7,7 @@ text (.csv, .jsonl, .json). The same command on the same folder goes on where it
 from dataclasses import dataclass
 
 from jaxgpt.commands import cli
-from jaxgpt.commands.finetuning import COMMON, RunArguments, tune
+from jaxgpt.commands.finetuning import RunArguments, parse, tune
 from jaxgpt.finetuning.settings import ClassifierConfig
 from jaxgpt.shell import command
 from jaxgpt.terminal import one_line, say
@@ -22,16 +22,9 @@ class Arguments(RunArguments):
 
 def main(argv: list[str]) -> None:
     """Parse, train, say how good it is."""
-    arguments = cli.parse(
-        Arguments,
-        "finetune classifier",
-        argv,
-        "--init-from RUN --data FILE [--out DIR]",
-        common=(*COMMON, "balance", "pooling"),
-        description=__doc__,
-    )
+    arguments = parse(Arguments, "classifier", argv, __doc__, "balance", "pooling")
 
-    from jaxgpt.finetuning.tune_classifier import tune_classifier  # imports jax
+    from jaxgpt.finetuning.tune_classifier import tune_classifier
 
     out, (result, scores) = tune(arguments, "classifier", tune_classifier)
     say(table(list(result.model.task["classes"]), scores.confusion.tolist()))
@@ -51,10 +44,5 @@ def table(classes: list[str], confusion: list[list[int]]) -> str:
     cells = [["true \\ predicted", *classes]]
     cells += [[name, *map(str, row)] for name, row in zip(classes, confusion, strict=True)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if not place else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    )
+    rows = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells)
+    return "\n".join(map("  ".join, rows))

@@ -7,11 +7,8 @@ The same command on the same folder goes on where it was stopped.
 
 from dataclasses import dataclass
 
-from jaxgpt.commands import cli
-from jaxgpt.commands.finetuning import COMMON, RunArguments, say_measured, tune
+from jaxgpt.commands.finetuning import RunArguments, parse, tune_to_answer
 from jaxgpt.finetuning.settings import InstructionConfig
-from jaxgpt.shell import command
-from jaxgpt.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +22,8 @@ def main(argv: list[str]) -> None:
     """Parse, train, say what came of it."""
     switches = {"--special-tokens": "True", "--no-special-tokens": "False"}
     argv = [f"--special-tokens={switches[word]}" if word in switches else word for word in argv]
-    arguments = cli.parse(
-        Arguments,
-        "finetune instructions",
-        argv,
-        "--init-from RUN --data FILE [--out DIR]",
-        common=(*COMMON, "template", "packing"),
-        description=__doc__,
-    )
+    arguments = parse(Arguments, "instructions", argv, __doc__, "template", "packing")
 
-    from jaxgpt.finetuning.tune_instructions import tune_instructions  # imports jax
+    from jaxgpt.finetuning.tune_instructions import tune_instructions
 
-    out, result = tune(arguments, "instructions", tune_instructions)
-    say_measured(result.records)
-    say(f"the run is in {out}: loss.png, README.md, metrics.jsonl, checkpoints/")
-    say(f"talk to it: {command('chat', '--checkpoint', out)}")
+    tune_to_answer(arguments, "instructions", tune_instructions)

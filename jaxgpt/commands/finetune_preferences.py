@@ -8,11 +8,8 @@ folder goes on where it was stopped.
 
 from dataclasses import dataclass
 
-from jaxgpt.commands import cli
-from jaxgpt.commands.finetuning import COMMON, RunArguments, say_measured, tune
+from jaxgpt.commands.finetuning import RunArguments, parse, tune_to_answer
 from jaxgpt.finetuning.settings import PreferenceTuningConfig
-from jaxgpt.shell import command
-from jaxgpt.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +21,8 @@ class Arguments(RunArguments):
 
 def main(argv: list[str]) -> None:
     """Parse, train, say what came of it."""
-    arguments = cli.parse(
-        Arguments,
-        "finetune preferences",
-        argv,
-        "--init-from RUN --data FILE [--out DIR]",
-        common=(*COMMON, "template", "beta"),
-        description=__doc__,
-    )
+    arguments = parse(Arguments, "preferences", argv, __doc__, "template", "beta")
 
-    from jaxgpt.finetuning.tune_preferences import tune_preferences  # imports jax
+    from jaxgpt.finetuning.tune_preferences import tune_preferences
 
-    out, result = tune(arguments, "preferences", tune_preferences)
-    say_measured(result.records)
-    say(f"the run is in {out}: loss.png, README.md, metrics.jsonl, checkpoints/")
-    say(f"talk to it: {command('chat', '--checkpoint', out)}")
+    tune_to_answer(arguments, "preferences", tune_preferences)

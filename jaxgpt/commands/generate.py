@@ -53,13 +53,8 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Load, then write to standard output."""
-    arguments = cli.parse(
-        Arguments,
-        "generate",
-        argv,
-        '--checkpoint RUN --prompt "Once upon a time"',
-        description=__doc__,
-    )
+    usage = '--checkpoint RUN --prompt "Once upon a time"'
+    arguments = cli.parse(Arguments, "generate", argv, usage, description=__doc__)
     prompt = read_prompt(arguments.prompt, arguments.errors)
     for text in arguments.stop:
         if found := re.search(r"\\[nrt]", text):
@@ -69,7 +64,6 @@ def main(argv: list[str]) -> None:
                 stacklevel=2,
             )
 
-    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.generation.text import stream_texts
 
     pieces = stream_texts(

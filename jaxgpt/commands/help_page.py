@@ -4,7 +4,7 @@ import re
 import shutil
 import textwrap
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 FLAGS = ("-h", "--help", "--help-all")
 _NARROWEST, _WIDEST = 60, 100  # columns of a line that is easy to read
@@ -26,12 +26,6 @@ class _Option:
         return self.words.split()[0].strip("-,[]").replace("-", "_")
 
 
-@dataclass
-class _Group:
-    title: str
-    options: list[_Option] = field(default_factory=list)
-
-
 def page(text: str, command: str, common: Collection[str], *, everything: bool) -> str:
     """Tyro's help `text`, as printed to a wide file, laid out for a reader who runs `command`.
 
@@ -44,11 +38,11 @@ def page(text: str, command: str, common: Collection[str], *, everything: bool) 
     for paragraph in about:
         lines += ["", *textwrap.wrap(paragraph, width)]
     left_out = 0
-    for group in groups:
-        shown = [one for one in group.options if everything or not common or one.name in common]
-        left_out += len(group.options) - len(shown)
+    for title, options in groups:
+        shown = [one for one in options if everything or not common or one.name in common]
+        left_out += len(options) - len(shown)
         if shown:
-            lines += ["", group.title]
+            lines += ["", title]
         for option in shown:
             lines += _rows(option, width, everything)
     if not everything:
@@ -57,26 +51,26 @@ def page(text: str, command: str, common: Collection[str], *, everything: bool) 
     return "\n".join(lines)
 
 
-def _read(lines: Iterable[str]) -> tuple[list[str], list[_Group]]:
-    """The paragraphs that tell what a command does, and its groups of options."""
+def _read(lines: Iterable[str]) -> tuple[list[str], list[tuple[str, list[_Option]]]]:
+    """The paragraphs that tell what a command does, and its groups of options with their titles."""
     about, groups = [""], []
     for line in list(lines)[1:]:  # without tyro's usage
         content, indent = line.strip(), len(line) - len(line.lstrip())
         if indent == 1 and content.strip("-"):
             field = content.removesuffix("options").strip().rpartition(".")[2]
-            groups.append(_Group(_TITLES.get(field, field.replace("_", " "))))
+            groups.append((_TITLES.get(field, field.replace("_", " ")), []))
         elif not groups:
             about += [content] if not content else []
             about[-1] = f"{about[-1]} {content}".strip()
         elif indent == 2 and content.startswith(("-", "[")) and content.strip("-"):
             words, _, text = content.partition("  ")
-            groups[-1].options.append(_Option(words, text.strip()))
-        elif groups[-1].options and content:  # before the first stands its class's docstring
-            last = groups[-1].options[-1]
+            groups[-1][1].append(_Option(words, text.strip()))
+        elif groups[-1][1] and content:  # before the first stands its class's docstring
+            last = groups[-1][1][-1]
             last.text = f"{last.text} {content}".strip()
-    for group in groups:
-        group.options = [one for one in group.options if one.words.split(",")[0] not in FLAGS]
-        group.options.sort(key=lambda one: not one.text.endswith("(required)"))
+    for _, options in groups:
+        options[:] = [one for one in options if one.words.split(",")[0] not in FLAGS]
+        options.sort(key=lambda one: not one.text.endswith("(required)"))
     return [paragraph for paragraph in about if paragraph], groups
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from jaxgpt.commands import cli
 from jaxgpt.commands.progress import Progress
 from jaxgpt.config import DataConfig
-from jaxgpt.data.corpus import prepare_corpus
+from jaxgpt.data.named_text import prepare_corpus
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.fields import check_range
 from jaxgpt.terminal import say
@@ -40,19 +40,13 @@ class Arguments:
     """Replace a dataset that is already at `out`; a folder that holds anything else is refused."""
 
     def __post_init__(self):
-        """Refuse numbers of files that no data set has."""
         check_range("shards", self.shards, 1, 100_000)
 
 
 def main(argv: list[str]) -> None:
     """Tokenize and report."""
-    arguments = cli.parse(
-        Arguments,
-        "prepare",
-        argv,
-        "--data FILE ... --out DIR [--tokenizer NAME]",
-        description=__doc__,
-    )
+    usage = "--data FILE ... --out DIR [--tokenizer NAME]"
+    arguments = cli.parse(Arguments, "prepare", argv, usage, description=__doc__)
     cli.refuse_idle(argv, arguments)
     config = DataConfig(
         data=arguments.data,

@@ -4,15 +4,14 @@ It ends with a table of how well each did; nothing else is kept. PRESET, tiny by
 flags are those of `jaxgpt train`, but for what is about a run's folder.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from jaxgpt.commands import cli
 from jaxgpt.commands.progress import Progress
 from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import find_config
-from jaxgpt.errors import ConfigError, brief
+from jaxgpt.errors import ConfigError
 from jaxgpt.files import write_file
 from jaxgpt.terminal import say
 
@@ -41,26 +40,19 @@ def main(argv: list[str]) -> None:
     """Parse, sweep, print the table."""
     name = argv.pop(0) if argv and not argv[0].startswith("-") else "tiny"
     default = find_config(name)
+    usage, default = "[PRESET] [--seeds 0,1,2] [--learning-rates 1e-3,3e-3]", Arguments(default)
     arguments = cli.parse(
-        Arguments,
-        "sweep",
-        argv,
-        "[PRESET] [--seeds 0,1,2] [--learning-rates 1e-3,3e-3]",
-        common=COMMON,
-        default=Arguments(default),
-        description=__doc__,
+        Arguments, "sweep", argv, usage, common=COMMON, default=default, description=__doc__
     )
     cli.refuse_idle(argv, arguments.config.data)
     given = {word.partition("=")[0].replace("_", "-") for word in argv}
     for flag, instead in (("--seed", "--seeds"), ("--learning-rate", "--learning-rates")):
         if flag in given:
             raise ConfigError(f"{flag} is for one run; a sweep takes {instead}")
-    seeds = _numbers("--seeds", arguments.seeds, int)
-    rates = _numbers("--learning-rates", arguments.learning_rates, float)
-    if arguments.csv:
-        cli.check_output("--csv", arguments.csv, ".csv")
+    seeds = cli.numbers("--seeds", arguments.seeds, int)
+    rates = cli.numbers("--learning-rates", arguments.learning_rates, float)
+    cli.check_output("--csv", arguments.csv, ".csv")
 
-    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.training.mesh import select_platform
     from jaxgpt.training.sweep import sweep
 
@@ -69,13 +61,3 @@ def main(argv: list[str]) -> None:
     say(found.table())
     if arguments.csv:
         write_file(arguments.csv, found.csv())
-
-
-def _numbers(flag: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
-    try:
-        return [kind(part) for part in text.split(",")] if text else []
-    except ValueError:
-        raise ConfigError(
-            f"{flag} is {brief(text)}; write {'whole ' if kind is int else ''}numbers with commas "
-            "between"
-        ) from None

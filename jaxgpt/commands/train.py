@@ -1,9 +1,10 @@
 """Train a GPT; without arguments, `small` on the bundled corpus.
 
-PRESET is tiny, small (the default), small-text, shakespeare, gpt2, gpt2-medium, gpt2-large,
-gpt2-xl, or a .json or .toml file of settings. Every setting of the preset can be changed by its
-flag; with --init-from, the model and the tokenizer are those of the folder. The same command on the
-same folder goes on where it was stopped.
+PRESET is tiny, small (the default), small-text, shakespeare, llama-tiny, qwen3-tiny, gemma3-tiny, a
+published shape such as gpt2 or qwen3-0.6b (a wrong name lists them), or a .json or .toml file of
+settings. Every setting of the preset can be changed by its flag; with --init-from, the model and
+the tokenizer are those of the folder. The same command on the same folder goes on where it was
+stopped.
 """
 
 import argparse
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxgpt.commands import cli
+from jaxgpt.commands.hosts import join_processes
 from jaxgpt.commands.progress import Progress
 from jaxgpt.config import TrainConfig
-from jaxgpt.config_file import find_config
-from jaxgpt.errors import ConfigError
+from jaxgpt.config_file import find_config, run_name
+from jaxgpt.errors import ConfigError, NonFiniteError
 from jaxgpt.fields import check_range
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, SamplingConfig
+from jaxgpt.hosts.options import HostOptions
 from jaxgpt.run_config import RunOptions
 from jaxgpt.shell import command, this_command
 from jaxgpt.terminal import escape, say
@@ -40,26 +43,25 @@ class Arguments:
     options: RunOptions = field(default_factory=RunOptions)
     out: str = ""
     """The run's folder: checkpoints, metrics.jsonl, loss.png, README.md. runs/PRESET by default."""
+    hosts: HostOptions = field(default_factory=HostOptions)
     best: bool = False
     """Begin where init_from's validation loss was lowest."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to run; auto takes the best there is."""
+    replay: int = 0
+    """Instead of training, take the step of this number again, and show the largest number of each
+    activation, parameter and gradient, and which is the first that is not finite. Nothing is
+    written."""
 
 
 def main(argv: list[str]) -> None:
     """Parse, train, say where things are."""
     name = argv.pop(0) if argv and not argv[0].startswith("-") else "small"
-    default = find_config(name)
-    standard_out = Path("runs") / Path(name).stem
-    default = begin_from(default, argv, standard_out)
+    standard_out = Path("runs") / run_name(name)
+    default = begin_from(find_config(name), argv, standard_out)
+    usage, default = "[PRESET] [--data PATH ...] [--out DIR]", Arguments(default)
     arguments = cli.parse(
-        Arguments,
-        "train",
-        argv,
-        "[PRESET] [--data PATH ...] [--out DIR]",
-        common=COMMON,
-        default=Arguments(default),
-        description=__doc__,
+        Arguments, "train", argv, usage, common=COMMON, default=default, description=__doc__
     )
     cli.refuse_idle(argv, arguments.config.data)
     out = Path(arguments.out or standard_out)
@@ -71,8 +73,9 @@ def main(argv: list[str]) -> None:
         from jaxgpt.finetuning.pretrained import check_fits
 
         check_fits(arguments.config)
+    check_range("replay", arguments.replay, 0, arguments.config.steps)
     check_range("sample_tokens", arguments.config.sample_tokens, 1, MAX_NEW_TOKENS)
-    train(arguments, out)
+    (replay if arguments.replay else train)(arguments, out)
 
 
 def begin_from(default: TrainConfig, argv: list[str], standard_out: Path) -> TrainConfig:
@@ -90,7 +93,7 @@ def begin_from(default: TrainConfig, argv: list[str], standard_out: Path) -> Tra
     if run := begun(out, path):
         data = replace(default.data, tokenizer=run.data.tokenizer)
         return replace(default, init_from=run.init_from, model=run.model, data=data)
-    from jaxgpt.finetuning import pretrained  # imports jax, which --help must not
+    from jaxgpt.finetuning import pretrained
 
     return pretrained.begin_from(default, path, flags.tokenizer)
 
@@ -114,7 +117,7 @@ def begun(out: Path, init_from: str) -> TrainConfig | None:
 
 def recorded(out: Path) -> TrainConfig | None:
     """The config of the run in `out` that goes on, if it has a checkpoint."""
-    from jaxgpt.training.kept import checkpoints  # these import jax
+    from jaxgpt.training.kept import checkpoints
     from jaxgpt.training.run_contents import recorded_settings
 
     if "--overwrite" in sys.argv or not os.path.isdir(out) or not checkpoints(out):
@@ -124,21 +127,28 @@ def recorded(out: Path) -> TrainConfig | None:
 
 def train(arguments: Arguments, out: Path) -> None:
     """Run the training and report how it ended."""
-    from jaxgpt.finetuning.pretrained import initial_params  # imports jax: --help must not
+    from jaxgpt.finetuning.pretrained import initial_params
     from jaxgpt.training.mesh import select_platform
     from jaxgpt.training.pretrain import pretrain
 
+    join_processes(arguments.hosts)
     select_platform(arguments.platform)
-    with cli.standard_folder(arguments.out, out) as out:
-        result = pretrain(
-            arguments.config,
-            out,
-            arguments.options,
-            command=this_command(),
-            sampler=write_sample,
-            initial_params=partial(initial_params, arguments.config.init_from),
-            progress=Progress(),
-        )
+    try:
+        with cli.standard_folder(arguments.out, out) as out:
+            result = pretrain(
+                arguments.config,
+                out,
+                arguments.options,
+                command=this_command(),
+                sampler=write_sample,
+                initial_params=partial(initial_params, arguments.config.init_from),
+                progress=Progress(),
+            )
+    except NonFiniteError as error:
+        if error.step is None:
+            raise
+        look = cli.again("--replay", str(error.step))
+        raise NonFiniteError(f"{error}. Where it comes from: {look}", error.step) from None
     cli.leave_if_stopped(result.signal, out, int(result.state.step), result.config.steps)
     say(summary(result.records))
     cli.say_best(result.records)
@@ -147,15 +157,32 @@ def train(arguments: Arguments, out: Path) -> None:
     say(f"write with it: {command('generate', '--checkpoint', out, '--prompt', prompt)}")
 
 
+def replay(arguments: Arguments, out: Path) -> None:
+    """Take one step again, and print what was seen of it."""
+    from jaxgpt.finetuning.pretrained import initial_params
+    from jaxgpt.training.mesh import select_platform
+    from jaxgpt.training.replay import replay, to_text
+
+    select_platform(arguments.platform)
+    found = replay(
+        arguments.config,
+        out,
+        arguments.replay,
+        arguments.options,
+        initial_params=partial(initial_params, arguments.config.init_from),
+        progress=Progress(),
+    )
+    say(to_text(found))
+
+
 def summary(records: list[dict[str, Any]]) -> str:
     """The last validation loss in a line, beside the entropy of the text where it is known."""
-    measured = [item for item in records if "validation_loss" in item]
-    if not measured:
+    last = next((item for item in reversed(records) if "validation_loss" in item), None)
+    if last is None:
         return "nothing was measured"
-    loss, bits = measured[-1]["validation_loss"], measured[-1]["validation_bits_per_byte"]
+    loss, bits = last["validation_loss"], last["validation_bits_per_byte"]
     line = f"validation loss {loss:.4f} nats per token, {bits:.4f} bits per byte"
-    floor = measured[-1].get("entropy_bits_per_byte")
-    if floor is None:
+    if (floor := last.get("entropy_bits_per_byte")) is None:
         return line
     return f"{line}; entropy of the text {floor:.4f} bits per byte, {bits / floor - 1:+.1%}"
 

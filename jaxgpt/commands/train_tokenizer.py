@@ -37,19 +37,13 @@ class Arguments:
     """Replace what jaxgpt wrote at `out`; a folder that holds anything else is refused."""
 
     def __post_init__(self):
-        """Refuse sizes that no vocabulary has."""
         check_fields(self)
 
 
 def main(argv: list[str]) -> None:
     """Train, save and report."""
-    arguments = cli.parse(
-        Arguments,
-        "tokenizer",
-        argv,
-        "--data FILE ... --out DIR [--vocab-size N]",
-        description=__doc__,
-    )
+    usage = "--data FILE ... --out DIR [--vocab-size N]"
+    arguments = cli.parse(Arguments, "tokenizer", argv, usage, description=__doc__)
     start, progress = time.perf_counter(), Progress()
     inputs = expand_paths(arguments.data)
     with new_folder(arguments.out, overwrite=arguments.overwrite, inputs=inputs) as partial:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jaxgpt.commands import cli
 from jaxgpt.commands.progress import Progress
 from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
-from jaxgpt.data.corpus import local_paths
+from jaxgpt.data.named_text import local_paths
 from jaxgpt.data.sources import read_documents
 from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.terminal import say
@@ -52,20 +52,17 @@ class Arguments:
     def __post_init__(self):
         """Refuse what would fail only after all the work."""
         replace(CONFIG, steps=self.steps, seed=self.seed)
-        if self.plot:
-            cli.check_output("--plot", self.plot, ".png")
+        cli.check_output("--plot", self.plot, ".png")
 
 
 def main(argv: list[str]) -> None:
     """Train, print the table, draw."""
-    arguments = cli.parse(
-        Arguments, "trajectories", argv, "--data FILE [--plot FILE.png]", description=__doc__
-    )
+    usage = "--data FILE [--plot FILE.png]"
+    arguments = cli.parse(Arguments, "trajectories", argv, usage, description=__doc__)
     config = replace(CONFIG, steps=arguments.steps, seed=arguments.seed)
     documents = read_documents(local_paths(arguments.data, progress=Progress()))
     text = "".join(document.text for document in documents)
 
-    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     import numpy as np
 
     from jaxgpt.benchmark.trajectories import compare_training
@@ -77,7 +74,7 @@ def main(argv: list[str]) -> None:
     if arguments.plot:
         losses = {"PyTorch": runs.torch, "jaxgpt": runs.jaxgpt}
         title = (
-            f"A GPT of {config.model.num_layers} layers, trained for {config.steps} steps in both"
+            f"A GPT of {CONFIG.model.num_layers} layers, trained for {config.steps} steps in both"
         )
         plot_trajectories(losses, differences(runs), Path(arguments.plot), title)
 

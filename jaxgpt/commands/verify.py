@@ -37,15 +37,12 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Run the examples and print each beside its expected value, by chapter."""
-    arguments = cli.parse(
-        Arguments, "verify", argv, "[--text FILE] [--records FILE]", description=__doc__
-    )
-    story = (
-        "".join(item.text for item in read_documents([arguments.text])) if arguments.text else None
-    )
+    usage = "[--text FILE] [--records FILE]"
+    arguments = cli.parse(Arguments, "verify", argv, usage, description=__doc__)
+    texts = (item.text for item in read_documents([arguments.text])) if arguments.text else None
+    story = None if texts is None else "".join(texts)
     records = read_records([arguments.records]) if arguments.records else None
 
-    # Not at the top: --help and a mistyped argument are answered without waiting for JAX.
     from jaxgpt.worked.examples import CHAPTERS, Given, load_facts, run_examples
     from jaxgpt.worked.text import check_story
 
@@ -57,20 +54,14 @@ def main(argv: list[str]) -> None:
         chapters = ", ".join(CHAPTERS)
         raise ConfigError(f"no example's id begins with {arguments.only[0]}; there are {chapters}")
     outcomes: list[Outcome] = []
-    chapters = groupby(
-        run_examples(Given(story, records), facts), lambda outcome: outcome.id.split(".")[0]
-    )
-    for chapter, members in chapters:
-        say(heading(CHAPTERS[chapter][0]))
+    found = run_examples(Given(story, records), facts)
+    for chapter, members in groupby(found, lambda outcome: outcome.id.split(".")[0]):
+        title = f"\n{CHAPTERS[chapter][0]:{_NAME + 10}}"
+        say(f"{title}{'expected':{_WIDTH + 2}}{'jaxgpt':{_WIDTH + 2}}agree")
         for outcome in members:
             say(line(outcome))
             outcomes.append(outcome)
     conclude(outcomes)
-
-
-def heading(title: str) -> str:
-    """A chapter's title over the columns of its lines."""
-    return f"\n{title:{_NAME + 10}}{'expected':{_WIDTH + 2}}{'jaxgpt':{_WIDTH + 2}}agree"
 
 
 def line(outcome: "Outcome") -> str:

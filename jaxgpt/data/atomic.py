@@ -27,12 +27,9 @@ def new_folder(
     On an error, an interrupt among them, the hidden folder is removed; a killed process leaves it,
     named `.<name>.<random>.partial`, and never a `folder` that is half written. `overwrite`
     replaces a folder in which `foreign` finds nothing that others wrote, and which holds none of
-    `inputs`, which are read.
-
-    Raises:
-        ConfigError: the parent folder is missing or not writable, `folder` is a file or the current
-            one, or it holds something and `overwrite` is false, or an input, or what others wrote.
-        ResourceError: the disk is full.
+    `inputs`, which are read. Raises ConfigError if the parent folder is missing or not writable, or
+    `folder` is a file, the current one, not empty without `overwrite`, or holds an input or what
+    others wrote; ResourceError if the disk is full.
     """
     folder = Path(os.path.realpath(folder))
     clear_leftovers(folder)
@@ -95,11 +92,7 @@ def check_new_folder(
 
 
 def refuse_inputs(folder: Path, inputs: Iterable[str | Path]) -> None:
-    """Make sure that nothing which is read lies in a folder that is to be replaced.
-
-    Raises:
-        ConfigError: one of `inputs`, as far as they are files or folders, lies in it.
-    """
+    """Raise ConfigError if a folder to be replaced holds one of `inputs`, files or folders."""
     for name in inputs:
         if not os.path.lexists(name):  # a data set's or a tokenizer's name
             continue
@@ -134,21 +127,19 @@ def _locked(folder: Path) -> Iterator[bool]:
     """Mark a folder as in use by this process; the result is whether no other one uses it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
+        free = False
+        with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             free = True
-        except OSError:
-            free = False
         yield free
     finally:
         os.close(descriptor)
 
 
 def _sync(folder: Path) -> None:
-    """Make the folder's entries outlive a power cut, where the system can do that."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Make the folder's entries outlive a power cut."""
+    descriptor = os.open(folder, os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Int32, Int64, Integer, UInt64
 
 from jaxgpt.data.tokens import TokenSplit
-from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.errors import DataError
+from jaxgpt.fields import check
 
 IGNORE = -100  # a target that takes no part in the loss
 
@@ -30,11 +31,8 @@ class SlidingWindows:
     """The windows of `context_length` tokens that begin at every `stride`-th token of a split.
 
     `tokens` is a split of a dataset or a plain array of ids; `stride` is `context_length` unless
-    given, so that the windows touch but do not overlap.
-
-    Raises:
-        ConfigError: a context length or stride below 1.
-        DataError: too few tokens for one window.
+    given, so that the windows touch but do not overlap. Raises ConfigError for a context length or
+    stride below 1, DataError for too few tokens for one window.
     """
 
     def __init__(
@@ -45,8 +43,7 @@ class SlidingWindows:
     ) -> None:
         stride = context_length if stride is None else stride
         for name, value in (("context_length", context_length), ("stride", stride)):
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}")
+            check(value >= 1, f"{name} must be at least 1, not {value}")
         if isinstance(tokens, np.ndarray):
             if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
                 raise DataError(
@@ -68,32 +65,26 @@ class SlidingWindows:
     def window(self, indices: Integer[np.ndarray, " B"]) -> Batch:
         """The windows with these indices, in [0, len(self))."""
         rows = np.empty((len(indices), self.context_length + 1), np.int32)
-        for row, start in zip(rows, (indices * self.stride).tolist(), strict=True):
+        for row, start in zip(rows, self.starts(indices).tolist(), strict=True):
             row[:] = self.tokens.read(start, start + self.context_length + 1)
         return Batch(rows[:, :-1], rows[:, 1:])
+
+    def starts(self, indices: Integer[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
+        """The token of `tokens` at which each of these windows begins."""
+        return indices.astype(np.int64) * self.stride
 
     def batch(self, first: int, batch_size: int, *, seed: int) -> Batch:
         """The batch that begins at row `first` of the order; raises as `indices` does."""
         return self.window(self.indices(first, batch_size, seed=seed))
 
     def indices(self, first: int, batch_size: int, *, seed: int) -> Int64[np.ndarray, " B"]:
-        """The windows of the batch that begins at row `first` of the order; see `shuffled`.
-
-        Raises:
-            ConfigError, DataError: see `check_batch_size`.
-        """
+        """The windows of the batch from row `first` on: `shuffled`, `check_batch_size`."""
         self.check_batch_size(batch_size)
         return shuffled(len(self), first, batch_size, seed=seed)
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Make sure that there is a batch of this size.
-
-        Raises:
-            ConfigError: a size below 1.
-            DataError: fewer windows than that.
-        """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+        """Raise ConfigError for a size below 1, DataError if there are fewer windows."""
+        check(batch_size >= 1, f"batch_size must be at least 1, not {batch_size}")
         if batch_size > len(self):
             raise DataError(
                 f"{len(self.tokens)} tokens give {len(self)} windows of {self.context_length}, too "
@@ -107,13 +98,9 @@ class SlidingWindows:
         For evaluation: where windows overlap, targets that an earlier window had are `IGNORE`, and
         a stride beyond `context_length` counts as `context_length`. The last window may be short
         and the last batch not full; they are padded (inputs 0, targets `IGNORE`), so that all
-        batches have one shape.
-
-        Raises:
-            ConfigError: a batch size below 1.
+        batches have one shape. Raises ConfigError for a batch size below 1.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+        check(batch_size >= 1, f"batch_size must be at least 1, not {batch_size}")
         length, stride = self.context_length, min(self.stride, self.context_length)
         count = 1 - (length + 1 - len(self.tokens)) // stride  # windows until the last target
         for first in range(0, count, batch_size):
@@ -129,13 +116,19 @@ class SlidingWindows:
 
 
 def shuffled(size: int, first: int, batch_size: int, *, seed: int) -> Int64[np.ndarray, " B"]:
-    """Which of `size` examples are rows `first`, `first` + 1, ... of the order of training.
+    """Which of `size` examples are rows `first`, `first` + 1, ... of the order of training."""
+    return examples_of(first + np.arange(batch_size), size, seed=seed)
 
-    That is an endless sequence of epochs, each a new permutation of all examples; a batch may end
-    one epoch and begin another.
+
+def examples_of(
+    rows: Integer[np.ndarray, " B"], size: int, *, seed: int
+) -> Int64[np.ndarray, " B"]:
+    """Which of `size` examples are these rows of the order of training.
+
+    An endless sequence of epochs, each a new permutation of all examples; a batch may span two.
     """
-    epochs, places = np.divmod(first + np.arange(batch_size), size)
-    indices = np.empty(batch_size, np.int64)
+    epochs, places = np.divmod(rows, size)
+    indices = np.empty(len(rows), np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
         indices[here] = permute(places[here], size, seed=seed, epoch=int(epoch))

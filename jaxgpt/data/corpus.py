@@ -2,31 +2,32 @@
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from jaxgpt.config import DataConfig
-from jaxgpt.data.atomic import check_new_folder
-from jaxgpt.data.downloads import SOURCES, fetch
-from jaxgpt.data.holdout import label_documents
+from jaxgpt.data.downloads import SOURCES
+from jaxgpt.data.mixture import Dataset, Mixture, counts_of, names_of, read_weights
+from jaxgpt.data.named_text import (
+    VOCABULARY_CHARACTERS,
+    Progress,
+    head,
+    learn_vocabulary,
+    local_paths,
+    prepare_corpus,
+    vocabulary_texts,
+)
 from jaxgpt.data.ownership import foreign_names
-from jaxgpt.data.parquet import import_parquet
 from jaxgpt.data.paths import SUFFIXES, expand_paths, is_dataset
-from jaxgpt.data.prepare import describe_sources, prepare, prepare_stories
-from jaxgpt.data.sources import read_documents
-from jaxgpt.data.stories import write_stories
+from jaxgpt.data.prepare import describe_sources
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.fields import check
 from jaxgpt.terminal import note
-from jaxgpt.tokenization.bpe import MERGES, train_bpe
 from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
-
-Progress = Callable[[str, int, int | None], object]
-"""Told what is done, how many bytes (or `MERGES`) of it are through, and of how many if known."""
-
-_VOCABULARY_CHARACTERS = 50_000_000  # a vocabulary hardly changes beyond
-_VOCABULARY_STORIES = 1_000_000  # bytes, in which the grammar has shown all its words
 
 
 def open_corpus(
@@ -36,16 +37,83 @@ def open_corpus(
     verify: bool = False,
     expected: str | None = None,
     progress: Progress,
-) -> tuple[TokenDataset, Tokenizer]:
+) -> tuple[Dataset, Tokenizer]:
     """The tokens and tokenizer of a run; text is tokenized into `folder` if it is not there yet.
 
-    `config.data` that names a folder made by `prepare` is opened where it is. `verify` compares
-    the sha256 sums of all shards. Damaged tokens in `folder` are made again from the same text, by
-    which they must get the fingerprint `expected`, if there is one.
-
-    Raises DataError if there is no usable text, if the tokens are from another tokenizer, or if a
-    named source cannot be had or has changed.
+    `config.data` that names a folder made by `prepare` is opened where it is. `verify` compares the
+    sha256 sums of all shards. Damaged tokens in `folder` are made again from the same text, by
+    which they must get the fingerprint `expected`, if any. The sources of a mixture are each such
+    data, tokenized into folders `0`, `1`, ... in `folder`. Raises ConfigError for weights that are
+    none (`read_weights`), DataError if there is no usable text, if the tokens are from another
+    tokenizer, or if a source cannot be had or has changed.
     """
+    weights = read_weights(config.data)
+    if len(weights) > 1:
+        mixture = _open_mixture(config, weights, folder, verify, progress)
+        return mixture, mixture.tokenizer
+    config = replace(config, data=names_of(config.data))
+    dataset = _open_source(config, folder, None, verify, expected, progress)
+    return dataset, dataset.tokenizer
+
+
+def _open_mixture(
+    config: DataConfig, weights: dict[str, float], folder: Path, verify: bool, progress: Progress
+) -> Mixture:
+    check(
+        not config.validation_data,
+        "validation_data goes with text without weights; of a mixture, a share of each source is "
+        "held out",
+    )
+    counts, datasets = counts_of(weights), {}
+    sources = {name: replace(config, data=(name,)) for name in weights}
+    folders = [folder / str(number) for number in range(len(sources))]
+    tokenizer = _shared_tokenizer(sources, folders, counts, progress)
+    for place, (name, source) in zip(folders, sources.items(), strict=True):
+        if not is_dataset(source.data):
+            folder.mkdir(exist_ok=True)
+        try:
+            datasets[name] = _open_source(source, place, tokenizer, verify, None, progress)
+        except DataError as error:
+            raise DataError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
+    return Mixture(datasets, counts)
+
+
+def _shared_tokenizer(
+    sources: dict[str, DataConfig],
+    folders: Sequence[Path],
+    counts: Sequence[int],
+    progress: Progress,
+) -> Tokenizer:
+    """The tokenizer of a mixture; a vocabulary that is learnt has each source's share of text."""
+    spec = next(iter(sources.values())).tokenizer
+    if not spec.startswith("bpe:"):
+        return load_tokenizer(spec)
+    for (name, source), folder in zip(sources.items(), folders, strict=True):
+        if is_dataset(source.data):
+            dataset = TokenDataset.open(name)
+            _check_agreed(dataset, spec)
+            return dataset.tokenizer
+        if os.path.lexists(folder):
+            with suppress(DataError):
+                return load_tokenizer(folder / "tokenizer")
+    heads = []
+    for source, count in zip(sources.values(), counts, strict=True):
+        stories = source.data == ("stories",)
+        paths = [] if stories else local_paths(source.data, progress=progress)
+        share = VOCABULARY_CHARACTERS * count // sum(counts)
+        heads.append(head(vocabulary_texts(source, paths), share))
+    return learn_vocabulary(chain.from_iterable(heads), spec, progress)
+
+
+def _open_source(
+    config: DataConfig,
+    folder: Path,
+    tokenizer: Tokenizer | None,
+    verify: bool,
+    expected: str | None,
+    progress: Progress,
+) -> TokenDataset:
+    """Data without weights: opened where it is, or tokenized into `folder`."""
     if is_dataset(config.data):
         if config.validation_data:
             raise ConfigError(
@@ -53,87 +121,60 @@ def open_corpus(
                 "split of their own"
             )
         dataset = TokenDataset.open(config.data[0], verify=verify)
-        _check_agreed(dataset, config.tokenizer)
-        return dataset, dataset.tokenizer
+        _check_agreed(dataset, config.tokenizer, tokenizer)
+        return dataset
     if not os.path.lexists(folder):
-        return prepare_corpus(config, folder, progress=progress)
+        return prepare_corpus(config, folder, tokenizer=tokenizer, progress=progress)[0]
     try:
-        dataset = TokenDataset.open(folder, verify=verify, remade=True)
-        return dataset, dataset.tokenizer
+        return TokenDataset.open(folder, tokenizer=tokenizer, verify=verify, remade=True)
     except DataError as error:
         damage = str(error).partition(";")[0]
     note(f"{damage}; the tokens are made again from {', '.join(config.data)}")
     try:
-        return _prepare_again(config, folder, expected, progress)
+        return _prepare_again(config, folder, tokenizer, expected, progress)
     except DataError as error:
         raise DataError(f"{damage}, and cannot be made again: {error}") from None
 
 
 def _prepare_again(
-    config: DataConfig, folder: Path, expected: str | None, progress: Progress
-) -> tuple[TokenDataset, Tokenizer]:
+    config: DataConfig,
+    folder: Path,
+    tokenizer: Tokenizer | None,
+    expected: str | None,
+    progress: Progress,
+) -> TokenDataset:
     """New tokens in the place of damaged ones, which are kept if not all in them is known."""
     aside = folder.with_name(f"{folder.name}.aside-{secrets.token_hex(4)}")
     unknown = not folder.is_dir() or folder.is_symlink() or foreign_names(folder)
     if unknown:
         folder.rename(aside)
     try:
-        return prepare_corpus(config, folder, overwrite=True, expected=expected, progress=progress)
+        return prepare_corpus(
+            config,
+            folder,
+            tokenizer=tokenizer,
+            overwrite=True,
+            expected=expected,
+            progress=progress,
+        )[0]
     except BaseException:
         if unknown:
             aside.rename(folder)
         raise
 
 
-def prepare_corpus(
-    config: DataConfig,
-    folder: Path,
-    *,
-    shards: int = 1,
-    overwrite: bool = False,
-    expected: str | None = None,
-    progress: Progress,
-) -> tuple[TokenDataset, Tokenizer]:
-    """Tokenize what `config` names into a new dataset at `folder`; the tokenizer comes with it.
-
-    `shards` files are downloaded of a source that is given by name. What has not the fingerprint
-    `expected`, if that is given, is not kept, and is a DataError. Raises ConfigError if `folder`
-    cannot be written, and otherwise as `open_corpus` does.
-    """
-    check_new_folder(
-        folder,
-        overwrite=overwrite,
-        inputs=(*config.data, *config.validation_data, config.tokenizer),
-    )
-    kind, _, size = config.tokenizer.partition(":")
-    # Loaded before anything is downloaded, for the name may be wrong.
-    tokenizer = None if kind == "bpe" else load_tokenizer(config.tokenizer)
-    stories = config.data == ("stories",)
-    paths = [] if stories else local_paths(config.data, shards=shards, progress=progress)
-    held_out = local_paths(config.validation_data, shards=shards, progress=progress)
-    if tokenizer is None:
-        texts = _story_texts(config) if stories else _training_texts(config, paths)
-        tokenizer = train_bpe(
-            _head(texts, _VOCABULARY_CHARACTERS), int(size), progress=partial(progress, MERGES)
-        )
-    options = {
-        "validation_fraction": config.validation_fraction,
-        "overwrite": overwrite,
-        "expected": expected,
-        "progress": partial(progress, "tokenizing"),
-    }
-    if stories:
-        return prepare_stories(config.stories_bytes, tokenizer, folder, **options), tokenizer
-    options |= {"validation_paths": held_out, "text_field": config.text_field}
-    return prepare(paths, tokenizer, folder, **options), tokenizer
-
-
 def is_current(config: DataConfig, folder: Path) -> bool:
     """Whether the tokens in `folder` are those of the files that `config` names, as they are now.
 
-    Files that are gone count as unchanged, for the tokens do without them; so does what was
-    downloaded or is bundled.
+    Files that are gone, for the tokens do without them, downloaded or bundled count as unchanged.
     """
+    weights = read_weights(config.data)
+    if len(weights) > 1:
+        return all(
+            is_current(replace(config, data=(name,)), folder / str(number))
+            for number, name in enumerate(weights)
+        )
+    config = replace(config, data=names_of(config.data))
     if any(name == "stories" or name in SOURCES for name in config.data + config.validation_data):
         return True
     try:
@@ -141,62 +182,24 @@ def is_current(config: DataConfig, folder: Path) -> bool:
         sources = manifest["sources"]
         # Before the shards had sums by block, a folder gave fewer kinds of files.
         suffixes = SUFFIXES if "sums" in manifest else (".txt", ".jsonl", ".parquet")
-        files = [
-            file
-            for data in filter(None, (config.data, config.validation_data))
-            for file in expand_paths(data, suffixes)
-        ]
+        files = expand_paths(config.data, suffixes)
+        if config.validation_data:
+            files += expand_paths(config.validation_data, suffixes)
     except (DataError, KeyError):  # told by whoever needs them
         return True
     return describe_sources(files) == sources
 
 
-def local_paths(
-    data: Iterable[str], *, shards: int = 1, progress: Progress | None = None
-) -> list[str | Path]:
-    """The files and folders to read, once what was given by name has been downloaded.
-
-    Raises ConfigError if the bundled stories are mixed with other data, DataError if a download
-    fails.
-    """
-    paths: list[str | Path] = []
-    for name in data:
-        if name == "stories":
-            raise ConfigError("--data stories cannot be mixed with other data; name it by itself")
-        if name not in SOURCES or Path(name).exists():
-            paths.append(name)
-            continue
-        if SOURCES[name].urls[0].endswith(".parquet"):
-            import_parquet()  # better to miss it now than after gigabytes of download
-        paths += fetch(name, shards=shards, progress=progress)
-    return paths
-
-
-def _training_texts(config: DataConfig, paths: list[str | Path]) -> Iterator[str]:
-    if config.validation_data:
-        return (document.text for document in read_documents(paths, config.text_field))
-    files = expand_paths(paths)
-    documents = label_documents(files, config.validation_fraction, config.text_field)
-    return (document.text for split, document in documents if split == "train")
-
-
-def _story_texts(config: DataConfig) -> Iterator[str]:
-    size = int(config.stories_bytes * (1 - config.validation_fraction))
-    return (story.text for story in write_stories(min(size, _VOCABULARY_STORIES), seed=0))
-
-
-def _head(texts: Iterator[str], characters: int) -> Iterator[str]:
-    for text in texts:
-        yield text
-        characters -= len(text)
-        if characters <= 0:
-            return
-
-
-def _check_agreed(dataset: TokenDataset, spec: str) -> None:
-    """Raise DataError unless prepared tokens are from the tokenizer that `spec` asks for."""
+def _check_agreed(dataset: TokenDataset, spec: str, shared: Tokenizer | None = None) -> None:
+    """Raise DataError unless prepared tokens are from the `shared` tokenizer, or that of `spec`."""
     own = dataset.tokenizer
-    if spec in (own.name, f"{own.name}:{own.vocab_size}"):
+    if shared is not None and shared.fingerprint != own.fingerprint:
+        raise DataError(
+            f"{dataset.folder} holds tokens of {own.name} ({own.fingerprint[:12]}), and the other "
+            f"sources are of {shared.name} ({shared.fingerprint[:12]}); prepare all with one "
+            "--tokenizer"
+        )
+    if shared is not None or spec in (own.name, f"{own.name}:{own.vocab_size}"):
         return
     if spec.startswith("bpe:") or load_tokenizer(spec).fingerprint != own.fingerprint:
         raise DataError(

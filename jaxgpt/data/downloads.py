@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import IO
 
 from jaxgpt.errors import ConfigError, DataError, ResourceError
 from jaxgpt.files import file_sha256, write_file
@@ -23,6 +22,7 @@ class NotThereError(DataError):
 Progress = Callable[[str, int, int | None], object]
 
 _BLOCK = 1 << 20
+_SILENCE = 30.0  # seconds for which a server may say nothing
 _HUB = "https://huggingface.co/datasets"
 
 
@@ -88,19 +88,15 @@ def fetch(
     cache_folder: str | Path | None = None,
     *,
     shards: int = 1,
-    timeout: float = 30.0,
     progress: Progress | None = None,
 ) -> list[Path]:
     """The first `shards` files of the data set `name`, downloaded unless the cache has them.
 
     A file lies under `<cache_folder>/<name>/`, beside a `.sha256` file with its sum, and has that
     name only once it is whole and its sum is right; a download that broke off is taken up where it
-    ended. `timeout` is the longest silence of the server in seconds; `progress(file, done, total)`
-    counts bytes, `total` being None where the server does not say.
-
-    Raises:
-        ConfigError: no such name, or not that many files.
-        DataError: a download that failed, with what to do without a network.
+    ended. `progress(file, done, total)` counts bytes, `total` being None where the server does not
+    say. Raises ConfigError for no such name, or not that many files; DataError, with what to do
+    then, for a download that failed.
     """
     if name not in SOURCES:
         raise ConfigError(f"no data set is called {name!r}; there are {', '.join(SOURCES)}")
@@ -110,9 +106,7 @@ def fetch(
     folder = cache_subfolder(name, cache_folder)
     sums = source.sha256 or (None,) * len(source.urls)
     return [
-        fetch_file(
-            url, folder / url.rsplit("/", 1)[1], sha256=known, timeout=timeout, progress=progress
-        )
+        fetch_file(url, folder / url.rsplit("/", 1)[1], sha256=known, progress=progress)
         for url, known, _ in zip(source.urls, sums, range(shards), strict=False)
     ]
 
@@ -122,7 +116,6 @@ def fetch_file(
     path: Path,
     *,
     sha256: str | None = None,
-    timeout: float = 30.0,
     progress: Progress | None = None,
     instead: str = "use text of your own",
 ) -> Path:
@@ -138,7 +131,7 @@ def fetch_file(
             return path
     partial = path.with_name(path.name + ".part")
     try:
-        published = _download(url, partial, timeout, progress)
+        published = _download(url, partial, progress)
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise ResourceError(f"{partial}: the disk is full; make room and run again") from None
@@ -159,21 +152,23 @@ def fetch_file(
     return path
 
 
-def _download(url: str, partial: Path, timeout: float, progress: Progress | None) -> str | None:
+def _download(url: str, partial: Path, progress: Progress | None) -> str | None:
     """Download what `partial` lacks of the file; the result is the sum the server publishes."""
     done = partial.stat().st_size if partial.exists() else 0
     headers = {"User-Agent": "jaxgpt"} | ({"Range": f"bytes={done}-"} if done else {})
     redirects = _Redirects()
     opener = urllib.request.build_opener(redirects)
     try:
-        response = opener.open(urllib.request.Request(url, headers=headers), timeout=timeout)
+        response = opener.open(urllib.request.Request(url, headers=headers), timeout=_SILENCE)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not done:
             raise
         partial.unlink()  # it holds all of the file or more, so begin anew
-        return _download(url, partial, timeout, progress)
-    with response, _open_partial(partial) as file:
+        return _download(url, partial, progress)
+    # Of a fixed name, by which a download goes on; never through a link.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    with response, open(partial, "ab", opener=lambda path, _: os.open(path, flags, 0o666)) as file:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             file.truncate(0)
             done = 0
@@ -187,12 +182,6 @@ def _download(url: str, partial: Path, timeout: float, progress: Progress | None
     if total is not None and done < total:
         raise ConnectionError(f"it ended after {done} of {total} bytes")
     return redirects.sha256 or _published_sum(response.headers)
-
-
-def _open_partial(path: Path) -> IO[bytes]:
-    """A file of a fixed name, by which a download goes on, to append to; never through a link."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-    return os.fdopen(os.open(path, flags, 0o666), "ab")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -39,8 +39,7 @@ class Span:
 def words(line: str) -> Urn:
     """Read "red 3, dark blue" as an urn: three balls say red, one says dark blue.
 
-    Raises:
-        ConfigError: an alternative is empty or stands there twice.
+    Raises ConfigError if an alternative is empty or stands there twice.
     """
     urn: dict[str, int] = {}
     for entry in line.split(","):
@@ -85,9 +84,8 @@ class Parse:
 class Grammar:
     """Named choices in the order they are made; the text is what the last one draws.
 
-    Raises:
-        ConfigError: no choices, a weight below 1, a slot or `given` that names no earlier choice,
-            an urn that is missing or empty, or one picked by a text that has slots of its own.
+    Raises ConfigError for no choices, a weight below 1, a slot or `given` that names no earlier
+    choice, an urn that is missing or empty, or one picked by a text that has slots of its own.
     """
 
     def __init__(self, choices: Mapping[str, Choice]):

@@ -36,15 +36,16 @@ _EXPORT = (
     r"merges\.txt|model\.safetensors)"
 )
 _ANY = "|".join((_TOKENIZER, DATASET, ADAPTERS, CHECKPOINT, _EXPORT))
+# Records of one other file: what tells them from a file of others, and its name.
+_RECORDS = {
+    "adapters.json": ({"base", "sha256", "targets"}, "adapters.safetensors"),
+    "tokenizer.json": ({"kind", "sha256"}, "ranks.tiktoken"),
+}
 _DRAFT = re.compile(r"(^|/)\.([^/]+)\.[0-9a-f]{8}\.(?:partial|old)(?=/|$)")
 
 
 def refuse_foreign(folder: Path, others: list[str]) -> None:
-    """Make sure that there are no `others` in a folder, such as `foreign_names` finds.
-
-    Raises:
-        ConfigError: a file that nothing proves to be jaxgpt's, by its name.
-    """
+    """Raise ConfigError, with their names, if there are `others`, such as `foreign_names` finds."""
     if others:
         more = f" (and {len(others) - 3:,} more)" if len(others) > 3 else ""
         raise ConfigError(
@@ -60,9 +61,10 @@ def foreign_names(folder: Path) -> list[str]:
 
 
 def unlisted_names(folder: Path, known: Callable[[str], object]) -> list[str]:
-    """The regular files in a folder that are not `known` by their path in it, and all other kinds.
+    """The files in a folder that are not `known` by their path in it, and links and devices.
 
-    Empty folders are asked for by their path and a slash.
+    Empty folders are asked for by their path and a slash. A pipe holds nothing, and counts as what
+    it stands in the place of.
     """
     found = []
     for place, folders, files in os.walk(folder, onerror=_unreadable):
@@ -70,7 +72,8 @@ def unlisted_names(folder: Path, known: Callable[[str], object]) -> list[str]:
         names = [name if inside == "." else f"{inside}/{name}" for name in files + folders]
         for name in names:
             mode = (folder / name).lstat().st_mode
-            if not stat.S_ISDIR(mode) and not (stat.S_ISREG(mode) and known(name)):
+            is_file = stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
+            if not stat.S_ISDIR(mode) and not (is_file and known(name)):
                 found.append(name)
         if not names and inside != "." and not known(inside + "/"):
             found.append(inside)
@@ -105,9 +108,11 @@ def write_listing(folder: Path, written_by: str) -> None:
 
 def _listed(folder: Path) -> set[str]:
     """The paths of the files that the listings in a folder have."""
-    names = _summed(folder, LISTING) | _summed(folder, "manifest.json")
-    names |= _adapters(folder) | _dataset(folder)
-    return names | _tokenizer(folder)
+    names = _summed(folder, LISTING) | _summed(folder, "manifest.json") | _dataset(folder)
+    for listing, (keys, other) in _RECORDS.items():
+        if keys <= _read(folder / listing).keys():
+            names |= {listing, other}
+    return names
 
 
 def _summed(folder: Path, listing: str) -> set[str]:
@@ -117,13 +122,6 @@ def _summed(folder: Path, listing: str) -> set[str]:
     if not isinstance(files, dict) or not str(record.get("written_by")).startswith("jaxgpt "):
         return set()
     return {listing} | {name for name in files if _has_sum(folder / name, files[name])}
-
-
-def _adapters(folder: Path) -> set[str]:
-    record = _read(folder / "adapters.json")
-    if not {"base", "sha256", "targets"} <= record.keys():
-        return set()
-    return {"adapters.json", "adapters.safetensors"}
 
 
 def _dataset(folder: Path) -> set[str]:
@@ -140,12 +138,6 @@ def _dataset(folder: Path) -> set[str]:
         return set()
     tokenizer = {f"tokenizer/{name}" for name in ("tokenizer.json", "ranks.tiktoken")}
     return {"manifest.json", *shards} | tokenizer
-
-
-def _tokenizer(folder: Path) -> set[str]:
-    if not {"kind", "sha256"} <= _read(folder / "tokenizer.json").keys():
-        return set()
-    return {"tokenizer.json", "ranks.tiktoken"}
 
 
 def _read(path: Path) -> dict[str, Any]:

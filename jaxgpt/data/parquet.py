@@ -12,11 +12,7 @@ _ROWS = 256  # read at a time
 
 
 def import_parquet() -> Any:
-    """The module `pyarrow.parquet`, which is optional.
-
-    Raises:
-        DataError: not installed.
-    """
+    """The module `pyarrow.parquet`; raises DataError where that is not installed."""
     try:
         return importlib.import_module("pyarrow.parquet")
     except ImportError:
@@ -29,8 +25,7 @@ def import_parquet() -> Any:
 def read_texts(path: Path, name: str = "text") -> Iterator[tuple[object, int]]:
     """The values of the column `name`, each with its share of the bytes of the file.
 
-    Raises:
-        DataError: pyarrow is not installed, the file is no Parquet file, or has no such column.
+    Raises DataError if pyarrow is not installed, for no Parquet file, and for no such column.
     """
     parquet = import_parquet()
     size, row = path.stat().st_size, 0

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxgpt.data.remote import is_url
 from jaxgpt.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -19,10 +20,8 @@ def expand_paths(paths: Sequence[str | Path], suffixes: Sequence[str] = SUFFIXES
 
     A folder gives its files with these suffixes at any depth, through links too; what else is in
     it, and what is hidden, is skipped with a warning that names it. A pattern (`*`, `?`, `[...]`,
-    `**`) gives whatever files it matches; a file named twice is read once.
-
-    Raises:
-        DataError: nothing there, nothing usable in it, not a regular file, or an empty file.
+    `**`) gives whatever files it matches; a file named twice is read once. Raises DataError for
+    nothing there, nothing usable in it, a file that is not a regular one, or an empty one.
     """
     found = {
         os.path.realpath(file): file for path in paths for file in _expand(str(path), suffixes)
@@ -35,9 +34,11 @@ def expand_paths(paths: Sequence[str | Path], suffixes: Sequence[str] = SUFFIXES
 
 
 def is_dataset(data: Sequence[str | Path]) -> bool:
-    """Whether what is named as data is one folder with a dataset."""
+    """Whether what is named as data is one folder with a dataset, or a URL, which must be one."""
+    if len(data) != 1 or is_url(data[0]):
+        return len(data) == 1
     # os.path, for pathlib raises on a name that is too long.
-    return len(data) == 1 and os.path.isfile(Path(data[0], MANIFEST))
+    return os.path.isfile(Path(data[0], MANIFEST))
 
 
 def _expand(path: str, suffixes: Sequence[str]) -> list[Path]:

@@ -1,16 +1,15 @@
 """Text files -> a dataset of train and validation tokens, written whole or not at all."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from jaxgpt.data.atomic import new_folder
 from jaxgpt.data.encode import SplitEncoder
-from jaxgpt.data.holdout import label_documents
 from jaxgpt.data.paths import expand_paths
 from jaxgpt.data.shards import SHARD_TOKENS, VERSION, TokenWriter
-from jaxgpt.data.sources import are_collected, read_file
+from jaxgpt.data.sources import are_collected, label_documents
 from jaxgpt.data.stories import write_stories
 from jaxgpt.data.text import Document
 from jaxgpt.data.tokens import SPLITS, TokenDataset, write_manifest
@@ -46,20 +45,14 @@ def prepare(
     `progress(done, total)` is told how many bytes of the files have been read. Unless the dataset
     gets the fingerprint `expected`, where that is given, nothing is written.
 
-    Raises:
-        ConfigError: `validation_fraction` not in (0, 1), or a `folder` that cannot be written.
-        DataError: no usable text (see `read_documents`), none left for one of the splits, or other
-            than was expected.
-        ResourceError: the disk is full.
+    Raises ConfigError for a `validation_fraction` not in (0, 1), or a `folder` that cannot be
+    written; DataError for no usable text (see `read_documents`), none left for one of the splits,
+    or other than was expected; ResourceError if the disk is full.
     """
     _check_fraction(validation_fraction)
     files = expand_paths(paths)
     held_out = expand_paths(validation_paths) if validation_paths else []
-    documents = (
-        _labelled({"train": files, "validation": held_out}, text_field)
-        if held_out
-        else label_documents(files, validation_fraction, text_field)
-    )
+    documents = label_documents(files, validation_fraction, text_field, held_out)
     total = sum(file.stat().st_size for file in [*files, *held_out])
     return write_tokens(
         folder,
@@ -87,13 +80,8 @@ def prepare_stories(
     """Tokenize `num_bytes` of the bundled stories, or a little more, into a dataset at `folder`.
 
     The stories run on as one text, of which the last `validation_fraction` is for validation, and
-    the dataset records the entropy of both parts. `expected` is as in `prepare`.
-
-    Raises:
-        ConfigError: `num_bytes` below 1, `validation_fraction` not in (0, 1), or a `folder` that
-            cannot be written.
-        DataError: too few bytes for a story in each split.
-        ResourceError: the disk is full.
+    the dataset records the entropy of both parts. `expected` and errors are as in `prepare`;
+    DataError for too few bytes for a story in each split.
     """
     _check_fraction(validation_fraction)
     stories = write_stories(num_bytes, seed=seed)
@@ -132,12 +120,8 @@ def write_tokens(
     With `end_of_text` each document is followed by the tokenizer's end of text, where it has one.
     Without, the documents run on as one text, tokenized across their borders. The entropy of a
     split is recorded where all its documents know theirs; `files` are where the documents are from,
-    and `expected` is as in `prepare`.
-
-    Raises:
-        ConfigError: a `folder` that cannot be written.
-        DataError: a split without text.
-        ResourceError: the disk is full.
+    and `expected` is as in `prepare`. Raises ConfigError for a `folder` that cannot be written,
+    DataError for a split without text, and ResourceError if the disk is full.
     """
     with new_folder(folder, overwrite=overwrite) as partial:
         writers, encoders = {}, {}
@@ -157,9 +141,7 @@ def write_tokens(
                 "fingerprint": tokenizer.fingerprint,
                 "vocab_size": tokenizer.vocab_size,
             },
-            "splits": {
-                name: _summary(name, encoders[name], writers[name].shards) for name in SPLITS
-            },
+            "splits": {name: _summary(name, encoders[name], writers[name]) for name in SPLITS},
             "sources": describe_sources(files),
         }
         tokenizer.save(partial / "tokenizer")
@@ -173,14 +155,6 @@ def write_tokens(
     return TokenDataset.open(folder, tokenizer=tokenizer)
 
 
-def _labelled(
-    files: Mapping[str, Sequence[Path]], text_field: str
-) -> Iterator[tuple[str, Document]]:
-    for name, paths in files.items():
-        for path in paths:
-            yield from ((name, document) for document in read_file(path, text_field))
-
-
 def _check_fraction(validation_fraction: float) -> None:
     if not 0 < validation_fraction < 1:
         raise ConfigError(
@@ -189,30 +163,27 @@ def _check_fraction(validation_fraction: float) -> None:
         )
 
 
-def _summary(
-    name: str, encoder: SplitEncoder, shards: list[dict[str, str | int]]
-) -> dict[str, Any]:
-    if not shards:
+def _summary(name: str, encoder: SplitEncoder, writer: TokenWriter) -> dict[str, Any]:
+    if not writer.shards:
         raise DataError(
             f"no text was left for the {name} split; give more text or documents, or change the "
             "fraction that is kept for validation"
         )
     return {
-        "tokens": sum(int(shard["tokens"]) for shard in shards),
+        "tokens": sum(int(shard["tokens"]) for shard in writer.shards),
         "bytes": encoder.num_bytes,
         "documents": encoder.num_documents,
         "entropy_bits": encoder.entropy_bits,
-        "shards": shards,
+        "shards": writer.shards,
     }
 
 
 def describe_sources(files: Sequence[Path]) -> list[dict[str, Any]]:
     """Name, size in bytes and sha256 sum of each file, as the manifest keeps them."""
-    sources = []
-    for file in files:
-        size, digest = file.stat().st_size, file_sha256(file)
-        sources.append({"name": file.name, "bytes": size, "sha256": digest})
-    return sources
+    return [
+        {"name": file.name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}
+        for file in files
+    ]
 
 
 def _reporting(

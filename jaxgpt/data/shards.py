@@ -19,7 +19,9 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Int64, UInt, UInt32
 
-from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.data.remote import RemoteFile, RemoteIds
+from jaxgpt.errors import DataError
+from jaxgpt.fields import check
 from jaxgpt.files import file_sha256, open_regular, sha256
 
 VERSION = 1
@@ -28,7 +30,6 @@ BLOCK = 1 << 14  # bytes, a few times what a window takes
 
 MAGIC = b"JAXGPTOK"
 _HEADER = struct.Struct("<8sIIQ")
-_DTYPES = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 _PROBES, _PROBE_TOKENS = 16, 4096
 
 
@@ -41,17 +42,13 @@ class TokenWriter:
     """Writes the shards of one split; a context manager that completes the last shard on leaving.
 
     `shards` then lists each shard's file name, number of tokens and sha256 sum, and `sums` the
-    CRC-32s of its blocks.
-
-    Raises:
-        ConfigError: `shard_tokens`, the most that a shard holds, is below 1.
+    CRC-32s of its blocks. Raises ConfigError if `shard_tokens`, the most in a shard, is below 1.
     """
 
     def __init__(
         self, folder: Path, split: str, vocab_size: int, shard_tokens: int = SHARD_TOKENS
     ) -> None:
-        if shard_tokens < 1:
-            raise ConfigError(f"shard_tokens must be at least 1, not {shard_tokens}")
+        check(shard_tokens >= 1, f"shard_tokens must be at least 1, not {shard_tokens}")
         self.shards: list[dict[str, str | int]] = []
         self.sums: list[UInt32[np.ndarray, " _"]] = []
         self._folder, self._split = folder, split
@@ -61,11 +58,7 @@ class TokenWriter:
         self._filled = 0
 
     def append(self, ids: Int64[np.ndarray, " N"]) -> None:
-        """Write `ids` after those before, starting new shards as they fill.
-
-        Raises:
-            DataError: an id outside `[0, vocab_size)`.
-        """
+        """Write `ids`, in new shards as they fill; DataError for an id outside the vocabulary."""
         # Before the cast, which would wrap around without a word.
         bad = ids[(ids < 0) | (ids >= self._vocab_size)]
         if bad.size:
@@ -112,7 +105,7 @@ class TokenWriter:
 
 
 class TokenShard:
-    """The ids of one shard, memory-mapped.
+    """The ids of one shard, memory-mapped, or fetched where it lies behind a URL.
 
     Given the sums of its blocks, it compares each with its own before it gives the first id of it.
     A file that is `remade` from the text when it is missing is then put out of the way.
@@ -120,40 +113,34 @@ class TokenShard:
 
     def __init__(
         self,
-        path: Path,
-        ids: UInt[np.ndarray, " N"],
+        path: Path | str,
+        ids: UInt[np.ndarray, " N"] | RemoteIds,
+        content: memoryview | RemoteFile,
         sums: UInt32[np.ndarray, " K"] | None = None,
         *,
         remade: bool = False,
     ) -> None:
         self._path, self._ids, self._sums, self._remade = path, ids, sums, remade
-        self._content = np.memmap(path, np.uint8, mode="r").data
+        self._content = content
+        self._end = content.nbytes if isinstance(content, memoryview) else content.size
         self._unread = bytearray(b"\1" * (0 if sums is None else sums.size))
         self.size = self._ids.size
 
     def __getitem__(self, part: slice) -> UInt[np.ndarray, " N"]:
-        """The ids of a slice, given by two whole numbers.
-
-        Raises:
-            DataError: a block of them is not what was written.
-        """
+        """The ids of a slice of two whole numbers; DataError if a block is not what was written."""
         if self._unread and part.start < part.stop:
             first, last = map(self._block, (part.start, min(part.stop, self.size) - 1))
             try:
                 self._compare(first, last)
             except DataError:
-                if self._remade:
+                if self._remade and isinstance(self._path, Path):
                     with suppress(OSError):
                         self._path.rename(self._path.with_suffix(f".damaged{self._path.suffix}"))
                 raise
         return self._ids[part]
 
     def verify(self) -> None:
-        """Read all of the shard, and compare its blocks with their sums.
-
-        Raises:
-            DataError: a block is not what was written.
-        """
+        """Read all of the shard; raises DataError where a block is not what was written."""
         self._compare(0, self._block(self.size - 1))
 
     def _block(self, place: int) -> int:
@@ -161,41 +148,39 @@ class TokenShard:
 
     def _compare(self, first: int, last: int) -> None:
         while (block := self._unread.find(1, first, last + 1)) >= 0:
-            content = self._content[block * BLOCK : (block + 1) * BLOCK]
+            content = self._content[block * BLOCK : min((block + 1) * BLOCK, self._end)]
             if self._sums is not None and zlib.crc32(content) != self._sums[block]:
-                raise self._damage(block)
+                start = block * BLOCK
+                what = f"bytes {start} to {start + len(content)} have changed"
+                if not self._remade:
+                    raise _damaged(self._path, what)
+                again = "run the same command again, which makes it again from the text"
+                raise DataError(f"{self._path}: {what}; {again}")
             self._unread[block] = 0
-
-    def _damage(self, block: int) -> DataError:
-        start, stop = block * BLOCK, min((block + 1) * BLOCK, len(self._content))
-        what = f"bytes {start} to {stop} have changed"
-        if not self._remade:
-            return _damaged(self._path, what)
-        return DataError(
-            f"{self._path}: {what}; run the same command again, which makes it again from the text"
-        )
 
 
 def open_shard(
-    path: Path,
+    path: Path | str,
     *,
     tokens: int,
     vocab_size: int,
     sums: UInt32[np.ndarray, " K"] | None = None,
     remade: bool = False,
 ) -> TokenShard:
-    """The shard at `path`, after its header and length were found right; see `TokenShard`.
+    """The shard at `path`, a URL too, after its header and length were found right; `TokenShard`.
 
-    A sample of the ids is compared with `vocab_size`; the writer has checked them all.
-
-    Raises:
-        DataError: missing, not a shard, truncated or extended, or an id outside the
-            vocabulary.
+    A sample of the ids is compared with `vocab_size`; the writer has checked them all. Raises
+    DataError for a shard that is missing, none, truncated or extended, or an id that is too large.
     """
     dtype = _dtype(vocab_size)
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        header = file.read(_HEADER.size)
+    remote = RemoteFile(path) if isinstance(path, str) else None
+    if remote is not None:
+        size = remote.size
+        header = remote[0 : min(size, _HEADER.size)] if size else b""
+    else:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            header = file.read(_HEADER.size)
     if len(header) < _HEADER.size or not header.startswith(MAGIC):
         raise _damaged(path, "it does not begin like a token file")
     _, version, itemsize, count = _HEADER.unpack(header)
@@ -213,12 +198,16 @@ def open_shard(
             f"it has {size} bytes and says {count} tokens, where the manifest has {tokens} tokens "
             f"in {expected} bytes",
         )
-    ids = np.asarray(np.memmap(path, dtype, mode="r", offset=_HEADER.size, shape=(tokens,)))
+    if remote is not None:
+        ids, content = RemoteIds(remote, dtype, _HEADER.size, tokens), remote
+    else:
+        ids = np.asarray(np.memmap(path, dtype, mode="r", offset=_HEADER.size, shape=(tokens,)))
+        content = np.memmap(path, np.uint8, mode="r").data
     for start in range(0, tokens, max(1, tokens // _PROBES)):
         highest = ids[start : start + _PROBE_TOKENS].max()
         if highest >= vocab_size:
             raise _damaged(path, f"it has the id {highest}, outside [0, {vocab_size})")
-    return TokenShard(path, ids, sums, remade=remade)
+    return TokenShard(path, ids, content, sums, remade=remade)
 
 
 def shard_bytes(tokens: int, vocab_size: int) -> int:
@@ -227,11 +216,7 @@ def shard_bytes(tokens: int, vocab_size: int) -> int:
 
 
 def verify_shard(path: Path, expected: str) -> None:
-    """Read all of a shard and compare its sum with the manifest's.
-
-    Raises:
-        DataError: the sums differ.
-    """
+    """Read all of a shard; raises DataError if its sum is not the one `expected`."""
     found = file_sha256(path)
     if found != expected:
         raise _damaged(path, f"its sha256 sum is {found}, where the manifest has {expected}")
@@ -251,8 +236,8 @@ def _sum(file: BinaryIO) -> tuple[str, UInt32[np.ndarray, " K"]]:
 
 
 def _dtype(vocab_size: int) -> np.dtype:
-    return _DTYPES[2 if vocab_size <= 1 << 16 else 4]
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def _damaged(path: Path, what: str) -> DataError:
+def _damaged(path: Path | str, what: str) -> DataError:
     return DataError(f"{path}: not the token file it should be: {what}; prepare the data again")

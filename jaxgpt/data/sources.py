@@ -1,5 +1,9 @@
-"""Files of text -> documents, in bounded memory but for files of records, which are read whole."""
+"""Files of text -> documents, and which of them are for training and which for validation.
 
+Memory is bounded but for files of records, which are read whole.
+"""
+
+import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
@@ -8,12 +12,13 @@ from pathlib import Path
 from jaxgpt.data.parquet import read_texts
 from jaxgpt.data.paths import expand_paths
 from jaxgpt.data.tables import read_rows
-from jaxgpt.data.text import BOM, Document, not_utf8, pieces, read_text
+from jaxgpt.data.text import BOM, Document, cut_up, not_utf8, read_text
 from jaxgpt.errors import DataError
 from jaxgpt.files import open_regular, unique_keys
 
 LONGEST_LINE = 1 << 28  # bytes of one .jsonl line, which has to be parsed as a whole
 
+_REACH = 1 << 16  # how far before the place asked for a text is cut at most, in bytes
 _COLLECTIONS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -22,10 +27,8 @@ def read_documents(paths: Sequence[str | Path], field: str = "text") -> Iterator
 
     A .jsonl, .json, .csv or .tsv file holds records (see `tables`) with the text under `field`, a
     .parquet file has a column of that name (this needs pyarrow), and any other file is one document
-    of plain text. Empty documents are left out, with a warning that counts them.
-
-    Raises:
-        DataError: see `expand_paths`; text that is not UTF-8; a line or row without text.
+    of plain text. Empty documents are left out, with a warning that counts them. Raises DataError
+    as `expand_paths` does, and for text that is not UTF-8, or a line or row without text.
     """
     files = expand_paths(paths)
     return (document for file in files for document in read_file(file, field))
@@ -39,8 +42,8 @@ def read_file(path: Path, field: str = "text") -> Iterator[Document]:
         return
     empty = 0
     for text, source_bytes in readers.get(path.suffix.lower(), _read_table)(path, field):
-        if text:
-            yield from pieces(text, source_bytes)
+        for piece, last in cut_up(text) if text else ():
+            yield Document(piece, last, source_bytes if last else 0)
         empty += not text
     if empty:
         warnings.warn(f"{path}: {empty:,} empty documents were left out", stacklevel=2)
@@ -54,6 +57,67 @@ def is_plain_text(path: Path) -> bool:
 def are_collected(files: Sequence[Path]) -> bool:
     """Whether the files are many documents, each of which ends, rather than one running text."""
     return len(files) > 1 or not is_plain_text(files[0])
+
+
+def label_documents(
+    files: Sequence[Path], fraction: float, field: str = "text", held_out: Sequence[Path] = ()
+) -> Iterator[tuple[str, Document]]:
+    """The documents in `files`, each with "train" or "validation"; a `fraction` of them the latter.
+
+    Plain text files count as one long text, whose end is held out: the file that holds the border
+    is cut in two, at the end of a line or word nearby. From the other files documents are held out
+    by a hash of their text, so that copies of one document never fall on both sides. Where there
+    are files `held_out`, all of those are for validation, and all `files` for training.
+    """
+    if held_out:
+        for split, paths in (("train", files), ("validation", held_out)):
+            yield from ((split, item) for path in paths for item in read_file(path, field))
+        return
+    total = sum(file.stat().st_size for file in files if is_plain_text(file))
+    left = int(total * (1 - fraction))  # bytes of plain text still to come for training
+    reach = min(_REACH, min(left, total - left) // 10)
+    for file in files:
+        if is_plain_text(file):
+            size = file.stat().st_size
+            cut = _cut_before(file, left, reach) if 0 < left < size else min(left, size)
+            left = max(0, left - size)
+            if cut > 0:
+                yield from (("train", document) for document in read_text(file, 0, cut))
+            if cut < size:
+                yield from (("validation", document) for document in read_text(file, cut))
+        else:
+            yield from _by_hash(file, fraction, field)
+
+
+def _by_hash(file: Path, fraction: float, field: str) -> Iterator[tuple[str, Document]]:
+    split = None
+    for document in read_file(file, field):
+        if split is None:  # the first piece decides for the whole document
+            digest = hashlib.blake2b(document.text.encode(), digest_size=8).digest()
+            held_out = int.from_bytes(digest, "little") < fraction * 2**64
+            split = "validation" if held_out else "train"
+        yield split, document
+        if document.ends_document:
+            split = None
+
+
+def _cut_before(file: Path, place: int, reach: int) -> int:
+    """The last line's end in the `reach` bytes before `place`, else word's end, else `place`.
+
+    The last of these moves back to the first byte of a character.
+    """
+    start = max(0, place - max(reach, 3))
+    with open(file, "rb") as content:
+        content.seek(start)
+        window = content.read(place - start + 1)
+    before = window[:-1][-reach:] if reach else b""
+    if (newline := before.rfind(b"\n")) >= 0:
+        return place - len(before) + newline + 1
+    if (space := before.rfind(b" ")) > 0:
+        return place - len(before) + space
+    while start < place and window[place - start] & 0b1100_0000 == 0b1000_0000:
+        place -= 1
+    return place
 
 
 def _read_jsonl(path: Path, field: str) -> Iterator[tuple[str, int]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from jaxgpt.data.grammar import Grammar, by, one_of
-from jaxgpt.errors import ConfigError
+from jaxgpt.fields import check
 
 # Looks, colors and doings start with a consonant, so that "a" is right before each of them.
 LOOKS = """little 4, small 3, tiny 3, big 2, huge 2, round 2, plain 2, pretty 2, lovely 2,
@@ -314,11 +314,9 @@ def tell_story(index: int, *, seed: int, grammar: Grammar = STORIES) -> Story:
 def write_stories(num_bytes: int, *, seed: int, grammar: Grammar = STORIES) -> Iterator[Story]:
     """Stories 0, 1, 2, ... until their texts hold `num_bytes` bytes of UTF-8 or more.
 
-    Raises:
-        ConfigError: `num_bytes` is below 1.
+    Raises ConfigError if `num_bytes` is below 1.
     """
-    if num_bytes < 1:
-        raise ConfigError(f"num_bytes is {num_bytes}; ask for at least 1 byte of stories")
+    check(num_bytes >= 1, f"num_bytes is {num_bytes}; ask for at least 1 byte of stories")
 
     def stories() -> Iterator[Story]:
         missing = num_bytes

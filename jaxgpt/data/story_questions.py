@@ -84,7 +84,7 @@ def questions(index: int, *, seed: int) -> list[Question]:
 
     The story breaks off before the rescue, which would tell what comes next.
     """
-    facts = _facts(index, seed)
+    facts = tell_story(index, seed=seed, grammar=QUESTIONS).facts
     return _questions(facts, facts["story"].partition(" " + facts["rescue"])[0])
 
 
@@ -94,7 +94,8 @@ def conversation(index: int, *, seed: int) -> dict[str, Any]:
     The story stands before the first question or, in one of eight conversations, is what the
     assistant answers to "Tell me a story."; it then has its end, and nothing comes next.
     """
-    facts, numbers = _facts(index, seed), Random(f"{seed} {index}")
+    facts = tell_story(index, seed=seed, grammar=QUESTIONS).facts
+    numbers = Random(f"{seed} {index}")
     if numbers.random() < _TOLD:
         story = facts["story"].strip()
         asked = [item for item in _questions(facts, story) if item.kind != "what next"]
@@ -116,10 +117,6 @@ def preferences(index: int, *, seed: int) -> list[dict[str, Any]]:
         {"prompt": item.prompt, "chosen": item.sentence, "rejected": item.short}
         for item in questions(index, seed=seed)
     ]
-
-
-def _facts(index: int, seed: int) -> Mapping[str, str]:
-    return tell_story(index, seed=seed, grammar=QUESTIONS).facts
 
 
 def _questions(facts: Mapping[str, str], story: str) -> list[Question]:

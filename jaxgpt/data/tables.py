@@ -8,6 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,11 @@ _NAMES = frozenset(
 )
 
 
-def read_rows(path: Path, name: str = "text", *, suffix: str = "") -> Iterator[Row]:
-    """The rows of one file, by its suffix or as if it had another; `name` is a field to expect.
+def read_rows(path: Path, name: str = "text") -> Iterator[Row]:
+    """The rows of one file, by its suffix; `name` is a field to expect.
 
-    Raises:
-        DataError: not UTF-8, not what the suffix says, a field that is named twice, or more than
-            1 GiB; malformed lines are named by their number.
+    Raises DataError for what is not UTF-8, not what the suffix says, has a field that is named
+    twice, or more than 1 GiB; malformed lines are named by their number.
     """
     size = path.stat().st_size
     if size > _MOST_BYTES:
@@ -41,15 +41,8 @@ def read_rows(path: Path, name: str = "text", *, suffix: str = "") -> Iterator[R
             "cut it in several"
         )
     text = "".join(piece.text for piece in read_text(path))
-    match suffix or path.suffix.lower():
-        case ".json":
-            yield from _read_json(text, path)
-        case ".jsonl":
-            yield from _read_jsonl(text, path)
-        case ".csv":
-            yield from _read_csv(text, path)
-        case _:
-            yield from _read_tsv(text, path, name)
+    readers = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv}
+    yield from readers.get(path.suffix.lower(), partial(_read_tsv, name=name))(text, path)
 
 
 def _read_json(text: str, path: Path) -> Iterator[Row]:

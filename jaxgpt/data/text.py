@@ -61,8 +61,7 @@ def safe_cut(text: str, start: int = 0) -> int:
 def read_text(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Document]:
     """Bytes `start` to `stop` of a plain text file as one document, without a byte-order mark.
 
-    Raises:
-        DataError: not UTF-8, with the offset of the first bad byte.
+    Raises DataError, with the offset of the first bad byte, if it is not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     with open_regular(path) as file:
@@ -90,15 +89,14 @@ def read_text(path: Path, start: int = 0, stop: int | None = None) -> Iterator[D
         yield Document(text, source_bytes=read)
 
 
-def pieces(text: str, source_bytes: int) -> Iterator[Document]:
-    """A document that is in memory as a whole."""
+def cut_up(text: str) -> Iterator[tuple[str, bool]]:
+    """The text in pieces of at most `PIECE` characters, each with whether it is the last."""
     start = 0
     while len(text) - start > PIECE:
         cut = safe_cut(text, start)
-        yield Document(text[start:cut], ends_document=False)
+        yield text[start:cut], False
         start = cut
-    if text:
-        yield Document(text[start:], source_bytes=source_bytes)
+    yield text[start:], True
 
 
 def not_utf8(where: str, error: UnicodeDecodeError, offset: int, head: bytes) -> DataError:

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, UInt32
 
 from jaxgpt.data.paths import MANIFEST
+from jaxgpt.data.remote import copy_small_files, is_url
 from jaxgpt.data.shards import (
     BLOCK,
     VERSION,
@@ -34,6 +36,7 @@ from jaxgpt.shell import command
 from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 SUMS = "sums.bin"
+_SMALL = (MANIFEST, SUMS, "tokenizer/tokenizer.json", "tokenizer/ranks.tiktoken")
 SPLITS = ("train", "validation")
 
 _MOST_BYTES = 1 << 30  # of a manifest, which names each file of text, and of the sums
@@ -45,8 +48,7 @@ _QUICK_REMADE = 1 << 30  # and of those whose damage can be mended at once
 class TokenSplit:
     """The tokens of one split, read from its memory-mapped shards.
 
-    `num_bytes` is the UTF-8 length of the text behind them, `entropy_bits` its information content
-    where whoever wrote the text knew it.
+    `num_bytes` is the UTF-8 length of their text, `entropy_bits` its information where known.
     """
 
     shards: tuple[TokenShard | np.ndarray, ...]
@@ -70,9 +72,8 @@ class TokenSplit:
     def read(self, start: int, stop: int) -> Int32[np.ndarray, " N"]:
         """A copy of the tokens from `start` up to `stop`.
 
-        Raises:
-            IndexError: not `0 <= start <= stop <= len(self)`.
-            DataError: a block that is read for the first time is not what was written.
+        Raises IndexError unless `0 <= start <= stop <= len(self)`, and DataError if a block that is
+        read for the first time is not what was written.
         """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens [{start}, {stop}) of a split that has {len(self)}")
@@ -116,26 +117,43 @@ class TokenDataset:
     ) -> "TokenDataset":
         """Open the dataset in `folder`; `verify` reads all of it and compares the sha256 sums.
 
-        Its tokens must be from `tokenizer`, by default the one that was saved with them.
-        Without, up to 128 MiB are read whole, and up to 1 GiB where damage is mended at once, as
-        the dataset is `remade` from its text. Of a larger one each block is compared with its sum
-        when it is first read; one from before there were such sums is not compared.
+        A URL, such as s3://bucket/data, is read through fsspec, in ranges of its shards, of which
+        each block is compared when it is first read.
 
-        Raises:
-            DataError: no dataset there, one from another version or another tokenizer, or a shard
-                that is missing, truncated or damaged.
+        Its tokens must be from `tokenizer`, by default the one that was saved with them. Without
+        `verify`, up to 128 MiB are read whole, and up to 1 GiB where damage is mended at once, as
+        the dataset is `remade` from its text. Of a larger one each block is compared with its sum
+        when it is first read; one from before there were such sums is not compared. Raises
+        DataError for no dataset, another version or tokenizer, or a damaged shard.
         """
-        folder = Path(folder)
+        if is_url(folder):
+            with TemporaryDirectory(prefix="jaxgpt-remote-") as copy:
+                copy_small_files(str(folder), _SMALL, Path(copy), _MOST_BYTES)
+                return cls._open(Path(copy), str(folder), tokenizer, verify, False)
+        return cls._open(Path(folder), None, tokenizer, verify, remade)
+
+    @classmethod
+    def _open(
+        cls, folder: Path, url: str | None, tokenizer: Tokenizer | None, verify: bool, remade: bool
+    ) -> "TokenDataset":
+        """Of a URL, `folder` has the copies of its small files."""
         manifest = _read_manifest(folder)
         tokenizer = load_tokenizer(folder / "tokenizer") if tokenizer is None else tokenizer
-        _check_tokenizer(folder, manifest["tokenizer"], tokenizer)
-        ids = manifest["tokenizer"]["vocab_size"]
+        made_with = manifest["tokenizer"]
+        if tokenizer.fingerprint != made_with["fingerprint"]:
+            raise DataError(
+                f"{folder}: its tokens are from {made_with['name']} "
+                f"({made_with['fingerprint'][:12]}), not from {tokenizer.name} "
+                f"({tokenizer.fingerprint[:12]}); put the tokenizer that they are from into "
+                f"{folder / 'tokenizer'}, or prepare the data again"
+            )
+        ids = made_with["vocab_size"]
         sums = _block_sums(folder, manifest)
         splits = {}
         for name, split in manifest["splits"].items():
             shards = [
                 open_shard(
-                    folder / shard["file"],
+                    folder / shard["file"] if url is None else f"{url.rstrip('/')}/{shard['file']}",
                     tokens=shard["tokens"],
                     vocab_size=ids,
                     sums=sums.get(shard["file"]),
@@ -146,16 +164,19 @@ class TokenDataset:
             splits[name] = TokenSplit(
                 tuple(shards), split["bytes"], split["documents"], split["entropy_bits"]
             )
-        listed = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+        listed = _listed(manifest)
         size = sum(shard_bytes(shard["tokens"], ids) for shard in listed)
         quick = size <= (_QUICK_REMADE if remade else _QUICK)
-        if verify or (quick and not sums):
+        if url is not None:
+            for split in splits.values() if verify else ():
+                split.verify()
+        elif verify or (quick and not sums):
             for shard in listed:
                 verify_shard(folder / shard["file"], shard["sha256"])
         elif quick:
             for split in splits.values():
                 split.verify()
-        return cls(folder, manifest, splits, tokenizer)
+        return cls(folder if url is None else Path(url), manifest, splits, tokenizer)
 
     @property
     def fingerprint(self) -> str:
@@ -166,11 +187,7 @@ class TokenDataset:
         return sha256(canonical.encode())
 
     def split(self, name: str) -> TokenSplit:
-        """The split called "train" or "validation".
-
-        Raises:
-            DataError: the dataset has no such split.
-        """
+        """The split called "train" or "validation"; raises DataError if there is no such split."""
         if name not in self.splits:
             raise DataError(f"{self.folder}: no split {name!r}, only {sorted(self.splits)}")
         return self.splits[name]
@@ -253,21 +270,11 @@ def _block_sums(folder: Path, manifest: dict[str, Any]) -> dict[str, UInt32[np.n
     content = read_regular(folder / SUMS, limit=_MOST_BYTES)
     if sha256(content) != manifest["sums"]["sha256"]:
         raise DataError(f"{folder / SUMS}: damaged, its sum is another; prepare the data again")
-    found, start = {}, 0
-    for split in manifest["splits"].values():
-        for shard in split["shards"]:
-            size = shard_bytes(shard["tokens"], manifest["tokenizer"]["vocab_size"])
-            count = -(-size // BLOCK)
-            sums = np.frombuffer(content, "<u4", count, 4 * start)
-            found[shard["file"]], start = sums, start + count
-    return found
+    listed, ids = _listed(manifest), manifest["tokenizer"]["vocab_size"]
+    ends = np.cumsum([-(-shard_bytes(shard["tokens"], ids) // BLOCK) for shard in listed])
+    parts = np.split(np.frombuffer(content, "<u4"), ends[:-1])
+    return {shard["file"]: sums for shard, sums in zip(listed, parts, strict=True)}
 
 
-def _check_tokenizer(folder: Path, made_with: dict[str, Any], tokenizer: Tokenizer) -> None:
-    if tokenizer.fingerprint != made_with["fingerprint"]:
-        raise DataError(
-            f"{folder}: its tokens are from {made_with['name']} "
-            f"({made_with['fingerprint'][:12]}), not from {tokenizer.name} "
-            f"({tokenizer.fingerprint[:12]}); put the tokenizer that they are from into "
-            f"{folder / 'tokenizer'}, or prepare the data again"
-        )
+def _listed(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    return [shard for split in manifest["splits"].values() for shard in split["shards"]]

@@ -3,9 +3,8 @@
 import os
 import warnings
 from collections.abc import Hashable, Iterable, Sequence
-from functools import reduce
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.finetuning.settings import TuningConfig
@@ -16,10 +15,9 @@ from jaxgpt.training.run_folder import check_folder
 def check_run(run: str | Path, config: TuningConfig, options: FolderOptions) -> None:
     """Raise before anything is read what `tune` would raise of the folder.
 
-    Raises:
-        ConfigError: a folder that cannot be written, belongs to something else, or holds the model
-            to begin with; a setting that changes nothing.
-        CheckpointError: a folder that holds a run with other settings.
+    Raises ConfigError for a folder that cannot be written, belongs to something else, or holds the
+    model to begin with, and for a setting that changes nothing; CheckpointError for a folder that
+    holds a run with other settings.
     """
     refuse_idle_settings(config)
     run, base = Path(run), os.path.realpath(config.init_from)
@@ -34,7 +32,8 @@ def refuse_idle_settings(config: TuningConfig) -> None:
     """Raise ConfigError for a setting, other than by default, that changes nothing in this run."""
     standard = type(config)(init_from=config.init_from, data=config.data)
     for name, reason in _idle(config):
-        if hasattr(config, name.split(".")[0]) and _get(config, name) != _get(standard, name):
+        get = attrgetter(name)
+        if hasattr(config, name.split(".")[0]) and get(config) != get(standard):
             flag = "--" + name.split(".")[-1].replace("_", "-")
             raise ConfigError(f"{flag} changes nothing {reason}, or leave {flag} out")
 
@@ -70,17 +69,12 @@ def _idle(config: TuningConfig) -> Iterable[tuple[str, str]]:
             yield f"{part}_fraction", f"where --{part} names the texts; leave that out"
 
 
-def _get(config: Any, name: str) -> Any:
-    return reduce(getattr, name.split("."), config)
-
-
 def check_held_out(
     flag: str, held_out: Sequence[Hashable], training: Iterable[Hashable], what: str = "records"
 ) -> None:
     """Warn where some of what is measured on is also in the data to train on.
 
-    Raises:
-        DataError: all of it is, as where both are one file.
+    Raises DataError if all of it is, as where both are one file.
     """
     known = set(training)
     shared = sum(item in known for item in held_out)

@@ -15,6 +15,7 @@ from jaxgpt.fields import typed
 from jaxgpt.finetuning.labelled import LabelledBatch
 from jaxgpt.model.layers import Params, init_linear, linear
 from jaxgpt.training.loss import AS_IT_IS, Loss, LossFunction, cross_entropy, hidden
+from jaxgpt.training.placing import place, to_host
 
 Pooling = Literal["last", "first", "mean"]
 """Which vector stands for a text: that of its last real token, the only one that has seen the whole
@@ -105,6 +106,6 @@ def predict(
     for batch in batches:
         counted = batch.labels != IGNORE
         labels.append(batch.labels[counted])
-        rows = probabilities(params, jax.device_put(tuple(batch), sharding))
-        given.append(np.asarray(rows)[counted])
+        rows = probabilities(params, place(tuple(batch), sharding))
+        given.append(np.asarray(to_host(rows))[counted])
     return np.concatenate(labels), np.concatenate(given)

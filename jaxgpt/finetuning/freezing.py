@@ -4,6 +4,8 @@ A step's state holds the trained ones alone, so the rest stays as it is, bit for
 gradient and no memory of the optimizer's.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -11,18 +13,22 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from jaxgpt.errors import ConfigError
+from jaxgpt.finetuning.lora import init_adapters, lora_loss, merge, whole_blocks
+from jaxgpt.finetuning.settings import TuningConfig
 from jaxgpt.model.layers import Params
+from jaxgpt.model.schema import SCHEMA, Rows
 from jaxgpt.training.loss import Loss, LossFunction
 
 TrainedBlocks = int | Literal["all"]
 """How much is trained: the last N blocks, the last norm and the head; 0 the head alone; or all."""
+_NEW = "new"
 
 
 def split_params(params: Params, trained: TrainedBlocks) -> tuple[Params, Params]:
     """The trained and the frozen parameters, which `join_params` puts together again.
 
-    Raises:
-        ConfigError: a number of blocks that the model has not, or nothing that would be trained.
+    Raises ConfigError for a number of blocks that the model has not, or if nothing would be
+    trained.
     """
     if trained == "all":
         return params, {}
@@ -69,3 +75,62 @@ def frozen_loss(loss_fn: LossFunction, frozen: Params) -> LossFunction:
         return loss_fn(joined, batch, rng)
 
     return loss
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """The parameters that are trained, and the frozen ones beside them."""
+
+    trained: Any
+    frozen: Any
+    join: Callable[[Any, Any], Params]
+    """Trained and frozen parameters -> those of the whole model."""
+    loss: Callable[[LossFunction, Any], LossFunction]
+    """A loss of the whole model, and the frozen parameters -> the loss of the trained ones."""
+    adapters: bool = False
+    """Whether the trained ones are kept without the base; else the whole model is."""
+    new: Sequence[str] = ()
+    """The frozen parts that the base does not have: drawn once, and kept with the adapters."""
+
+    def drawn(self, frozen: Any) -> Any:
+        """The new ones among the frozen parameters."""
+        return {name: frozen[name] for name in self.new}
+
+    def stored(self, trained: Any, frozen: Any) -> Any:
+        """What a checkpoint holds."""
+        if not self.adapters:
+            return self.join(trained, frozen)
+        return trained | ({_NEW: self.drawn(frozen)} if self.new else {})
+
+
+def trainable(
+    params: Params,
+    config: TuningConfig,
+    key: PRNGKeyArray,
+    new: Sequence[str] = (),
+    rows: Rows = SCHEMA,
+) -> Trainable:
+    """Part `params` into what `config` trains and the rest; `key` draws the adapters.
+
+    `new` are the parts of `params` that the base does not have, `rows` its schema.
+    Raises ConfigError as `split_params` and `init_adapters` do.
+    """
+    if config.trained == "lora":
+        return Trainable(
+            init_adapters(params, whole_blocks(params, config.lora, rows), key, rows),
+            params,
+            join=lambda adapters, base: merge(base, adapters, config.lora, rows),
+            loss=lambda loss_fn, base: lora_loss(loss_fn, base, config.lora, rows),
+            adapters=True,
+            new=new,
+        )
+    trained, frozen = split_params(params, config.trained)
+    return Trainable(trained, frozen, join_params, frozen_loss)
+
+
+def restore(stored: Any, config: TuningConfig, frozen: Any) -> tuple[Any, Any]:
+    """The trained and the frozen parameters: what a checkpoint holds, over what is in `frozen`."""
+    if config.trained != "lora":
+        return split_params(stored, config.trained)[0], frozen
+    adapters = {name: part for name, part in stored.items() if name != _NEW}
+    return adapters, frozen | stored.get(_NEW, {})

@@ -1,7 +1,6 @@
 """Texts with a label each -> classes, parts for training and testing, and padded batches."""
 
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +12,10 @@ from jaxtyping import Int32
 
 from jaxgpt.data.batches import IGNORE
 from jaxgpt.errors import DataError
-from jaxgpt.finetuning.batching import Rows, TooLong, bucket_widths, pad
-from jaxgpt.finetuning.records import Record, read_records
+from jaxgpt.finetuning.batching import Rows, TooLong, bucket_widths, is_too_long, pad
+from jaxgpt.finetuning.records import Record, read_records, usable
 from jaxgpt.finetuning.splits import rank, split
-from jaxgpt.finetuning.usable import usable
-from jaxgpt.tokenization.tokenizer import Tokenizer
+from jaxgpt.tokenization.tokenizer import Tokenizer, prefix_of
 
 
 @dataclass(frozen=True)
@@ -48,30 +46,21 @@ class Parts(NamedTuple):
 def read_labelled(paths: Sequence[str | Path], *, strict: bool = False) -> list[Labelled]:
     """The texts in `paths`: lines `label<TAB>text`, or the fields `label` and `text`.
 
-    Raises:
-        DataError: see `read_records` and `usable`; a label or text that is missing or no text.
+    Raises DataError as `read_records` and `usable` do, and for a label or text that is missing or
+    no text.
     """
     return [item for _, item in usable(read_records(paths), labelled, strict=strict)]
 
 
 def labelled(record: Record) -> Labelled:
     """A record as a text with its label; see `read_labelled`."""
-    return Labelled(record.text("text"), _label(record), record.where)
-
-
-def _label(record: Record) -> str:
-    label = record.fields.get("label")
-    if isinstance(label, int) and not isinstance(label, bool):
-        return str(label)
-    return record.text("label").strip()
+    text, label = record.text("text"), record.fields.get("label")
+    label = str(label) if type(label) is int else record.text("label").strip()
+    return Labelled(text, label, record.where)
 
 
 def class_names(texts: Sequence[Labelled]) -> list[str]:
-    """The classes in alphabetical order; a class's number is its place in this list.
-
-    Raises:
-        DataError: fewer than two classes.
-    """
+    """The classes in alphabetical order, which numbers them; raises DataError for but one."""
     names = sorted({item.label for item in texts})
     if len(names) < 2:
         raise DataError(
@@ -85,14 +74,11 @@ def balance(texts: Sequence[Labelled], *, seed: int) -> list[Labelled]:
 
     For the part to train on; a test keeps all its texts, and `balanced_accuracy` weighs classes.
     """
-    size = min(Counter(item.label for item in texts).values())
-    chosen: Counter[str] = Counter()
-    kept = set()
+    of_class: dict[str, list[int]] = {}
     for i in sorted(range(len(texts)), key=lambda i: rank(texts[i].text, seed)):
-        chosen[texts[i].label] += 1
-        if chosen[texts[i].label] <= size:
-            kept.add(i)
-    return [item for i, item in enumerate(texts) if i in kept]
+        of_class.setdefault(texts[i].label, []).append(i)
+    size = min(map(len, of_class.values()))
+    return [texts[i] for i in sorted(i for places in of_class.values() for i in places[:size])]
 
 
 def cut_labelled(
@@ -100,22 +86,18 @@ def cut_labelled(
 ) -> list[list[Labelled]]:
     """Cut each class by itself as `split` does, so that every part has all classes in their shares.
 
-    Raises:
-        DataError: a class with too few distinct texts for a share in each part.
-        ConfigError: see `split`.
+    Raises DataError for a class with too few distinct texts for a share in each part; ConfigError
+    as `split` does.
     """
-    of_class = {name: [item for item in texts if item.label == name] for name in class_names(texts)}
     parts: list[list[Labelled]] = [[] for _ in fractions]
-    for name, members in of_class.items():
+    for name in class_names(texts):
+        members = [item for item in texts if item.label == name]
         if (distinct := len({item.text for item in members})) < len(parts):
             raise DataError(
                 f"the class {name!r} has only {distinct} different text"
                 f"{'s' * (distinct != 1)} (one at {members[0].where}); training, validation and "
                 "test need one each, so give more or drop the class"
             )
-        if len(parts) == 1:
-            parts[0].extend(members)
-            continue
         shares = split(members, lambda item: item.text, seed=seed, fractions=fractions)
         for part, share in zip(parts, shares, strict=True):
             part.extend(share)
@@ -132,11 +114,8 @@ def labelled_rows(
 ) -> Rows[tuple[list[int], int], LabelledBatch]:
     """The texts in batches of a few widths, up to `context_length`.
 
-    A longer text is refused or, with a warning, cut.
-
-    Raises:
-        DataError: a label that is not among the classes; a text that is too long, or without
-            tokens; no text at all.
+    A longer text is refused or, with a warning, cut. Raises DataError for a label that is not among
+    the classes, a text that is too long or without tokens, or no text at all.
     """
     rows, cut = [], 0
     number_of = {name: number for number, name in enumerate(classes)}
@@ -149,13 +128,8 @@ def labelled_rows(
         tokens = tokenizer.encode(item.text)
         if not tokens:
             raise DataError(f"{item.where}: the tokenizer finds no token in the text; remove it")
-        if len(tokens) > context_length:
-            if too_long == "refuse":
-                raise DataError(
-                    f"{item.where}: {len(tokens)} tokens are longer than context_length "
-                    f"{context_length}; shorten the text, or set too_long to truncate"
-                )
-            cut += 1
+        tokens = [*prefix_of(tokenizer), *tokens]
+        cut += is_too_long(item.where, len(tokens), context_length, too_long, "shorten the text")
         rows.append((tokens[:context_length], number_of[item.label]))
     if cut:
         warnings.warn(

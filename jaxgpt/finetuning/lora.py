@@ -8,6 +8,7 @@ of their own, though they are sections of one matrix here.
 import functools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from jaxgpt.errors import ConfigError
 from jaxgpt.files import sha256
-from jaxgpt.finetuning.settings import LoraConfig
+from jaxgpt.finetuning.settings import LORA_TARGETS, LoraConfig
 from jaxgpt.model.layers import Params
 from jaxgpt.model.schema import SCHEMA, Rows, qkv_sections
 from jaxgpt.training.loss import Loss, LossFunction
@@ -34,24 +35,30 @@ def init_adapters(
     Raises ConfigError if there is no such matrix in `rows`, the schema, or in `params`, as the head
     of a model that ties it.
     """
+    adapters, rank = {}, config.rank
     keys = jax.random.split(key, len(config.targets))
-    return {
-        target: _init_adapter(params, target, _names(target, rows), config.rank, target_key)
-        for target, target_key in zip(config.targets, keys, strict=True)
-    }
+    for target, target_key in zip(config.targets, keys, strict=True):
+        names = _names(target, rows)
+        try:
+            *layers, inputs, columns = _at(params, names).shape
+        except KeyError:
+            what = f"the model has no {target} of its own to adapt; leave out {target}"
+            raise ConfigError(what) from None
+        outputs = len(range(columns)[_section(params, target)])
+        a = jax.random.normal(target_key, (*layers, inputs, rank), jnp.float32)
+        b = jnp.zeros((*layers, rank, outputs), jnp.float32)
+        adapters[target] = {"A": a / math.sqrt(inputs), "B": b}
+    return adapters
 
 
-def _init_adapter(
-    params: Params, target: str, names: tuple[str, ...], rank: int, key: PRNGKeyArray
-) -> Params:
-    if names[0] not in params:
-        raise ConfigError(f"the model has no {target} of its own to adapt; leave out {target}")
-    *layers, inputs, columns = _at(params, names).shape
-    outputs = len(range(columns)[_section(params, target)])
-    return {
-        "A": jax.random.normal(key, (*layers, inputs, rank), jnp.float32) / math.sqrt(inputs),
-        "B": jnp.zeros((*layers, rank, outputs), jnp.float32),
-    }
+def whole_blocks(params: Params, config: LoraConfig, rows: Rows = SCHEMA) -> LoraConfig:
+    """`config` with the gate, where the model has one and all other matrices are adapted."""
+    gated = any("gate" in leaf.adapters for leaf in rows) and "gate" in params["blocks"].get(
+        "mlp", {}
+    )
+    if not gated or not {*LORA_TARGETS[:-1]} <= {*config.targets} or "gate" in config.targets:
+        return config
+    return replace(config, targets=(*config.targets, "gate"))
 
 
 def merge(params: Params, adapters: Adapters, config: LoraConfig, rows: Rows = SCHEMA) -> Params:
@@ -101,11 +108,7 @@ def _add(tree: Params, path: tuple[str, ...], change: Array) -> Params:
 def lora_loss(
     loss_fn: LossFunction, base: Params, config: LoraConfig, rows: Rows = SCHEMA
 ) -> LossFunction:
-    """`loss_fn` as a loss of the adapters alone, so that they are all that has a gradient.
-
-    Whoever compiles a step with it passes `base` to the compiled function, and makes the loss
-    inside: of arrays that it finds outside, JAX would write a copy into the program.
-    """
+    """`loss_fn` as a loss of the adapters alone; of `base` holds what `frozen_loss` says."""
 
     def loss(adapters: Adapters, batch: Any, rng: PRNGKeyArray | None) -> Loss:
         return loss_fn(merge(base, adapters, config, rows), batch, rng)

@@ -1,5 +1,6 @@
 """Adapters on disk: a folder of kilobytes that knows which base it belongs to."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from jaxgpt.files import file_sha256, read_sealed, seal
 from jaxgpt.finetuning.lora import Adapters, fingerprint, init_adapters
 from jaxgpt.finetuning.settings import LoraConfig
 from jaxgpt.model.layers import Params
+from jaxgpt.model.nested import flatten
 from jaxgpt.model.schema import SCHEMA, Rows
 from jaxgpt.training.task import check_task
 
@@ -29,16 +31,11 @@ FORMAT = 2
 """Records of format 1 have no sum of their own, and no new parameters, such as a head."""
 ADAPTERS = "adapters.safetensors"
 RECORD = "adapters.json"
+ADAPTERS_FOLDER = "adapters"
+"""In a run's folder."""
 _NEW = "new"
-_KINDS = {
-    "format": int,
-    "base": str,
-    "arrays": str,
-    "sha256": str,
-    "init_from": str,
-    "tokenizer": str,
-    "task": dict,
-}
+_TEXTS = ("base", "arrays", "sha256", "init_from", "tokenizer")
+_KINDS = {"format": int, **dict.fromkeys(_TEXTS, str), "task": dict}
 
 
 def save_adapters(
@@ -57,12 +54,10 @@ def save_adapters(
 
     `new` are frozen parameters that the base does not have, such as a classifier's head;
     `init_from` is where the base lies, `tokenizer` the one named where it has none, and `task` what
-    the adapters make of it.
-
-    Raises ConfigError if the folder cannot be written, or holds something and `overwrite` is false;
-    ResourceError if the disk is full.
+    the adapters make of it. Raises ConfigError if the folder cannot be written, or holds something
+    and `overwrite` is false; ResourceError if the disk is full.
     """
-    arrays = _named(adapters) | _named(new or {}, f"{_NEW}.")
+    arrays = flatten(adapters) | flatten({_NEW: new or {}})
     # Not by the listing: what is damaged in a run must not stand in the way of the run.
     foreign = partial(unlisted_names, known=re.compile(ADAPTER_NAMES).fullmatch)
     with new_folder(folder, overwrite=overwrite, foreign=foreign) as draft:
@@ -74,7 +69,7 @@ def save_adapters(
             "format": FORMAT,
             "rank": config.rank,
             "alpha": config.alpha,
-            "targets": config.targets,
+            "targets": tuple(dict.fromkeys([*config.targets, *adapters])),
             "init_from": init_from,
             "task": dict(task or {}),
             "tokenizer": tokenizer,
@@ -95,10 +90,9 @@ def load_adapters(
 
     `origin` is what the fingerprint is of, where that is not `base`, of which the parts in `new`
     were drawn, such as a classifier's head: they are read too, but for a folder of format 1, which
-    has none and was made beside those of `base`.
-
-    Raises CheckpointError if there are none, if they are damaged or do not fit their config, or if
-    they were trained beside other parameters than `base`.
+    has none and was made beside those of `base`. Raises CheckpointError if there are none, if they
+    are damaged or do not fit their config, or if they were trained beside other parameters than
+    `base`.
     """
     folder = Path(folder)
     record = read_adapters_record(folder)
@@ -117,7 +111,7 @@ def load_adapters(
             "model that they were trained on, in the same dtype"
         )
     drawn = {part: base[part] for part in new if record["format"] > 1}
-    found = _checked(folder, arrays, _named(wanted) | _named(drawn, f"{_NEW}."))
+    found = _checked(folder, arrays, flatten(wanted) | flatten({_NEW: drawn}))
     return _like(wanted, found), config, base | _like(drawn, found, f"{_NEW}.")
 
 
@@ -152,12 +146,44 @@ def read_adapters_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _named(tree: Mapping[str, Params], prefix: str = "") -> dict[str, Any]:
-    return {
-        f"{prefix}{part}.{name}": leaf
-        for part, leaves in tree.items()
-        for name, leaf in leaves.items()
-    }
+def find_adapters(path: str | Path) -> Path | None:
+    """The folder of adapters that `path` is, or that the run in it has; None if there is none."""
+    folders = Path(path), Path(path, ADAPTERS_FOLDER)
+    return next((folder for folder in folders if os.path.isfile(folder / RECORD)), None)
+
+
+def check_base(path: str | Path, base: str) -> None:
+    """Raise ConfigError if a base is named for a model that has no adapters."""
+    if base and not find_adapters(path):
+        raise ConfigError("--base goes with adapters, and the model named has none")
+
+
+def find_base(folder: Path, record: Mapping[str, Any], base: str = "") -> str:
+    """Where the model that adapters were trained beside lies: `base`, or where it was then.
+
+    A relative path is looked up from here, and then from each folder above the adapters'. Raises
+    CheckpointError if it is at none of these.
+    """
+    if found := base or _nearby(folder, record["init_from"]):
+        return found
+    raise CheckpointError(
+        f"{folder} holds adapters of the model in {record['init_from'] or 'another folder'}, but "
+        "here is no such folder; say where it lies now by --base"
+    )
+
+
+def find_base_tokenizer(folder: Path, record: Mapping[str, Any]) -> str:
+    """The tokenizer of that model: a folder, where it is one and was found, or its name."""
+    tokenizer = record["tokenizer"]
+    if os.path.isfile(found := os.path.join(_nearby(folder, tokenizer), "tokenizer.json")):
+        return os.path.dirname(found)
+    return tokenizer
+
+
+def _nearby(folder: Path, name: str) -> str:
+    """The path `name` seen from here or from a folder above `folder`; empty where nothing is."""
+    places = ["", *map(str, Path(os.path.realpath(folder)).parents)] if name else []
+    return next((found for at in places if os.path.exists(found := os.path.join(at, name))), "")
 
 
 def _like(tree: Any, found: Mapping[str, jax.Array], prefix: str = "") -> Any:

@@ -18,10 +18,7 @@ def accuracy(confusion: Integer[np.ndarray, "C C"]) -> float:
 
 
 def balanced_accuracy(confusion: Integer[np.ndarray, "C C"]) -> float:
-    """The mean over the classes of the share that was found; guessing one class gives 1 / C.
-
-    Classes without texts are left out.
-    """
+    """The mean share found of the classes that have texts; guessing one of C gives 1 / C."""
     sizes = confusion.sum(axis=1)
     return float((np.diagonal(confusion)[sizes > 0] / sizes[sizes > 0]).mean())
 
@@ -29,10 +26,7 @@ def balanced_accuracy(confusion: Integer[np.ndarray, "C C"]) -> float:
 def reliability(
     labels: Integer[np.ndarray, " N"], probabilities: Float[np.ndarray, "N C"], num_bins: int = 10
 ) -> tuple[Integer[np.ndarray, " bins"], Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]:
-    """In equal bins of the highest probability: texts, their mean probability, their accuracy.
-
-    The two means are 0 in a bin without texts.
-    """
+    """In equal bins of the highest probability: texts, mean probability, accuracy (0 if empty)."""
     surest = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
     bins = np.minimum((surest * num_bins).astype(np.int64), num_bins - 1)

@@ -18,10 +18,7 @@ from jaxgpt.finetuning.instructions import TokenRow
 
 
 class PackedBatch(NamedTuple):
-    """Rows of several texts: tokens, their targets, and the number of the text within the row.
-
-    Padding has the number 0.
-    """
+    """Rows of several texts: tokens, targets, and the text's number in the row, 0 of padding."""
 
     inputs: Int32[np.ndarray, "B T"]
     targets: Int32[np.ndarray, "B T"]
@@ -31,10 +28,8 @@ class PackedBatch(NamedTuple):
 def pack(lengths: Sequence[int], width: int) -> list[list[int]]:
     """Which texts share a row of `width` tokens: best fit, the longest first.
 
-    Rows are at most 11/9 of the fewest possible, and four more (Johnson 1973).
-
-    Raises:
-        DataError: a text that is longer than the row.
+    Rows are at most 11/9 of the fewest possible, and four more (Johnson 1973). Raises DataError for
+    a text that is longer than the row.
     """
     bins_with: list[list[list[int]]] = [[] for _ in range(width + 1)]  # by the space that is left
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

@@ -11,21 +11,21 @@ import numpy as np
 
 from jaxgpt.data.batches import IGNORE
 from jaxgpt.errors import DataError
-from jaxgpt.finetuning.batching import Rows, bucket_widths
+from jaxgpt.finetuning.batching import Rows, TooLong, bucket_widths, is_too_long
 from jaxgpt.finetuning.instructions import (
+    LISTS,
     TokenRow,
-    TooLong,
     collate,
     encode_conversation,
     encode_prompt,
     end_of_text,
+    read_messages,
 )
-from jaxgpt.finetuning.messages import LISTS, read_messages
 from jaxgpt.finetuning.preferences import Pairs
-from jaxgpt.finetuning.records import EmptyRecordError, Record, read_records
-from jaxgpt.finetuning.templates import Template, Turn
-from jaxgpt.finetuning.usable import left_out, usable
+from jaxgpt.finetuning.records import EmptyRecordError, Record, left_out, read_records, usable
+from jaxgpt.finetuning.templates import PromptTemplate, Turn
 from jaxgpt.tokenization.tokenizer import Tokenizer
+from jaxgpt.training.placing import to_host
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,8 @@ def read_preferences(paths: Sequence[str | Path], *, strict: bool = False) -> li
 
     The answers are `chosen` and `rejected`, texts or lists of messages (see `read_conversations`).
     A list may hold the whole conversation; the prompt is then what both begin with. `prompt` may be
-    a list too, and may be called `messages` or `conversations`.
-
-    Raises:
-        DataError: see `read_records` and `usable`; a field that is missing or no text; answers to
-            different prompts.
+    a list too, and may be called `messages` or `conversations`. Raises DataError as `read_records`
+    and `usable` do, for a field that is missing or no text, and for answers to different prompts.
     """
     return [item for _, item in usable(read_records(paths), preference, strict=strict)]
 
@@ -103,7 +100,9 @@ def _prompt(record: Record, begun: tuple[Turn, ...]) -> tuple[Turn, ...]:
     return prompt + begun
 
 
-def encode_preference(preference: Preference, template: Template, tokenizer: Tokenizer) -> PairRow:
+def encode_preference(
+    preference: Preference, template: PromptTemplate, tokenizer: Tokenizer
+) -> PairRow:
     """A preference as rows; raises as `encode_conversation` does."""
     prompt = encode_prompt(preference.prompt, template, tokenizer)
 
@@ -133,7 +132,7 @@ def collate_pairs(
 
 def preference_rows(
     preferences: Sequence[Preference],
-    template: Template,
+    template: PromptTemplate,
     tokenizer: Tokenizer,
     *,
     context_length: int,
@@ -144,22 +143,15 @@ def preference_rows(
 
     A longer one is refused or, with a warning, cut. It is left out if nothing of an answer remains,
     and so is one whose answers are the same, from which nothing can be learnt; `strict` refuses it.
-
-    Raises:
-        DataError: a preference that is too long; none that remains; see `encode_conversation`.
+    Raises DataError for a preference that is too long, if none remains, and as
+    `encode_conversation` does.
     """
     pairs, same, cut = [], [], 0
     for preference in preferences:
         pair = encode_preference(preference, template, tokenizer)
         length = max(len(pair.chosen), len(pair.rejected))
-        if length > context_length:
-            if too_long == "refuse":
-                raise DataError(
-                    f"{preference.where}: {length} tokens are longer than context_length "
-                    f"{context_length}; shorten the record, take a model with a longer context, "
-                    "or set too_long to truncate"
-                )
-            pair = PairRow(_cut(pair.chosen, context_length), _cut(pair.rejected, context_length))
+        if is_too_long(preference.where, length, context_length, too_long):
+            pair = PairRow(pair.chosen.cut(context_length), pair.rejected.cut(context_length))
             cut += 1
         if _differ(pair):
             pairs.append(pair)
@@ -186,10 +178,6 @@ def preference_rows(
     )
 
 
-def _cut(row: TokenRow, length: int) -> TokenRow:
-    return TokenRow(row.inputs[:length], row.targets[:length])
-
-
 def _differ(pair: PairRow) -> bool:
     """Whether both rows have targets, and not the same ones."""
     chosen, rejected = (row.targets[row.targets != IGNORE] for row in (pair.chosen, pair.rejected))
@@ -204,7 +192,7 @@ def with_reference(
     `measure` is `pair_likelihood` of the reference's parameters. Where they are kept instead, each
     batch can be measured as it comes: `pairs._replace(reference=measure(pairs))`.
     """
-    found = np.concatenate([np.asarray(measure(pairs)) for pairs in rows.in_order(batch_size)])
+    found = np.concatenate([to_host(measure(pairs)) for pairs in rows.in_order(batch_size)])
     return rows.with_examples(
         [
             replace(pair, reference=(float(chosen), float(rejected)))

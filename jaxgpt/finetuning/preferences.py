@@ -16,10 +16,9 @@ from jaxgpt.compute import Compute
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.batches import IGNORE
 from jaxgpt.errors import ConfigError
-from jaxgpt.finetuning.likelihood import row_likelihood
 from jaxgpt.finetuning.settings import PreferenceConfig
 from jaxgpt.model.layers import Params
-from jaxgpt.training.loss import AS_IT_IS, Loss, LossFunction
+from jaxgpt.training.loss import AS_IT_IS, Loss, LossFunction, row_likelihood
 
 
 class Pairs(NamedTuple):
@@ -67,7 +66,8 @@ def preference_loss(
 
     def loss(params: Params, pairs: Pairs, rng: PRNGKeyArray | None) -> Loss:
         (chosen, rejected), counted = rewards(params, pairs, rng)
-        return jnp.where(counted, _nats(chosen - rejected), 0).sum(), counted.sum(dtype=jnp.int32)
+        nats = jnp.where(counted, -jax.nn.log_sigmoid(chosen - rejected), 0).sum()
+        return nats, counted.sum(dtype=jnp.int32)
 
     return loss
 
@@ -83,7 +83,7 @@ def preference_sums(
         margin = chosen - rejected
         values = {
             "pairs": counted,
-            "loss": _nats(margin),
+            "loss": -jax.nn.log_sigmoid(margin),
             "margin": margin,
             "accuracy": margin > 0,
             "chosen_reward": chosen,
@@ -127,7 +127,3 @@ def _rewards(
         return preference.beta * jnp.where(counted[:, None], likelier, 0).T, counted
 
     return rewards
-
-
-def _nats(margin: Float[Array, " B"]) -> Float[Array, " B"]:
-    return -jax.nn.log_sigmoid(margin)

@@ -1,4 +1,4 @@
-"""A model to begin with: a GPT-2 of Hugging Face, or what jaxgpt trained, from a folder."""
+"""A model to begin with: a model of Hugging Face, or what jaxgpt trained, from a folder."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,23 +13,17 @@ from jaxgpt.config import BlockConfig, DataConfig, ModelConfig, TrainConfig
 from jaxgpt.config_file import differences
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.fields import typed
-from jaxgpt.finetuning.bases import find_adapters, find_base, find_base_tokenizer
+from jaxgpt.finetuning import lora_file
 from jaxgpt.finetuning.lora import merge
-from jaxgpt.finetuning.lora_file import load_adapters, read_adapters_record
-from jaxgpt.huggingface.config import read_gpt2_config
-from jaxgpt.huggingface.weights import Dtype, load_gpt2
+from jaxgpt.huggingface.config import read_huggingface_config
+from jaxgpt.huggingface.weights import Dtype, load_huggingface
 from jaxgpt.model.layers import Params
 from jaxgpt.model.schema import rows_of
 from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
-from jaxgpt.training.checkpoint import (
-    MANIFEST,
-    LoadedModel,
-    find_checkpoint,
-    load_model,
-    read_config,
-)
+from jaxgpt.training.checkpoint import LoadedModel, find_checkpoint, load_model, read_config
 from jaxgpt.training.kept import FOLDER
-from jaxgpt.training.own_block import OwnBlock, restored_block
+from jaxgpt.training.manifest import MANIFEST
+from jaxgpt.training.own_parts import OwnBlock, restored_block
 
 _VOCABULARIES = ("merges.txt", "vocab.json", "tokenizer.json")
 
@@ -42,32 +36,32 @@ def load_pretrained(
     base: str = "",
     block: OwnBlock = None,
 ) -> LoadedModel:
-    """The model in a Hugging Face folder of a GPT-2, or in a run's or a checkpoint's folder.
+    """The model in a Hugging Face folder, or in a run's or a checkpoint's folder.
 
     Adapters, or a run that trained some, are merged with their base, which is in `base` if it was
     moved; `block` is that of `load_model`. The tokenizer is the one named, or the folder's
     (`find_tokenizer`). The dtype is the file's, or of merged weights float32, unless `dtype` asks
-    for another. Raises CheckpointError as `load_gpt2` and `load_model` do, DataError if there is no
-    tokenizer, ConfigError if it has more ids than the model.
+    for another. Raises CheckpointError as `load_huggingface` and `load_model` do, DataError if
+    there is no tokenizer, ConfigError if it has more ids than the model.
     """
     path = Path(path)
-    adapters = find_adapters(path)
+    adapters = lora_file.find_adapters(path)
     if adapters or is_own(path):
         model = load_adapted(adapters, base, block) if adapters else load_model(path, block=block)
         own = model.tokenizer if not tokenizer else load_tokenizer(tokenizer)
         _check_vocabulary(path, model.config, own)
         return replace(model, params=_cast(path, model.params, dtype), tokenizer=own)
     if block is not None:
-        raise ConfigError(f"{path} is a GPT-2 of Hugging Face, which has no block of its own")
-    config = read_gpt2_config(path)  # and its tokenizer, before the weights, which take longer
+        raise ConfigError(f"{path} is a model of Hugging Face, which has no block of its own")
+    # And its tokenizer, before the weights, which take longer.
+    _, config = read_huggingface_config(path)
     spec = tokenizer or find_tokenizer(path)
     # A folder's that is GPT-2's by the number of its ids needs no vocabulary until a text is read.
     own = load_tokenizer(spec if tokenizer or spec != "gpt2" else path)
     _check_vocabulary(path, config, own)
-    config, params = load_gpt2(path, dtype)
-    return LoadedModel(
-        config, params, own, 0, TrainConfig(model=config, data=DataConfig(tokenizer=spec))
-    )
+    config, params = load_huggingface(path, dtype)
+    train = TrainConfig(model=config, data=DataConfig(tokenizer=spec))
+    return LoadedModel(config, params, own, 0, train)
 
 
 def load_base(path: str, tokenizer: str = "", block: OwnBlock = None) -> LoadedModel:
@@ -78,12 +72,10 @@ def load_base(path: str, tokenizer: str = "", block: OwnBlock = None) -> LoadedM
 def load_adapted(folder: Path, base: str = "", block: OwnBlock = None) -> LoadedModel:
     """The model of which `folder` holds the adapters, merged with its base.
 
-    `base` says where that lies now, if it is no longer where it was.
-
-    Raises:
-        CheckpointError: see `load_adapters`; adapters of a classifier, which is no language model.
+    `base` says where that lies now, if it is no longer where it was. Raises CheckpointError as
+    `load_adapters` does, and for those of a classifier, which is no language model.
     """
-    record = read_adapters_record(folder)
+    record = lora_file.read_adapters_record(folder)
     if record["task"].get("kind") == "classification":
         raise CheckpointError("these adapters are of a classifier, which writes no text")
     model = load_adapters_base(folder, record, base, block)
@@ -94,7 +86,8 @@ def load_adapters_base(
     folder: Path, record: Mapping[str, Any], base: str = "", block: OwnBlock = None
 ) -> LoadedModel:
     """The model that the adapters in `folder` were trained beside, with its tokenizer."""
-    return load_base(find_base(folder, record, base), find_base_tokenizer(folder, record), block)
+    tokenizer = lora_file.find_base_tokenizer(folder, record)
+    return load_base(lora_file.find_base(folder, record, base), tokenizer, block)
 
 
 def merge_adapters(
@@ -106,7 +99,7 @@ def merge_adapters(
 ) -> LoadedModel:
     """`base` with the adapters in `folder` merged; `origin` and `new` as of `load_adapters`."""
     rows = rows_of(base.config)
-    adapters, lora, params = load_adapters(folder, base.params, origin.params, new, rows)
+    adapters, lora, params = lora_file.load_adapters(folder, base.params, origin.params, new, rows)
     return replace(base, params=merge(params, adapters, lora, rows), task=task)
 
 
@@ -116,8 +109,14 @@ def is_own(path: str | Path) -> bool:
 
 
 def begin_from(config: TrainConfig, path: str, tokenizer: str | None = None) -> TrainConfig:
-    """`config` with the shape of the model in `path`, and with its tokenizer or the one named."""
+    """`config` with the shape of the model in `path`, and with its tokenizer or the one named.
+
+    Where a Hugging Face model's positions are rotary, the context is at most the default of a run.
+    """
     model, spec = _read_shape(Path(path), tokenizer)
+    if model.positions == "rope" and not is_own(path):
+        length = min(model.context_length, ModelConfig.context_length)
+        model = replace(model, context_length=length)
     return replace(config, init_from=path, model=model, data=replace(config.data, tokenizer=spec))
 
 
@@ -140,16 +139,16 @@ def check_fits(config: TrainConfig) -> None:
 def initial_params(path: str, config: ModelConfig) -> Params:
     """The parameters in `path` to train on: in float32, and of positions only those in context.
 
-    Raises CheckpointError as `load_gpt2` and `load_model` do.
+    Raises CheckpointError as `load_huggingface` and `load_model` do.
     """
     folder = Path(path)
     block: Any = config.block if isinstance(config, BlockConfig) else None
-    if find_adapters(folder):
+    if lora_file.find_adapters(folder):
         params = load_base(path, block=block).params
     elif is_own(folder):
         params = _cast(folder, load_model(folder, block=block).params, "float32")
     else:
-        _, params = load_gpt2(folder, "float32")
+        _, params = load_huggingface(folder, "float32")
     if "positions" in params["embed"]:
         positions = params["embed"]["positions"][: config.context_length]
         params["embed"] = params["embed"] | {"positions": positions}
@@ -173,14 +172,14 @@ def find_tokenizer(folder: Path) -> str:
 
 def _read_shape(path: Path, tokenizer: str | None) -> tuple[ModelConfig, str]:
     """The model's shape and its tokenizer, from small files alone."""
-    if adapters := find_adapters(path):
-        base = find_base(adapters, read_adapters_record(adapters))
+    if adapters := lora_file.find_adapters(path):
+        base = lora_file.find_base(adapters, lora_file.read_adapters_record(adapters))
         return _read_shape(Path(base), tokenizer)
     if is_own(path):
         folder = find_checkpoint(path)
         model = restored_block(read_config(folder / "config.json"), None, folder).model
         return model, tokenizer or str(folder / "tokenizer")
-    model = read_gpt2_config(path)
+    _, model = read_huggingface_config(path)
     return model, tokenizer or find_tokenizer(path)
 
 

@@ -3,18 +3,20 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxgpt.fields import (
-    check_at_least,
-    check_field,
-    check_fraction,
-    check_range,
-    check_share,
-    check_types,
-)
+from jaxgpt import fields
+from jaxgpt.config import ModelConfig
 from jaxgpt.model.schema import SCHEMA
 from jaxgpt.run_config import OptimizerConfig, RunConfig
 
-LORA_TARGETS = tuple(target for leaf in SCHEMA for target in leaf.adapters)
+LORA_TARGETS = tuple(
+    target
+    for leaf in SCHEMA
+    if leaf.present(ModelConfig(tie_head=False))
+    for target in leaf.adapters
+)
+"""The matrices of a GPT-2 with a head of its own."""
+
+_KNOWN_TARGETS = tuple(target for leaf in SCHEMA for target in leaf.adapters)
 
 
 @dataclass(frozen=True)
@@ -26,18 +28,18 @@ class LoraConfig:
     alpha: float = 16.0
     """What is added is A B times alpha / rank."""
     targets: tuple[str, ...] = LORA_TARGETS[:-1]
-    """Of attention: query, key, value, out; of the feed-forward network: up, down; and head, where
-    the model has one of its own. A block of the caller's own may name others, with a dot."""
+    """Of attention: query, key, value, out; of the feed-forward network: up, down, and gate, which
+    a run that adapts these six adds where the model has one; and head, where the model has one of
+    its own. A block of the caller's own may name others, with a dot."""
 
     def __post_init__(self):
-        """Refuse what adapts nothing."""
-        check_types(self)
-        check_range("rank", self.rank, 1, 1_000_000)
-        check_range("alpha", self.alpha, 1e-6, 1e6)
-        known = all(name in LORA_TARGETS or "." in name for name in self.targets)
+        fields.check_types(self)
+        fields.check_range("rank", self.rank, 1, 1_000_000)
+        fields.check_range("alpha", self.alpha, 1e-6, 1e6)
+        known = all(name in _KNOWN_TARGETS or "." in name for name in self.targets)
         once = 0 < len(self.targets) == len(set(self.targets))
-        check_field(
-            self, "targets", known and once, f"some of {', '.join(LORA_TARGETS)}, each once"
+        fields.check_field(
+            self, "targets", known and once, f"some of {', '.join(_KNOWN_TARGETS)}, each once"
         )
 
     @property
@@ -57,9 +59,8 @@ class PreferenceConfig:
     response weighs no more than a short one."""
 
     def __post_init__(self):
-        """Refuse a beta by which nothing is learnt."""
-        check_types(self)
-        check_range("beta", self.beta, 1e-6, 1e6)
+        fields.check_types(self)
+        fields.check_range("beta", self.beta, 1e-6, 1e6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,8 @@ class TuningConfig(RunConfig):
     """What decides every kind of fine-tuning; the same settings and data give the same result."""
 
     init_from: str
-    """The model to begin with: a run or a checkpoint of jaxgpt, adapters, or a Hugging Face folder
-    of a GPT-2."""
+    """The model to begin with: a run or a checkpoint of jaxgpt, adapters, or a Hugging Face folder.
+    """
     data: tuple[str, ...]
     """Files, folders or globs of .json, .jsonl, .csv or .tsv."""
     validation: tuple[str, ...] = ()
@@ -104,17 +105,16 @@ class TuningConfig(RunConfig):
     sample_every: int = 200
 
     def __post_init__(self):
-        """Refuse what is no share, no file, or no part of a model."""
         super().__post_init__()
-        check_field(self, "init_from", bool(self.init_from), "the folder of a model")
-        check_field(self, "data", bool(self.data), "one file or more")
-        check_fraction(self, "validation_fraction")
-        check_at_least(self, 0, "steps")
-        check_range("epochs", self.epochs, 1, 1_000_000)
-        check_range("batch_size", self.batch_size, 1, 1_000_000)
-        check_share(self, "dropout")
+        fields.check_field(self, "init_from", bool(self.init_from), "the folder of a model")
+        fields.check_field(self, "data", bool(self.data), "one file or more")
+        fields.check_fraction(self, "validation_fraction")
+        fields.check_at_least(self, 0, "steps")
+        fields.check_range("epochs", self.epochs, 1, 1_000_000)
+        fields.check_range("batch_size", self.batch_size, 1, 1_000_000)
+        fields.check_share(self, "dropout")
         known = isinstance(self.trained, str) or self.trained >= 0
-        check_field(self, "trained", known, "all, lora, or 0 or more")
+        fields.check_field(self, "trained", known, "all, lora, or 0 or more")
 
 
 @dataclass(frozen=True)
@@ -134,19 +134,19 @@ class ClassifierConfig(TuningConfig):
     """A text that is longer than the context: its beginning with a warning, or an error."""
 
     def __post_init__(self):
-        """Refuse shares that leave nothing to train on."""
         super().__post_init__()
-        check_fraction(self, "test_fraction")
+        fields.check_fraction(self, "test_fraction")
         left = 1 - self.test_fraction - self.validation_fraction
-        check_field(self, "test_fraction", left > 0, "below 1 - validation_fraction")
+        fields.check_field(self, "test_fraction", left > 0, "below 1 - validation_fraction")
 
 
 @dataclass(frozen=True)
 class InstructionConfig(TuningConfig):
     """How a model learns to follow instructions."""
 
-    template: Literal["alpaca", "phi", "chat"] = "alpaca"
-    """The markers around what each side says."""
+    template: Literal["", "alpaca", "phi", "chat", "tokenizer"] = ""
+    """The markers around what each side says; tokenizer takes the chat template that came with the
+    model's tokenizer. By default that, and alpaca where there is none."""
     special_tokens: bool | Literal["auto"] = "auto"
     """Give each marker of the template an id of its own (--special-tokens), or leave it plain text
     (--no-special-tokens), which a user can write too, and so forge a turn. auto gives the markers
@@ -173,5 +173,6 @@ class PreferenceTuningConfig(TuningConfig):
     reference: Literal["cached", "model"] = "cached"
     """Where the reference's log-probabilities come from: measured once for all pairs before the
     first step, or by the model to begin with, beside each batch."""
-    template: Literal["", "alpaca", "phi", "chat"] = ""
-    """The markers around what each side says; by default those that the model was tuned with."""
+    template: Literal["", "alpaca", "phi", "chat", "tokenizer"] = ""
+    """The markers around what each side says; by default those that the model was tuned with, or
+    its tokenizer's chat template."""

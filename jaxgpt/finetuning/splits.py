@@ -27,11 +27,9 @@ def split(
     """Cut `items` into parts with these shares of their distinct texts, the items in their order.
 
     Where an item goes depends on all texts and the seed, not on the order of the items. Items with
-    the same text go into one part, so that no part tells of another.
-
-    Raises:
-        ConfigError: fractions that are not above 0 or do not sum to 1.
-        DataError: fewer distinct texts than parts.
+    the same text go into one part, so that no part tells of another. Raises ConfigError for
+    fractions that are not above 0 or do not sum to 1; DataError for fewer distinct texts than
+    parts.
     """
     if min(fractions) <= 0 or not math.isclose(sum(fractions), 1):
         raise ConfigError(f"the fractions {tuple(fractions)} must be above 0 and sum to 1")

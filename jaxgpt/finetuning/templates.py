@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jaxgpt.errors import CheckpointError
+from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.tokenization.chat_template import ChatTemplate, find_chat_template
 
 Role = Literal["system", "user", "input", "assistant"]
 """Who says it; `input` is what a user's instruction is to be applied to."""
@@ -61,6 +62,13 @@ class Template:
         yield Piece(self.before["assistant"], "marker")
 
 
+def _around(marker: str) -> dict[Role, str]:
+    roles: tuple[Role, ...] = ("system", "user", "assistant")
+    before: dict[Role, str] = {role: marker.format(role) for role in roles}
+    before["input"] = "\n"
+    return before
+
+
 TEMPLATES = {
     "alpaca": Template(
         before={
@@ -72,26 +80,44 @@ TEMPLATES = {
         preamble="Below is an instruction that describes a task. "
         "Write a response that appropriately completes the request.",
     ),
-    "phi": Template(
-        before={
-            "system": "<|system|>\n",
-            "user": "<|user|>\n",
-            "input": "\n",
-            "assistant": "<|assistant|>\n",
-        },
-        after="<|end|>\n",
-    ),
-    "chat": Template(
-        before={
-            "system": "<|im_start|>system\n",
-            "user": "<|im_start|>user\n",
-            "input": "\n",
-            "assistant": "<|im_start|>assistant\n",
-        },
-        after="<|im_end|>\n",
-    ),
+    "phi": Template(_around("<|{}|>\n"), after="<|end|>\n"),
+    "chat": Template(_around("<|im_start|>{}\n"), after="<|im_end|>\n"),
 }
 """Alpaca (Taori et al. 2023), Phi-3 (Abdin et al. 2024) and ChatML (OpenAI 2023)."""
+
+
+PromptTemplate = Template | ChatTemplate
+"""One of `TEMPLATES`, or that of a tokenizer."""
+OF_TOKENIZER = "tokenizer"
+"""The name of the template that comes with a model's tokenizer."""
+
+
+def choose_template(name: str, tokenizer: Any) -> tuple[str, PromptTemplate]:
+    """The template called `name`; without a name the tokenizer's own, or else alpaca.
+
+    Raises ConfigError if the tokenizer has none, CheckpointError if it is broken.
+    """
+    if name in TEMPLATES:
+        return name, TEMPLATES[name]
+    if own := find_chat_template(tokenizer):
+        return OF_TOKENIZER, own
+    if name:
+        raise ConfigError(
+            f"tokenizer {tokenizer.name} brings no chat template; name one of "
+            f"{', '.join(TEMPLATES)} by --template"
+        )
+    return "alpaca", TEMPLATES["alpaca"]
+
+
+def as_messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    """The turns as chat templates take them; an input is a part of the user's message."""
+    messages: list[dict[str, str]] = []
+    for turn in turns:
+        if turn.role == "input" and messages:
+            messages[-1]["content"] += f"\n{turn.text}"
+        else:
+            messages.append({"role": turn.role, "content": turn.text})
+    return messages
 
 
 def tuned_template(task: Mapping[str, Any]) -> str:
@@ -100,7 +126,7 @@ def tuned_template(task: Mapping[str, Any]) -> str:
     Raises CheckpointError if there is no such template.
     """
     name = task.get("template", "")
-    if name and name not in TEMPLATES:
+    if name and name not in (*TEMPLATES, OF_TOKENIZER):
         raise CheckpointError(
             f"the model was tuned with template {name!r}, which is none of {', '.join(TEMPLATES)}; "
             "upgrade, or name one of these by --template"

@@ -1,7 +1,7 @@
-"""Labelled texts and a pretrained model -> a classifier, and how good it is on texts kept apart."""
+"""Labelled texts and a pretrained model -> a classifier, in a folder from which it is loaded."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,17 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from jaxgpt.config import ModelConfig
+from jaxgpt.errors import CheckpointError
 from jaxgpt.files import write_file
+from jaxgpt.finetuning import measures
 from jaxgpt.finetuning.checks import check_held_out, check_run
-from jaxgpt.finetuning.classification import class_loss, class_probabilities, predict
+from jaxgpt.finetuning.classification import (
+    class_loss,
+    class_probabilities,
+    classifier_params,
+    predict,
+)
 from jaxgpt.finetuning.labelled import (
     Labelled,
     Parts,
@@ -24,26 +32,18 @@ from jaxgpt.finetuning.labelled import (
     read_labelled,
 )
 from jaxgpt.finetuning.lora import fingerprint
-from jaxgpt.finetuning.measures import (
-    accuracy,
-    balanced_accuracy,
-    calibration_error,
-    confusion_matrix,
-    reliability,
-)
-from jaxgpt.finetuning.saved_classifier import with_class_head
+from jaxgpt.finetuning.lora_file import find_adapters, read_adapters_record
+from jaxgpt.finetuning.pretrained import load_adapters_base, merge_adapters
 from jaxgpt.finetuning.settings import ClassifierConfig
-from jaxgpt.finetuning.tuning import (
-    TuningJob,
-    TuningResult,
-    data_fingerprint,
-    train_config,
-    tune,
-)
+from jaxgpt.finetuning.tuning import TuningJob, TuningResult, data_fingerprint, train_config, tune
+from jaxgpt.model.layers import Params
+from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.run_config import FolderOptions
+from jaxgpt.shell import command as command_line
 from jaxgpt.terminal import note, one_line
-from jaxgpt.training.checkpoint import LoadedModel
+from jaxgpt.training.checkpoint import LoadedModel, read_checkpoint
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh
+from jaxgpt.training.own_parts import OwnBlock
 from jaxgpt.training.plots import LOSSES, Panel, plot_confusion, plot_reliability
 
 _NAMED = 20
@@ -60,8 +60,8 @@ class Scores(NamedTuple):
     @property
     def confusion(self) -> np.ndarray:
         """See `confusion_matrix`."""
-        num_classes = self.probabilities.shape[1]
-        return confusion_matrix(self.labels, self.probabilities.argmax(axis=1), num_classes)
+        chosen, num_classes = self.probabilities.argmax(axis=1), self.probabilities.shape[1]
+        return measures.confusion_matrix(self.labels, chosen, num_classes)
 
     @property
     def loss(self) -> float:
@@ -73,9 +73,9 @@ class Scores(NamedTuple):
         """Accuracy, balanced accuracy, expected calibration error, and the confusion matrix."""
         return {
             "texts": len(self.labels),
-            "accuracy": accuracy(self.confusion),
-            "balanced_accuracy": balanced_accuracy(self.confusion),
-            "calibration_error": calibration_error(self.labels, self.probabilities),
+            "accuracy": measures.accuracy(self.confusion),
+            "balanced_accuracy": measures.balanced_accuracy(self.confusion),
+            "calibration_error": measures.calibration_error(self.labels, self.probabilities),
             "confusion": self.confusion.tolist(),
         }
 
@@ -103,7 +103,9 @@ def tune_classifier(
     The folder also gets test.json, confusion.png and calibration.png. Raises a JaxgptError before
     anything is written if the data, the settings or the folder will not do.
     """
-    config = _with_head_adapters(config)
+    targets = config.lora.targets
+    if config.trained == "lora" and "head" not in targets:  # which is new, and must be learnt
+        config = replace(config, lora=replace(config.lora, targets=(*targets, "head")))
     check_run(run, config, options)
     origin, parts = fingerprint(base.params), _read_parts(config)
     classes = class_names(parts.train)
@@ -134,14 +136,13 @@ def tune_classifier(
         scores = score(params, held_out)
         return {
             "validation_loss": scores.loss,
-            "training_accuracy": accuracy(score(params, seen).confusion),
-            "validation_accuracy": accuracy(scores.confusion),
+            "training_accuracy": measures.accuracy(score(params, seen).confusion),
+            "validation_accuracy": measures.accuracy(scores.confusion),
         }
 
     job = TuningJob(
         make_loss=lambda train: class_loss(train.model, train.compute, config.pooling),
-        batch=lambda row: rows.batch(row, config.batch_size, seed=config.seed),
-        num_rows=len(rows),
+        rows=rows,
         measure=watch,
         task={"kind": "classification", "classes": classes, "pooling": config.pooling},
         data=data_fingerprint(*([(x.label, x.text) for x in part] for part in parts)),
@@ -160,6 +161,42 @@ def tune_classifier(
     _write_scores(Path(run), scores, classes)
     result.card.publish(result.records, note, scores.rows(), [CONFUSION, CALIBRATION])
     return result, scores
+
+
+def load_classifier(path: str | Path, base: str = "", *, block: OwnBlock = None) -> LoadedModel:
+    """The classifier in a run's, a checkpoint's or an adapters' folder; `task` has its classes.
+
+    `base` says where the model of the adapters lies, if it is no longer where it was; `block` is
+    that of `load_model`. Raises CheckpointError as `load_model` and `load_adapters` do, and for a
+    model that is no classifier.
+    """
+    if (folder := find_adapters(path)) is None:
+        return read_checkpoint(path, _classifier_shapes, block)
+    record = read_adapters_record(folder)
+    task = _check_classifier(record["task"])
+    model = load_adapters_base(folder, record, base, block)
+    # What is drawn here gives the head its shape; only the first format has none of its own.
+    with_head = with_class_head(model, len(task["classes"]), task.get("seed", 0))
+    return merge_adapters(folder, with_head, model, task, new=("head",))
+
+
+def with_class_head(model: LoadedModel, num_classes: int, seed: int) -> LoadedModel:
+    """The model with a new head for so many classes, drawn by the seed."""
+    _, key = jax.random.split(jax.random.key(seed))
+    return replace(model, params=classifier_params(model.params, num_classes, key))
+
+
+def _classifier_shapes(config: ModelConfig, task: Mapping[str, Any]) -> Params:
+    count, key = len(_check_classifier(task)["classes"]), jax.random.key(0)
+    return jax.eval_shape(lambda: classifier_params(parameter_shapes(config), count, key))
+
+
+def _check_classifier(task: Mapping[str, Any]) -> Mapping[str, Any]:
+    if task.get("kind") != "classification":
+        raise CheckpointError(
+            f"this model is no classifier; make one with `{command_line('finetune classifier')}`"
+        )
+    return task
 
 
 def classify_texts(
@@ -181,33 +218,21 @@ def classify_texts(
     return predict(probabilities, model.params, rows.in_order(min(batch_size, len(texts))))[1]
 
 
-def _with_head_adapters(config: ClassifierConfig) -> ClassifierConfig:
-    """The new head must be learnt in any case."""
-    if config.trained != "lora" or "head" in config.lora.targets:
-        return config
-    return replace(config, lora=replace(config.lora, targets=(*config.lora.targets, "head")))
-
-
 def _read_parts(config: ClassifierConfig) -> Parts:
     read = partial(read_labelled, strict=config.strict)
     texts = read(config.data)
-    shares = {
-        name: share
-        for name, share, given in (
-            ("validation", config.validation_fraction, config.validation),
-            ("test", config.test_fraction, config.test),
-        )
-        if not given
-    }
+    given = {"validation": config.validation, "test": config.test}
+    asked = {"validation": config.validation_fraction, "test": config.test_fraction}
+    shares = {name: share for name, share in asked.items() if not given[name]}
     fractions = (1 - sum(shares.values()), *shares.values())
     train, *apart = cut_labelled(texts, seed=config.seed, fractions=fractions)
     cut = dict(zip(shares, apart, strict=True))
-    for name, paths in (("validation", config.validation), ("test", config.test)):
+    for name, paths in given.items():
         if paths:
             cut[name] = read(paths)
             known = (item.text for item in texts)
             check_held_out(f"--{name}", [item.text for item in cut[name]], known, "texts")
-    return Parts(train, cut["validation"], cut["test"])
+    return Parts(train, **cut)
 
 
 def _listed(classes: Sequence[str]) -> str:
@@ -220,9 +245,8 @@ def _write_scores(run: Path, scores: Scores, classes: list[str]) -> None:
     summary = {"classes": classes, **scores.summary()}
     write_file(run / "test.json", json.dumps(summary, indent=2) + "\n")
     subject = f"{run.absolute().name}, on {len(scores.labels):,} texts kept for the end"
-    right = f"{subject}: {accuracy(scores.confusion):.1%} right"
+    right = f"{subject}: {measures.accuracy(scores.confusion):.1%} right"
     names = [one_line(name) for name in classes]
     plot_confusion(scores.confusion, names, run / CONFUSION, right)
-    bins = reliability(scores.labels, scores.probabilities)
-    sure = f"{subject}: how sure, and how often right"
-    plot_reliability(*bins, run / CALIBRATION, sure)
+    bins = measures.reliability(scores.labels, scores.probabilities)
+    plot_reliability(*bins, run / CALIBRATION, f"{subject}: how sure, and how often right")

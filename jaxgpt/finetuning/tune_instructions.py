@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.batching import Rows
@@ -23,14 +22,8 @@ from jaxgpt.finetuning.lora import fingerprint
 from jaxgpt.finetuning.packing import packed_rows
 from jaxgpt.finetuning.settings import InstructionConfig, TuningConfig
 from jaxgpt.finetuning.splits import split
-from jaxgpt.finetuning.templates import TEMPLATES, Template, Turn
-from jaxgpt.finetuning.tuning import (
-    TuningJob,
-    TuningResult,
-    data_fingerprint,
-    train_config,
-    tune,
-)
+from jaxgpt.finetuning.templates import OF_TOKENIZER, PromptTemplate, Turn, choose_template
+from jaxgpt.finetuning.tuning import TuningJob, TuningResult, data_fingerprint, train_config, tune
 from jaxgpt.finetuning.vocabulary import grow_vocabulary, has_special_markers
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
@@ -39,12 +32,13 @@ from jaxgpt.run_config import FolderOptions
 from jaxgpt.tokenization.tokenizer import Tokenizer, ends_of
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.evaluation import total_loss
-from jaxgpt.training.loss import LossFunction, pretraining_loss
+from jaxgpt.training.loss import pretraining_loss
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh
 from jaxgpt.training.plots import LOSSES, Panel
 from jaxgpt.training.step import eval_step
 
 _SAMPLE_TOKENS = 128
+_PACKED = 1024  # tokens of a packed row, where the context is longer and no text is
 
 
 def tune_instructions(
@@ -60,14 +54,18 @@ def tune_instructions(
     Raises a JaxgptError before anything is written if the data, the settings or the folder will not
     do.
     """
+    # Where it was tuned with another template than the tokenizer's, that is taken by name alone.
+    keeps = base.task.get("template", OF_TOKENIZER) == OF_TOKENIZER
+    name, template = choose_template(config.template or ("" if keeps else "alpaca"), base.tokenizer)
+    config = replace(config, template=name)
     if config.special_tokens == "auto":
         config = replace(config, special_tokens=config.template == "chat")
     check_run(run, config, options)
-    origin, template = fingerprint(base.params), TEMPLATES[config.template]
+    origin = fingerprint(base.params)
     warn_of_other_template(base, config.template)
     if config.special_tokens:
         base = _with_markers(base, template, config)
-    training, held_out = read_parts(config, read_conversations, lambda item: item.turns)
+    training, held_out, data = read_parts(config, read_conversations, lambda item: item.turns)
     make_rows = partial(
         conversation_rows,
         template=template,
@@ -79,28 +77,31 @@ def tune_instructions(
     single, watched = make_rows(training), make_rows(held_out)
     rows: Rows[Any, Any] = single
     if config.packing:
-        rows = packed_rows(
-            single.examples,
-            width=base.config.context_length,
-            padding=end_of_text(base.tokenizer),
-        )
+        padding = end_of_text(base.tokenizer)
+        width = min(base.config.context_length, max(_PACKED, *map(len, single.examples)))
+        rows = packed_rows(single.examples, width=width, padding=padding)
     train = train_config(config, base, len(rows))
     mesh = make_mesh(train)
     batch_size = config.batch_size // config.gradient_accumulation
+    packed = f" in {len(rows):,} rows" if config.packing else ""
+    measure = jax.jit(on_mesh(partial(eval_step, loss_fn=pretraining_loss(train)), mesh))
+
+    def watch(params: Params) -> dict[str, float]:
+        batches = watched.in_order(batch_size)
+        nats, count = total_loss(measure, params, batches, batch_sharding(mesh))
+        return {"validation_loss": nats / count}
+
     job = TuningJob(
         make_loss=pretraining_loss,
-        batch=lambda row: rows.batch(row, config.batch_size, seed=config.seed),
-        num_rows=len(rows),
-        measure=_held_out_loss(pretraining_loss(train), watched, batch_size, mesh),
+        rows=rows,
+        measure=watch,
         task={"kind": "instructions", "template": config.template},
-        data=data_fingerprint(*([item.turns for item in part] for part in (training, held_out))),
+        data=data,
         panels=[Panel("loss (nats per token)", LOSSES, "log")],
         sample=answer_of(base, template, held_out[0].prompt),
         facts={
             "template": config.template,
-            "records": f"{len(single):,} to train"
-            + (f" in {len(rows):,} rows" if config.packing else "")
-            + f", {len(watched):,} to watch",
+            "records": f"{len(single):,} to train{packed}, {len(watched):,} to watch",
         },
     )
     return tune(run, config, options, base, train, job, origin, command=command)
@@ -108,28 +109,30 @@ def tune_instructions(
 
 def read_parts(
     config: TuningConfig, read: Callable[..., list[Any]], content: Callable[[Any], Hashable]
-) -> tuple[list[Any], list[Any]]:
-    """What is trained on, and what it is watched with: files of its own, or a share of the data.
+) -> tuple[list[Any], list[Any], str]:
+    """What is trained on, what it is watched with, and the fingerprint of both.
 
-    Records with the same prompt go to one side, whatever their answers; `content` is what makes two
-    records the same. Raises DataError as `read`, `split` and `check_held_out` do.
+    The second are files of its own, or a share of the data: records with the same prompt go to one
+    side, whatever their answers. `content` is what makes two records the same. Raises DataError as
+    `read`, `split` and `check_held_out` do.
     """
-    records = read(config.data, strict=config.strict)
+    training, share = read(config.data, strict=config.strict), config.validation_fraction
     if config.validation:
         held_out = read(config.validation, strict=config.strict)
-        check_held_out("--validation", list(map(content, held_out)), map(content, records))
-        return records, held_out
-    share = config.validation_fraction
-    training, held_out = split(
-        records,
-        lambda item: "\0".join(turn.text for turn in item.prompt),
-        seed=config.seed,
-        fractions=(1 - share, share),
-    )
-    return training, held_out
+        check_held_out("--validation", list(map(content, held_out)), map(content, training))
+    else:
+        training, held_out = split(
+            training,
+            lambda item: "\0".join(turn.text for turn in item.prompt),
+            seed=config.seed,
+            fractions=(1 - share, share),
+        )
+    return training, held_out, data_fingerprint(map(content, training), map(content, held_out))
 
 
-def _with_markers(base: LoadedModel, template: Template, config: InstructionConfig) -> LoadedModel:
+def _with_markers(
+    base: LoadedModel, template: PromptTemplate, config: InstructionConfig
+) -> LoadedModel:
     names = template.special_tokens
     if not names:
         raise ConfigError(
@@ -156,21 +159,8 @@ def warn_of_other_template(base: LoadedModel, name: str) -> None:
         )
 
 
-def _held_out_loss(
-    loss_fn: LossFunction, rows: Rows[Any, Any], batch_size: int, mesh: Mesh
-) -> Callable[[Params], dict[str, float]]:
-    measure = jax.jit(on_mesh(partial(eval_step, loss_fn=loss_fn), mesh))
-
-    def evaluate(params: Params) -> dict[str, float]:
-        batches = rows.in_order(batch_size)
-        nats, count = total_loss(measure, params, batches, batch_sharding(mesh))
-        return {"validation_loss": nats / count}
-
-    return evaluate
-
-
 def answer_of(
-    base: LoadedModel, template: Template, prompt: Sequence[Turn]
+    base: LoadedModel, template: PromptTemplate, prompt: Sequence[Turn]
 ) -> Callable[[Params], str]:
     """A function of parameters: the last turn of the prompt, and the likeliest answer to it."""
     tokenizer: Tokenizer = base.tokenizer

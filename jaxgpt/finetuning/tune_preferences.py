@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from jaxgpt.config import TrainConfig
 from jaxgpt.finetuning.checks import check_run
 from jaxgpt.finetuning.lora import fingerprint
 from jaxgpt.finetuning.pairs import preference_rows, read_preferences, with_reference
@@ -19,26 +18,16 @@ from jaxgpt.finetuning.preferences import (
     preference_loss,
     preference_sums,
 )
-from jaxgpt.finetuning.settings import PreferenceConfig, PreferenceTuningConfig
-from jaxgpt.finetuning.templates import TEMPLATES, tuned_template
-from jaxgpt.finetuning.tune_instructions import (
-    answer_of,
-    read_parts,
-    warn_of_other_template,
-)
-from jaxgpt.finetuning.tuning import (
-    TuningJob,
-    TuningResult,
-    data_fingerprint,
-    train_config,
-    tune,
-)
+from jaxgpt.finetuning.settings import PreferenceTuningConfig
+from jaxgpt.finetuning.templates import choose_template, tuned_template
+from jaxgpt.finetuning.tune_instructions import answer_of, read_parts, warn_of_other_template
+from jaxgpt.finetuning.tuning import TuningJob, TuningResult, train_config, tune
 from jaxgpt.model.layers import Params
 from jaxgpt.model.schema import rows_of
 from jaxgpt.run_config import FolderOptions
 from jaxgpt.training.checkpoint import LoadedModel
-from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh, state_shardings
+from jaxgpt.training.placing import place
 from jaxgpt.training.plots import LOSSES, Panel
 
 REWARDS = {"validation_chosen_reward": "chosen", "validation_rejected_reward": "rejected"}
@@ -59,10 +48,9 @@ def tune_preferences(
     settings or the folder will not do.
     """
     check_run(run, config, options)
-    name = config.template or tuned_template(base.task) or "alpaca"
-    template = TEMPLATES[name]
+    name, template = choose_template(config.template or tuned_template(base.task), base.tokenizer)
     warn_of_other_template(base, name)
-    training, held_out = read_parts(
+    training, held_out, data = read_parts(
         config, read_preferences, lambda pair: (pair.prompt, pair.chosen, pair.rejected)
     )
     make_rows = partial(
@@ -78,40 +66,32 @@ def tune_preferences(
     mesh = make_mesh(train)
     # A micro-batch's rows are pairs.
     batch_size = config.batch_size // config.gradient_accumulation
-    likelihood = _compiled(
-        lambda params, batch: pair_likelihood(train.model, config.preference, train.compute)(
-            params, Pairs(*batch)
-        ),
-        mesh,
-    )
+    about = train.model, config.preference, train.compute
+    likelihood = _compiled(pair_likelihood(*about), mesh)
     shardings = state_shardings(base.params, mesh, rows_of(train.model))
-    reference = partial(likelihood, jax.device_put(base.params, shardings))
+    reference = partial(likelihood, place(base.params, shardings))
     if config.reference == "cached":
         rows, watched = (with_reference(part, reference, batch_size) for part in (rows, watched))
         del reference  # and with it the model, where it lay on the mesh
+    else:
 
-    def measured(pairs: Pairs) -> Pairs:
-        if pairs.reference is not None:
-            return pairs
-        return pairs._replace(reference=reference(pairs))
+        def measured(pairs: Pairs) -> Pairs:
+            return pairs._replace(reference=reference(pairs))
 
-    sums = preference_sums(train.model, config.preference, train.compute)
-    measure = _compiled(lambda params, batch: sums(params, Pairs(*batch)), mesh)
+        rows, watched = rows.then(measured), watched.then(measured)
+    measure = _compiled(preference_sums(*about), mesh)
 
     def watch(params: Params) -> dict[str, float]:
-        found = evaluate_preferences(measure, params, map(measured, watched.in_order(batch_size)))
+        found = evaluate_preferences(measure, params, watched.in_order(batch_size))
         names = ("loss", "margin", "accuracy", "chosen_reward", "rejected_reward")
         return {f"validation_{name}": found[name] for name in names}
 
     job = TuningJob(
-        make_loss=partial(_pairs_loss, preference=config.preference),
-        batch=lambda row: measured(rows.batch(row, config.batch_size, seed=config.seed)),
-        num_rows=len(rows),
+        make_loss=lambda train: preference_loss(train.model, config.preference, train.compute),
+        rows=rows,
         measure=watch,
         task=dict(base.task) | {"kind": "preferences", "template": name},
-        data=data_fingerprint(
-            *([(x.prompt, x.chosen, x.rejected) for x in part] for part in (training, held_out))
-        ),
+        data=data,
         panels=[
             Panel("loss (nats per pair)", LOSSES, limit=("ln 2, as it begins", math.log(2))),
             Panel("reward, validation\n(nats)", REWARDS),
@@ -119,20 +99,12 @@ def tune_preferences(
         ],
         unit="pairs",
         sample=answer_of(base, template, held_out[0].prompt),
-        facts={
-            "template": name,
-            "pairs": f"{len(rows):,} to train, {len(watched):,} to watch",
-        },
+        facts={"template": name, "pairs": f"{len(rows):,} to train, {len(watched):,} to watch"},
     )
     return tune(run, config, options, base, train, job, fingerprint(base.params), command=command)
 
 
-def _pairs_loss(train: TrainConfig, preference: PreferenceConfig) -> LossFunction:
-    loss_fn = preference_loss(train.model, preference, train.compute)
-    return lambda params, batch, rng: loss_fn(params, Pairs(*batch), rng)
-
-
 def _compiled(function: Callable, mesh: Mesh) -> Callable:
-    """`function` of parameters and a batch, jitted on the mesh; it lays out the batch itself."""
+    """`function` of parameters and pairs, jitted on the mesh; it lays out the pairs itself."""
     jitted, sharding = jax.jit(on_mesh(function, mesh)), batch_sharding(mesh)
-    return lambda params, batch: jitted(params, jax.device_put(tuple(batch), sharding))
+    return lambda params, pairs: jitted(params, place(pairs, sharding))

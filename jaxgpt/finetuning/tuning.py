@@ -15,12 +15,13 @@ from jax.sharding import Mesh
 
 from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import to_dict
+from jaxgpt.errors import ResourceError
 from jaxgpt.files import sha256
-from jaxgpt.finetuning.bases import ADAPTERS_FOLDER
-from jaxgpt.finetuning.lora_file import are_whole, save_adapters
+from jaxgpt.finetuning.batching import Rows
+from jaxgpt.finetuning.freezing import Trainable, restore, trainable
+from jaxgpt.finetuning.lora_file import ADAPTERS_FOLDER, are_whole, save_adapters
 from jaxgpt.finetuning.settings import TuningConfig
-from jaxgpt.finetuning.trainable import Trainable, restore, trainable
-from jaxgpt.finetuning.tuning_card import TuningCard
+from jaxgpt.hosts.group import this_group
 from jaxgpt.model.layers import Params
 from jaxgpt.model.schema import rows_of
 from jaxgpt.run_config import FolderOptions, RunConfig
@@ -29,9 +30,11 @@ from jaxgpt.training.fits import check_tuning_step
 from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.mesh import batch_sharding, state_shardings
-from jaxgpt.training.overfitting import passes_line
-from jaxgpt.training.plots import Panel
-from jaxgpt.training.run import Job, run_job
+from jaxgpt.training.overfitting import best_line, passes_line
+from jaxgpt.training.placing import place, to_host
+from jaxgpt.training.plots import Panel, plot_curves
+from jaxgpt.training.run import PICTURE, Job, run_job
+from jaxgpt.training.run_card import CARD, last_value, write_card
 from jaxgpt.training.run_contents import SETTINGS
 from jaxgpt.training.run_state import Start, begin, resume, state_template, with_shardings
 from jaxgpt.training.step import TrainState
@@ -43,10 +46,8 @@ class TuningJob:
 
     make_loss: Callable[[TrainConfig], LossFunction]
     """The loss of the whole model's parameters, by a config whose dropout rate may be traced."""
-    batch: Callable[[int], Any]
-    """The batch that begins at a row of the order."""
-    num_rows: int
-    """How many rows there are to train on."""
+    rows: Rows[Any, Any]
+    """What is trained on."""
     measure: Callable[[Params], dict[str, float]]
     """What is watched on held-out records, of the whole model's parameters."""
     task: Mapping[str, Any]
@@ -63,6 +64,53 @@ class TuningJob:
     """An answer to show."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """Rows of the run's README.md."""
+
+
+@dataclass(frozen=True)
+class TuningCard:
+    """README.md and the curves of a fine-tuning run."""
+
+    run: Path
+    config: TuningConfig
+    job: TuningJob
+    trained: int
+    """How many parameters."""
+    command: str = ""
+
+    def publish(
+        self,
+        records: list[dict[str, Any]],
+        complain: Callable[[str], None],
+        rows: Mapping[str, str] | None = None,
+        pictures: Sequence[str] = (),
+    ) -> None:
+        """Write both from the run's records; `rows` and `pictures` are of what came after them.
+
+        A failure is told to `complain`: neither is worth the end of a run.
+        """
+        if not this_group().is_first:
+            return
+        names = {name for item in records for name in item if name.startswith("validation_")}
+        last = {name.replace("_", " "): last_value(records, name) for name in sorted(names)}
+        table = {
+            "begun with": self.config.init_from,
+            "parameters trained": f"{self.trained:,}",
+            **self.job.facts,
+            "steps": f"{last_value(records, 'step', 0):,}",
+            **{name: f"{value:.4f}" for name, value in last.items()},
+            "lowest validation loss": best_line(records),
+            **(rows or {}),
+        }
+        title = (
+            f"{self.run.absolute().name}: {self.job.task['kind']}, begun with "
+            f"{self.config.init_from}, {self.trained:,} parameters trained"
+        )
+        try:
+            plot_curves(records, self.job.panels, self.run / PICTURE, title)
+            shown = [PICTURE, *pictures]
+            write_card(self.run, self.config, table, records, self.command, shown)
+        except (OSError, ResourceError) as error:
+            complain(f"warning: {PICTURE} and {CARD} of {self.run} could not be written: {error}")
 
 
 @dataclass(frozen=True)
@@ -84,8 +132,7 @@ class TuningResult:
 def train_config(config: TuningConfig, base: LoadedModel, num_rows: int) -> TrainConfig:
     """The training that `config` asks for, on `num_rows` rows; fewer than a batch are warned of.
 
-    Raises:
-        ConfigError: settings that no run can be stepped by.
+    Raises ConfigError for settings that no run can be stepped by.
     """
     shared: dict[str, Any] = {item.name: getattr(config, item.name) for item in fields(RunConfig)}
     shared["steps"] = config.steps or math.ceil(config.epochs * num_rows / config.batch_size)
@@ -132,10 +179,7 @@ def tune(
     """
     key, _ = jax.random.split(jax.random.key(config.seed))
     parts = trainable(base.params, config, key, job.new, rows_of(train.model))
-    kind = job.task["kind"]
-    card = TuningCard(
-        Path(run), config, kind, _count(parts.trained), job.panels, command, job.facts
-    )
+    card = TuningCard(Path(run), config, job, _count(parts.trained), command)
     tuning = _Tuning(config, options, base, train, job, origin, parts, card, jax.jit(parts.join))
     opened, result = run_job(card.run, config, options, train, tuning.open)
     params = tuning.join(result.state.params, *opened.frozen)
@@ -160,47 +204,50 @@ class _Tuning:
 
     def open(self, mesh: Mesh) -> Job:
         """The job from its first step, or from the newest checkpoint."""
-        trained = jax.eval_shape(lambda: self.parts.trained)
-        template = state_template(trained, self.train, mesh)
+        train, job = self.train, self.job
+        template = state_template(jax.eval_shape(lambda: self.parts.trained), train, mesh)
         self._check_memory(template, mesh)
         start, frozen = self._start(template, mesh)
-        config = self._settle_steps(start)
-        if start.step >= config.steps and not are_whole(self.card.run / ADAPTERS_FOLDER):
+        if not self.config.steps:  # those of the epochs that are left, whatever batches were before
+            left = max(0, self.config.epochs * len(job.rows) - start.rows)
+            train = replace(train, steps=start.step + math.ceil(left / train.batch_size))
+        if start.step >= train.steps and not are_whole(self.card.run / ADAPTERS_FOLDER):
             self._save_adapters(self.card.run, start.state, frozen)
-        sharding, sample = batch_sharding(mesh), self.job.sample
+        sharding, sample = batch_sharding(mesh), job.sample
         return Job(
-            config,
+            train,
             start,
             template,
-            self._loss,
-            lambda row: jax.device_put(tuple(self.job.batch(row)), sharding),
-            evaluate=lambda state: self.job.measure(self.join(state.params, frozen)),
-            save=partial(self._save, config, frozen),
+            lambda train, frozen: self.parts.loss(job.make_loss(train), frozen),
+            lambda row: place(self._batch(row), sharding),
+            evaluate=lambda state: job.measure(self.join(state.params, frozen)),
+            save=partial(self._save, train, frozen),
             publish=lambda reporter, _: self.card.publish(reporter.records, reporter.say),
-            headline=partial(self._headline, config.steps),
+            headline=partial(self._headline, train.steps),
             sample=sample and (lambda state: sample(self.join(state.params, frozen))),
             frozen=(frozen,),
-            unit=self.job.unit,
+            unit=job.unit,
+            saves_behind=this_group().count == 1,  # what is saved is joined first, on all devices
         )
 
-    def _loss(self, train: TrainConfig, frozen: Any) -> LossFunction:
-        return self.parts.loss(self.job.make_loss(train), frozen)
+    def _batch(self, row: int) -> Any:
+        return self.job.rows.batch(row, self.config.batch_size, seed=self.config.seed)
 
     def _check_memory(self, template: TrainState, mesh: Mesh) -> None:
         # The base stays in memory, whatever is trained of it.
         check_memory(
-            *(self.train.model, self.train.fsdp),
+            *(self.train.model, self.train.axes.sharing),
             trained=_count(self.parts.trained),
             frozen=_count(self.base.params),
             optimizer=self.train.optimizer,
         )
-        batch = partial(self.job.batch, 0)
+        batch = partial(self._batch, 0)
         check_tuning_step(self.train, mesh.size, template, self.parts.frozen, batch)
 
     def _start(self, template: TrainState, mesh: Mesh) -> tuple[Start, Any]:
         """What to step from, and the frozen parameters beside it."""
         parts, rows = self.parts, rows_of(self.train.model)
-        frozen = jax.device_put(parts.frozen, state_shardings(parts.frozen, mesh, rows))
+        frozen = place(parts.frozen, state_shardings(parts.frozen, mesh, rows))
         shapes = jax.eval_shape(parts.stored, parts.trained, parts.frozen)
         stored = with_shardings(shapes, mesh, rows)
         start = resume(
@@ -222,13 +269,6 @@ class _Tuning:
     def _data(self) -> str:
         return data_fingerprint([self.job.data, self.origin])
 
-    def _settle_steps(self, start: Start) -> TrainConfig:
-        """With the steps of the epochs that are left, also where batches were of another size."""
-        if self.config.steps:
-            return self.train
-        left = max(0, self.config.epochs * self.job.num_rows - start.rows)
-        return replace(self.train, steps=start.step + math.ceil(left / self.config.batch_size))
-
     def _save(
         self, train: TrainConfig, frozen: Any, state: TrainState, rows: int, loss: float | None
     ) -> None:
@@ -248,13 +288,16 @@ class _Tuning:
         )
 
     def _save_adapters(self, folder: Path, state: TrainState, frozen: Any) -> None:
-        if self.parts.adapters:
+        if not self.parts.adapters:
+            return
+        params, new = to_host((state.params, self.parts.drawn(frozen)))
+        if this_group().is_first:
             save_adapters(
                 folder / ADAPTERS_FOLDER,
-                state.params,
+                params,
                 self.config.lora,
                 self.origin,
-                new=self.parts.drawn(frozen),
+                new=new,
                 init_from=self.config.init_from,
                 tokenizer=self.config.tokenizer,
                 task=self.job.task,
@@ -265,7 +308,7 @@ class _Tuning:
         trained, frozen = _count(self.parts.trained), _count(self.parts.frozen)
         facts = ", ".join(f"{name} {value}" for name, value in self.job.facts.items())
         yield f"{trained:,} parameters are trained, {frozen:,} frozen; {facts}"
-        yield passes_line(steps, rows / self.job.num_rows, "records to train on")
+        yield passes_line(steps, rows / len(self.job.rows), "records to train on")
 
 
 def _count(params: Any) -> int:

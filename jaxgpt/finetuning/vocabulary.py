@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgpt.errors import DataError
-from jaxgpt.finetuning.templates import Template
+from jaxgpt.finetuning.templates import PromptTemplate
 from jaxgpt.tokenization.deferred_tokenizer import DeferredGPT2
-from jaxgpt.tokenization.tokenizer import BPETokenizer, JsonTokenizer, Tokenizer
+from jaxgpt.tokenization.json_tokenizer import JsonTokenizer
+from jaxgpt.tokenization.tokenizer import BPETokenizer, Tokenizer
 from jaxgpt.training.checkpoint import LoadedModel
 
 
-def has_special_markers(template: Template, tokenizer: Tokenizer) -> bool:
+def has_special_markers(template: PromptTemplate, tokenizer: Tokenizer) -> bool:
     """Whether each of the template's markers holds a token that no user's text is encoded to."""
     names = template.special_tokens
     return bool(names) and set(names) <= set(getattr(tokenizer, "special_tokens", ()))
@@ -38,10 +39,8 @@ def grow_vocabulary(model: LoadedModel, names: Sequence[str], *, seed: int = 0) 
     tied table grows, they are so on a CPU: XLA orders the terms of that product's sums by its width
     modulo 64, so tables grow by 64 rows at a time, those without a token being padding. With a head
     of its own, and on other devices, the last bits may then differ; such a model can be pretrained
-    with rows to spare, by a `vocab_size` above the tokenizer's.
-
-    Raises:
-        DataError: a name for a tokenizer that cannot grow; see `BPETokenizer.with_special_tokens`.
+    with rows to spare, by a `vocab_size` above the tokenizer's. Raises DataError for a tokenizer
+    that cannot grow, and as `BPETokenizer.with_special_tokens` does.
     """
     if not names:
         return model
@@ -62,13 +61,8 @@ def grow_vocabulary(model: LoadedModel, names: Sequence[str], *, seed: int = 0) 
     params = model.params | {"embed": embed | {"tokens": fill(embed["tokens"], key=embed_key)}}
     if not config.tie_head:
         params["head"] = {"weight": fill(params["head"]["weight"].T, key=head_key).T}
-    return replace(
-        model,
-        config=config,
-        params=params,
-        tokenizer=tokenizer,
-        train_config=replace(model.train_config, model=config),
-    )
+    train = replace(model.train_config, model=config)
+    return replace(model, config=config, params=params, tokenizer=tokenizer, train_config=train)
 
 
 def _fill(table: Float[Array, "V D"], *, begin: int, end: int, key: PRNGKeyArray) -> Array:

@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Int
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.fields import check_range
-from jaxgpt.generation.decoding_params import DecodingParams, prepare_params
-from jaxgpt.generation.dispatch import CACHED_STEPS, SLIDING_STEPS, Rows, extend, grow, prefill
+from jaxgpt.generation import dispatch
+from jaxgpt.generation.dispatch import DecodingParams, Rows, prepare_params
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED
 from jaxgpt.model.attention import attention_in_force
@@ -59,13 +59,10 @@ def stream(
     A row ends after `max_new_tokens`, before any id of `end_of_text`, or once the caller sets its
     entry of `done`. Its tokens do not depend on the rows beside it: the key of each is made from
     `seed`, the row's entry in `sample_indices` (0, 1, ... if not given) and the token's place in
-    the output.
-    Ids from `vocab_size` on, which pad the model's table, are never drawn. `params` may come from
-    `prepare_params`, which saves a copy of them on each call.
-
-    Raises:
-        ConfigError: before the first token, for a prompt that is empty, longer than the context or
-            outside the vocabulary, or for a number outside its range.
+    the output. Ids from `vocab_size` on, which pad the model's table, are never drawn. `params` may
+    come from `prepare_params`, which saves a copy of them on each call. Raises ConfigError, before
+    the first token, for a prompt that is empty, longer than the context or outside the vocabulary,
+    or for a number outside its range.
     """
     sampling = SamplingConfig() if sampling is None else sampling
     vocab_size = config.vocab_size if vocab_size is None else vocab_size
@@ -94,9 +91,9 @@ def stream(
     width = _bucket(max(map(len, texts)), config)
     cache_length = _bucket(max(width, _LEAST_CACHE_LENGTH), config)
     same, steps, made = all(text == texts[0] for text in texts), 1, 0
-    settings: dict[str, Any] = {"config": config, "sampling": sampling}
-    settings["attention"] = attention_in_force()
-    written, cache = prefill(
+    attention = attention_in_force()
+    settings: dict[str, Any] = {"config": config, "sampling": sampling, "attention": attention}
+    written, cache = dispatch.prefill(
         prepared, rows(width), keys, ends, **settings, cache_length=cache_length, same=same
     )
     while True:
@@ -115,11 +112,12 @@ def stream(
         room = config.context_length - longest + 1
         if room < 1:
             cache_length, cache = config.context_length, []
-        steps = min(max_new_tokens - made, min(room, CACHED_STEPS) if cache else SLIDING_STEPS)
+        most = min(room, dispatch.CACHED_STEPS) if cache else dispatch.SLIDING_STEPS
+        steps = min(max_new_tokens - made, most)
         if cache and longest + steps - 1 > cache_length:
             cache_length = _bucket(longest + steps - 1, config)
-            cache = grow(cache, config=config, rows=len(texts), cache_length=cache_length)
-        written, cache = extend(
+            cache = dispatch.grow(cache, config=config, rows=len(texts), cache_length=cache_length)
+        written, cache = dispatch.extend(
             prepared, cache, rows(cache_length), keys, made, steps, ends, **settings
         )
 

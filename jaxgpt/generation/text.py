@@ -11,10 +11,10 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.fields import typed
 from jaxgpt.generation.decoding import stream
-from jaxgpt.generation.decoding_params import DecodingParams
+from jaxgpt.generation.dispatch import DecodingParams
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.model.layers import Params
-from jaxgpt.tokenization.tokenizer import Tokenizer, ends_of
+from jaxgpt.tokenization.tokenizer import Tokenizer, ends_of, prefix_of
 
 Truncate = Literal["none", "left"]
 """What becomes of a prompt that is too long: an error, or its end."""
@@ -75,11 +75,7 @@ def stream_texts(
     unless `ignore_end_of_text`, at the end-of-text token. A prompt is a text, or tokens where some
     are special. An empty text starts from the end-of-text token, or from a newline where the
     tokenizer has none. `truncate="left"` drops the start of a prompt that the context has no room
-    for. `seed` and `sample_indices`: see `decoding.stream`.
-
-    Raises:
-        ConfigError: an empty stop string, a prompt longer than the context, or a number outside its
-            range, before the first piece.
+    for. `seed`, `sample_indices`, ConfigError: see `decoding.stream`; a stop string is not empty.
     """
     typed("truncate", truncate, Truncate)
     if "" in stop:
@@ -112,8 +108,11 @@ def stream_texts(
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids of `prompt`, never none: the end-of-text token, or a newline, stands for nothing."""
-    tokens = tokenizer.encode(prompt)
+    """The ids of `prompt`, never none: the end-of-text token, or a newline, stands for nothing.
+
+    The model's token for the beginning of a text stands first, where it has one.
+    """
+    tokens = [*prefix_of(tokenizer), *tokenizer.encode(prompt)]
     if not tokens and tokenizer.end_of_text is not None:
         return [tokenizer.end_of_text]
     return tokens or tokenizer.encode("\n")
@@ -136,6 +135,11 @@ class TextWriter:
     def write(self, tokens: Sequence[int]) -> str:
         """The text that is certain now; bytes that are no UTF-8 become U+FFFD."""
         return self._release(self._decoder.decode(self._tokenizer.decode_bytes(tokens)))
+
+    @property
+    def holding(self) -> bool:
+        """Whether some of what was written is held back."""
+        return bool(self._held or self._decoder.getstate()[0])
 
     def finish(self) -> str:
         """What was held back until the end."""

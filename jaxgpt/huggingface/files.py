@@ -4,25 +4,27 @@ Safetensors checks a header against its file as it opens it: lengths, shapes, ty
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jaxgpt.errors import CheckpointError
+from jaxgpt.families.family import Family
 from jaxgpt.files import member, read_json
 from jaxgpt.huggingface.config import PICKLES, refuse_pickle
+from jaxgpt.huggingface.mxfp4 import read_mxfp4
 from jaxgpt.panics import PanicError, caught_panics
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _INDEX_BYTES = 1 << 24
-_PREFIX = "transformer."
-# The causal mask, which older files keep for each layer beside the weights.
-_BUFFERS = (".attn.bias", ".attn.masked_bias")
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,21 @@ class StoredTensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
+    scales: "StoredTensor | None" = None
+    """Of one that is MXFP4, whose shape and type are then those of its numbers."""
+
+    def read(self) -> np.ndarray:
+        """Its numbers; raises CheckpointError as `open_weights` does."""
+        # Opened for each: pages of the file that were read count as memory until it is closed.
+        with open_weights(self.file) as weights:
+            tensor = weights.get_tensor(self.name)
+        if self.scales is None:
+            return tensor
+        return read_mxfp4(tensor, self.scales.read(), jnp.bfloat16).swapaxes(-1, -2)
 
 
-def read_headers(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors in a folder's safetensors files, by name without `transformer.`; no buffers.
+def read_headers(folder: Path, family: Family) -> dict[str, StoredTensor]:
+    """The tensors in a folder's safetensors files, by name without the family's prefix.
 
     Raises CheckpointError if the weights are missing, pickled or damaged, a listed name leads out
     of the folder, or two tensors have one name.
@@ -45,8 +58,9 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
     for file in _weight_files(folder):
         with open_weights(file) as weights:
             for stored in weights.keys():  # noqa: SIM118, it is no mapping
-                name = stored.removeprefix(_PREFIX)
-                if name.endswith(_BUFFERS):
+                prefixes = filter(stored.startswith, family.prefixes)
+                name = stored.removeprefix(max(prefixes, key=len, default=""))
+                if re.search(family.ignored, name):
                     continue
                 if name in found:
                     raise CheckpointError(
@@ -56,6 +70,19 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
                 part = weights.get_slice(stored)
                 shape, dtype = tuple(part.get_shape()), part.get_dtype()
                 found[name] = StoredTensor(file, stored, shape, dtype)
+    return _unpacked(found) if family.quantized else found
+
+
+def _unpacked(found: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors, each pair of `_blocks` and `_scales` as the matrices, turned, that they are."""
+    for name in [name for name in found if name.endswith("_blocks")]:
+        whole, blocks = name.removesuffix("_blocks"), found[name]
+        scales = found.get(f"{whole}_scales", blocks)
+        if blocks.dtype == scales.dtype == "U8" and blocks.shape == (*scales.shape, 16):
+            *outer, rows, count = scales.shape
+            shape = (*outer, 32 * count, rows)
+            found[whole] = StoredTensor(blocks.file, blocks.name, shape, "BF16", scales)
+            del found[name], found[f"{whole}_scales"]
     return found
 
 

@@ -1,4 +1,4 @@
-"""A GPT-2 by its name on the Hugging Face hub: fetched once, into a folder as they lie there."""
+"""A model by its name on the Hugging Face hub: fetched once, into a folder as they lie there."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 
 from jaxgpt.data.downloads import NotThereError, Progress, cache_subfolder, fetch_file
 from jaxgpt.errors import CheckpointError, ConfigError
-from jaxgpt.huggingface.config import read_gpt2_config
+from jaxgpt.huggingface.config import read_huggingface_config
 from jaxgpt.huggingface.files import INDEX, WEIGHTS, read_index
 from jaxgpt.tokenization.huggingface_folder import TOKENIZER_FILES
 
@@ -21,12 +21,8 @@ def is_hub_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def fetch_gpt2(
-    name: str,
-    cache_folder: str | Path | None = None,
-    *,
-    timeout: float = 30.0,
-    progress: Progress | None = None,
+def fetch_model(
+    name: str, cache_folder: str | Path | None = None, *, progress: Progress | None = None
 ) -> Path:
     """The folder of the model OWNER/NAME, downloaded from the hub unless the cache has it.
 
@@ -37,7 +33,7 @@ def fetch_gpt2(
         ConfigError: the name is not formed like one, HF_ENDPOINT is no address of a server, or the
             cache folder cannot be made.
         DataError: a download that failed, with what to do without a network.
-        CheckpointError: not a GPT-2, or not in safetensors.
+        CheckpointError: of no family that jaxgpt has, or not in safetensors.
     """
     if not is_hub_name(name):
         raise ConfigError(f"{name!r} is no OWNER/NAME of the hub, such as openai-community/gpt2")
@@ -48,13 +44,12 @@ def fetch_gpt2(
         fetch_file(
             f"{site}/{name}/resolve/main/{quote(file)}",
             folder / file,
-            timeout=timeout,
             progress=progress,
             instead="name a folder that has the model",
         )
 
     get("config.json")
-    read_gpt2_config(folder)
+    read_huggingface_config(folder)
     if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
         for file in TOKENIZER_FILES:  # before the weights, so never left out
             with suppress(NotThereError):

@@ -14,11 +14,28 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.schema import leaves
 
 _BLOCK = (
-    *("norm1", "attn.qkv", "attn.q", "attn.k", "attn.v", "attn.scores", "attn.weights"),
-    *("attn.context", "attn.out", "middle", "norm2", "mlp.up", "mlp.hidden", "mlp.out", "out"),
+    *("norm1", "attn.qkv", "attn.query_norm", "attn.key_norm", "attn.q", "attn.k", "attn.v"),
+    *("attn.scores", "attn.weights", "attn.context", "attn.out", "post_norm1", "middle", "norm2"),
+    *("mlp.router", "mlp.up", "mlp.gate", "mlp.hidden", "mlp.out", "post_norm2", "out"),
 )
+_OPTIONAL = {
+    *("norm1", "norm2", "post_norm1", "post_norm2"),
+    *("attn.query_norm", "attn.key_norm", "mlp.gate", "mlp.router"),
+}
+_INSIDE = {"mlp.up", "mlp.gate", "mlp.hidden", "mlp.gelu"}
+
+
+def present(config: ModelConfig, names: Iterable[str]) -> list[str]:
+    """Those of a block's record points that a model has: not all have each norm, a gate, experts.
+
+    What is inside an expert is not recorded.
+    """
+    parts = {leaf.path.rpartition(".")[0].removeprefix("blocks.") for leaf in leaves(config)}
+    absent = _OPTIONAL - parts | (_INSIDE if config.experts.num_experts else set())
+    return [name for name in names if name not in absent]
 
 
 def recorded_names(config: ModelConfig) -> list[str]:
@@ -30,9 +47,13 @@ def recorded_names(config: ModelConfig) -> list[str]:
     what each head brings together; `attn.out` (B, T, D); `middle`, the residual stream between
     attention and feed-forward; `norm2`; `mlp.up` and `mlp.hidden` (B, T, F), before and after GELU;
     `mlp.out`; and `out`, the stream that leaves the block. `norm` (B, T, D) is the last layer norm,
-    `logits` (B, T, V).
+    `logits` (B, T, V). Where the model has them: `attn.query_norm` and `attn.key_norm`, as `q` and
+    `k`, which are then turned; `post_norm1` and `post_norm2` (B, T, D) after `attn.out` and
+    `mlp.out`; `mlp.gate` (B, T, F), what opens `mlp.up`; and of experts, in place of these and of
+    `hidden`, `mlp.router` (B, T, X).
     """
-    blocks = [f"blocks.{i}.{name}" for i in range(config.num_layers) for name in _BLOCK]
+    names = present(config, _BLOCK)
+    blocks = [f"blocks.{i}.{name}" for i in range(config.num_layers) for name in names]
     return ["embed", *blocks, "norm", "logits"]
 
 

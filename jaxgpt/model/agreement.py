@@ -19,10 +19,10 @@ _SIZES = {
     "vocab_size": ("embed.tokens", 0, "rows of the token table"),
     "embed_dim": ("embed.tokens", 1, "columns of the token table"),
     "context_length": ("embed.positions", 0, "rows of the position table"),
-    "num_layers": ("blocks.norm1.scale", 0, "blocks"),
+    "num_layers": ("blocks.attn.out.weight", 0, "blocks"),
 }
 _SWITCHES = {
-    "positions": ("embed.positions", ("learned",), ("sinusoidal", "none")),
+    "positions": ("embed.positions", ("learned",), ("sinusoidal", "rope", "none")),
     "qkv_bias": ("blocks.attn.qkv.bias", (True,), (False,)),
     "tie_head": ("head.weight", (False,), (True,)),
 }

@@ -15,13 +15,14 @@ from jaxtyping import Array, Float
 from jaxgpt.errors import ConfigError
 from jaxgpt.fields import typed
 from jaxgpt.model.layers import Rate, never_drops
+from jaxgpt.model.layout import TENSOR, row_axes, tensor_devices
 
 Attention = Literal["auto", "chunked", "cudnn", "splash"]
 """How to compute attention: `chunked` is `attend_causally`, `auto` the fastest that is possible."""
 
 Kernel = Literal["cudnn", "splash"]
 
-_FORWARD_KERNELS = {"dot_product_attention_fwd_wrapper", "pallas_call"}
+_FORWARD_KERNELS = {"dot_product_attention_fwd_wrapper", "pallas_call", "ragged_dot_general"}
 _BLOCKS = (512, 256, 128)  # tokens that splash takes at once, which must divide T
 
 
@@ -36,6 +37,8 @@ class Device(NamedTuple):
     """How many of them the program runs on."""
     mesh_size: int = 0
     """How many of them `jax.set_mesh` names; 0 where it was not called."""
+    tensor: int = 1
+    """How many of them share the heads of a row."""
 
 
 def this_device() -> Device:
@@ -43,8 +46,9 @@ def this_device() -> Device:
     device, mesh = jax.devices()[0], jax.sharding.get_abstract_mesh()
     count, mesh_size = jax.device_count(), 0 if mesh.empty else mesh.size
     if "cuda" in device.client.platform_version:  # the platform of AMD's is gpu too
-        return Device("cuda", float(device.compute_capability), count, mesh_size)
-    return Device(device.platform, 0.0, count, mesh_size)
+        capability = float(device.compute_capability)
+        return Device("cuda", capability, count, mesh_size, tensor_devices())
+    return Device(device.platform, 0.0, count, mesh_size, tensor_devices())
 
 
 def choose_attention(
@@ -54,6 +58,7 @@ def choose_attention(
     *,
     dropout_rate: Rate = 0.0,
     packed: bool = False,
+    sinks: bool = False,
     device: Device | None = None,
 ) -> Literal["chunked"] | Kernel:
     """What computes attention for queries of `shape` (B, H, T, K) on `device`, or on this one.
@@ -64,7 +69,8 @@ def choose_attention(
     if asked == "chunked":
         return asked
     device = device or this_device()
-    needs = {name: _need(name, shape, str(dtype), dropout_rate, packed, device) for name in KERNELS}
+    given = shape, str(dtype), dropout_rate, packed, sinks, device
+    needs = {name: _need(name, *given) for name in KERNELS}
     if asked == "auto":
         possible: list[Kernel] = [name for name in KERNELS if needs[name] is None]
         return possible[0] if possible else "chunked"
@@ -79,11 +85,13 @@ def _need(
     dtype: str,
     dropout_rate: Rate,
     packed: bool,
+    sinks: bool,
     device: Device,
 ) -> str | None:
     """The first thing that `kernel` needs and does not get, or None."""
     rows, _, length, width = shape
-    shared = device.count == 1 or (device.mesh_size == device.count and rows % device.count == 0)
+    alone, sharing = device.count == 1, device.count // device.tensor
+    shared = alone or (device.mesh_size == device.count and rows % sharing == 0)
     needs = {
         "cudnn": [
             (device.platform == "cuda", f"an NVIDIA GPU, not {device.platform}"),
@@ -106,56 +114,71 @@ def _need(
         ],
     }[kernel]
     needs.append((never_drops(dropout_rate), f"dropout 0, not {dropout_rate}"))
+    needs.append((not sinks, "softmax over keys alone, without sinks"))
     needs.append((not packed, "one text a row, not several packed into one"))
     return next((need for met, need in needs if not met), None)
 
 
 def attend_cudnn(
     queries: Float[Array, "B H T K"],
-    keys: Float[Array, "B H T K"],
-    values: Float[Array, "B H T K"],
+    keys: Float[Array, "B G T K"],
+    values: Float[Array, "B G T K"],
+    *,
+    scale: float = 0.0,
+    window: int = 0,
 ) -> Float[Array, "B H T K"]:
-    """Causal attention by cuDNN, for NVIDIA GPUs."""
+    """Causal attention by cuDNN, for NVIDIA GPUs; arguments as of `attend_causally`."""
     by_token = (x.swapaxes(1, 2) for x in (queries, keys, values))
-    contexts = jax.nn.dot_product_attention(*by_token, is_causal=True, implementation="cudnn")
+    bounds: Any = {"local_window_size": (window - 1, 0)} if window else {}
+    bounds |= {"scale": scale} if scale else {}
+    contexts = jax.nn.dot_product_attention(
+        *by_token, is_causal=True, implementation="cudnn", **bounds
+    )
     return contexts.swapaxes(1, 2)
 
 
 def attend_splash(
     queries: Float[Array, "B H T K"],
-    keys: Float[Array, "B H T K"],
-    values: Float[Array, "B H T K"],
+    keys: Float[Array, "B G T K"],
+    values: Float[Array, "B G T K"],
     *,
+    scale: float = 0.0,
+    window: int = 0,
     interpret: bool = False,
 ) -> Float[Array, "B H T K"]:
     """Causal attention by the splash kernel, for TPUs; `interpret` runs it anywhere, slowly.
 
     XLA cannot divide the kernel among devices. If `jax.set_mesh` names a mesh, each device takes
-    an equal share of the rows.
+    an equal share of the rows, and of the heads across its axis `tensor`.
     """
     # Here, not above: only a TPU has use for Pallas, which takes a while to import.
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         BlockSizes,
         CausalMask,
+        LocalMask,
         MultiHeadMask,
         make_splash_mha_single_device,
     )
 
-    _, num_heads, length, width = queries.shape
+    length, width = queries.shape[2:]
     block = next(block for block in _BLOCKS if length % block == 0)
     phases = ("", "_dkv", "_dq")
     blocks: Any = {f"block_{side}{phase}": block for side in ("q", "kv") for phase in phases}
 
     def attend(queries: Array, keys: Array, values: Array) -> Array:
-        mask = MultiHeadMask([CausalMask((length, length))] * num_heads)
+        square = (length, length)
+        one = LocalMask(square, (window - 1, 0), 0) if window else CausalMask(square)
+        mask = MultiHeadMask([one] * queries.shape[1])
         sizes = BlockSizes(**blocks)
         kernel: Any = make_splash_mha_single_device(mask, block_sizes=sizes, interpret=interpret)
-        return jax.vmap(kernel)(queries / math.sqrt(width), keys, values)
+        scaled = queries * scale if scale else queries / math.sqrt(width)
+        return jax.vmap(kernel)(scaled, keys, values)
 
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
-        rows = PartitionSpec(mesh.axis_names)
-        attend = jax.shard_map(attend, in_specs=rows, out_specs=rows, check_vma=False)
+        heads = TENSOR if TENSOR in mesh.axis_names else None
+        each = PartitionSpec(row_axes(mesh), heads)
+        attend = jax.shard_map(attend, in_specs=each, out_specs=each, check_vma=False)
     return attend(queries, keys, values)
 
 

@@ -19,13 +19,16 @@ from jaxgpt.model.embedding import (
     sinusoidal_positions,
     unembed,
 )
-from jaxgpt.model.layers import Params, dropout, layer_norm
+from jaxgpt.model.layers import Params, dropout
+from jaxgpt.model.layout import by_rows, from_table
 from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.model.record import Record, unrecorded, within
 from jaxgpt.model.transformer import (
     Block,
     block_of,
     block_settings,
+    is_local,
+    norm_of,
     stack,
     unstack,
     with_block,
@@ -86,11 +89,11 @@ class GPT(nnx.Module):
         embed_rng, stack_rng = (None, None) if rng is None else jax.random.split(rng)
         with jax.named_scope("embedding"):
             x = self._embed(tokens, None if segments is None else positions_within(segments))
-            x = record("embed", _share_rows(dropout(x, config.dropout, embed_rng)))
+            x = record("embed", by_rows(dropout(from_table(x), config.dropout, embed_rng)))
         options |= {"segments": segments, "rng": stack_rng, "record": record}
         x = stack(x, params["blocks"], config, **options)
         with jax.named_scope("norm"):
-            return record("norm", layer_norm(x, **params["norm"], epsilon=config.norm_epsilon))
+            return record("norm", self._norm(x))
 
     def decode(
         self,
@@ -108,17 +111,26 @@ class GPT(nnx.Module):
         check_rank("tokens", tokens, "B T")
         config, params = self.config, self.params.get_value()
         places = jnp.arange(tokens.shape[1])
-        x = record("embed", self._embed(tokens, start[:, None] + places))
-        padding = (places > last[:, None]).astype(jnp.int32)
-        settings = block_settings(config) | {"start": start, "segments": padding}
+        positions = start[:, None] + places
+        x = record("embed", self._embed(tokens, positions))
+        given = {"start": start, "segments": (places > last[:, None]).astype(jnp.int32)}
+        layers = [is_local(config, i) for i in range(config.num_layers)]
+        settings = {
+            local: block_settings(config, positions, local=local) | given for local in set(layers)
+        }
         apply, new_cache = block_of(config), []
         for i, (layer, before) in enumerate(zip(unstack(params["blocks"]), cache, strict=True)):
             inner = within(record, f"blocks.{i}")
-            x, after = apply(x, **layer, **settings, cache=before, record=inner)
+            own = settings[layers[i]]
+            x, after = apply(x, **layer, **own, cache=before, record=inner)
             new_cache.append(after)
         x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-        x = record("norm", layer_norm(x, **params["norm"], epsilon=config.norm_epsilon))
+        x = record("norm", self._norm(x))
         return record("logits", self._logits(x)), new_cache
+
+    def _norm(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        config, params = self.config, self.params.get_value()
+        return norm_of(config)(x, **params["norm"], epsilon=config.norm_epsilon)
 
     def _embed(
         self, tokens: Int[Array, "*B T"], positions: Int[Array, "*B T"] | None
@@ -128,27 +140,17 @@ class GPT(nnx.Module):
         if config.positions == "sinusoidal":
             table = sinusoidal_positions(config.context_length, config.embed_dim)
             table = table.astype(tables["tokens"].dtype)
-        elif config.positions == "none":
+        elif table is None:
             check_length(tokens, config.context_length)
-        return embed(
-            tokens, tokens_table=tables["tokens"], positions_table=table, positions=positions
-        )
+        x = embed(tokens, tokens_table=tables["tokens"], positions_table=table, positions=positions)
+        # The factor is rounded as the table is, as where it comes from.
+        return x * jnp.asarray(config.embed_dim**0.5, x.dtype) if config.scale_embedding else x
 
     def _logits(self, x: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         params = self.params.get_value()
         head = None if self.config.tie_head else params["head"]
         with jax.named_scope("head"):
             return unembed(x, tokens_table=params["embed"]["tokens"], head=head)
-
-
-def _share_rows(x: Float[Array, "*B T D"]) -> Float[Array, "*B T D"]:
-    """Keep the rows with their devices, where there is a mesh (`training.mesh.on_mesh`).
-
-    XLA would else follow a table that is cut along D, and give every device all rows.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    rows = jax.sharding.PartitionSpec(mesh.axis_names)
-    return x if mesh.empty else jax.lax.with_sharding_constraint(x, rows)
 
 
 def check_agreement(config: ModelConfig, params: Params) -> None:
@@ -165,7 +167,9 @@ def _due_shapes(config: ModelConfig) -> Shapes:
 def init_cache(config: ModelConfig, rows: int, cache_length: int, dtype=jnp.float32) -> list[Any]:
     """Cache, empty, of `rows` sequences of up to `cache_length` tokens: one entry a layer.
 
-    Of the standard block it is a pair (keys, values), each (rows, G, S, K).
+    Of the standard block it is a pair (keys, values), each (rows, G, S, K); S is no more than the
+    window in a layer that has one.
     """
-    own = block_of(config).init_cache
-    return [own(config, rows, cache_length, dtype) for _ in range(config.num_layers)]
+    own, local = block_of(config).init_cache, min(cache_length, config.window)
+    slots = (local if is_local(config, i) else cache_length for i in range(config.num_layers))
+    return [own(config, rows, count, dtype) for count in slots]

@@ -64,6 +64,22 @@ def layer_norm(
     return (normal * scale + bias).astype(x.dtype)
 
 
+def rms_norm(
+    x: Float[Array, "*B D"],
+    *,
+    scale: Float[Array, " D"],
+    epsilon: float = 1e-6,
+    offset: bool = False,
+) -> Float[Array, "*B D"]:
+    """RMS norm: each vector to a mean square of 1, then times `scale`, or 1 more with `offset`.
+
+    Zhang and Sennrich 2019. Computed in float32 whatever the dtype of `x`, which the result keeps.
+    """
+    wide = x.astype(jnp.float32)
+    normal = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + epsilon)
+    return (normal * (scale + 1 if offset else scale)).astype(x.dtype)
+
+
 def init_layer_norm(width: int) -> Params:
     """Layer norm's start: scale 1, bias 0, each `(width,)`."""
     return {"scale": jnp.ones(width, jnp.float32), "bias": jnp.zeros(width, jnp.float32)}

@@ -54,13 +54,17 @@ def parameter_shapes(config: ModelConfig) -> Params:
 
 def count_parameters(config: ModelConfig) -> int:
     """The number of parameters; a tied head counts once."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(config)))
+    return sum(
+        math.prod(leaf.shape(config)) * (config.num_layers if leaf.stacked else 1)
+        for leaf in schema.leaves(config)
+    )
 
 
 def _initial(leaf: Leaf, config: ModelConfig, key: PRNGKeyArray) -> Array:
     shape = leaf.shape(config)
-    if leaf.init in ("zeros", "ones"):
-        return jnp.full(shape, leaf.init == "ones", jnp.float32)
+    if leaf.init in ("zeros", "ones", "identity"):
+        one = leaf.init == "ones" or (leaf.init == "identity" and not config.norm_offset)
+        return jnp.full(shape, one, jnp.float32)
     std = STD / math.sqrt(2 * config.num_layers) if leaf.init == "residual" else STD
     if leaf.split:
         key = _follow(key, leaf.split)

@@ -53,7 +53,7 @@ def check_comparable(a: Recording, b: Recording) -> None:
             "them); record both on the same"
         )
     if a.config and b.config:
-        for field in ("vocab_size", "embed_dim", "num_layers"):
+        for field in ("vocab_size", "embed_dim", "num_layers", "norm", "norm_place", "qk_norm"):
             one, other = getattr(a.config, field), getattr(b.config, field)
             if one != other:
                 raise CheckpointError(

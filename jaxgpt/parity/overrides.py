@@ -18,13 +18,14 @@ from jaxgpt.model.embedding import sinusoidal_positions
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Params, layer_norm
 from jaxgpt.model.schema import names_of
+from jaxgpt.model.transformer import norm_of
 
 
 class Norm(NamedTuple):
     """A norm in place of the model's."""
 
     compute: Callable[..., Array] = layer_norm
-    """Of x, with `scale`, `bias` and `epsilon`, as `layer_norm`."""
+    """Of x, with `scale`, `bias` and `epsilon`; `layer_norm` stands for the model's own."""
     epsilon: float | None = None
     """What is added to the variance, where it is not the config's."""
 
@@ -47,7 +48,7 @@ class Variant:
     """What the model goes on with from a point, without being seen there: such as a rounding of
     what enters a matrix product, or other columns for queries, keys and values."""
     norms: Mapping[str, Norm] = field(default_factory=dict)
-    """What stands for layer norm at `norm1`, `norm2` or `norm`."""
+    """What stands for the model's norm at `norm1`, `norm2`, `norm`, or after them."""
     position_offset: int = 0
     """The position of the first token."""
     order: tuple[int, ...] | None = None
@@ -86,14 +87,21 @@ class Variant:
     def norm(self, name: str) -> Norm:
         """The norm of that name, with its epsilon."""
         norm = self.norms.get(name, Norm())
-        return norm._replace(epsilon=norm.epsilon or self.config.norm_epsilon)
+        compute = norm_of(self.config) if norm.compute is layer_norm else norm.compute
+        return Norm(compute, norm.epsilon or self.config.norm_epsilon)
+
+    @property
+    def spread(self) -> str:
+        """What the epsilon is added to."""
+        rms = self.config.norm == "rms"
+        return "the mean square in an RMS norm" if rms else "the variance in a layer norm"
 
     def model(self) -> GPT:
         """The GPT without what is overridden at points."""
         config, params = self.config, self.params
         if config.tie_head:
             params = {name: part for name, part in params.items() if name != "head"}
-        if self.position_offset:
+        if self.position_offset and config.positions in ("learned", "sinusoidal"):
             tables = params["embed"]
             table = tables.get("positions")
             if table is None:
@@ -110,12 +118,13 @@ class Variant:
 class Points:
     """Record of one block, or of what stands outside all: applies overrides and keeps what it sees.
 
-    `params` has those of the norms. `seen` has by point what stands there; `in` is
-    the stream that enters the block or the last norm.
+    `params` has those of the block, or of the last norm, and `form` what its attention is given
+    beside them. `seen` has by point what stands there; `in` is the stream that enters the block or
+    the last norm.
     """
 
-    def __init__(self, variant: Variant, params: Params, **seen: Array):
-        self.variant, self.params, self.seen = variant, params, seen
+    def __init__(self, variant: Variant, params: Params, form: Mapping[str, Any], **seen: Array):
+        self.variant, self.params, self.form, self.seen = variant, params, form, seen
         self._at = {name: _NORMED[name] for name in variant.norms} | {**variant.at}
 
     def __call__(self, point: str, x: Array) -> Array:
@@ -133,7 +142,9 @@ class Points:
 
 _NORMED: Changes = {
     "norm1": lambda points: points.norm("norm1", points.seen["in"]),
+    "post_norm1": lambda points: points.norm("post_norm1", points.seen["attn.out"]),
     "norm2": lambda points: points.norm("norm2", points.seen["middle"]),
+    "post_norm2": lambda points: points.norm("post_norm2", points.seen["mlp.out"]),
     "norm": lambda points: points.norm("norm", points.seen["in"]),
 }
 

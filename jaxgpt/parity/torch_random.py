@@ -17,8 +17,10 @@ from jaxtyping import Array, Float32, Float64, Int64, UInt64
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.layers import Params
+from jaxgpt.model.layers import STD, Params
+from jaxgpt.model.nested import flatten
 from jaxgpt.model.parameters import parameter_shapes
+from jaxgpt.model.schema import dimensions, qkv_sections
 from jaxgpt.parity.torch_math import box_muller
 
 _CHUNK = 2**15  # Numbers made at once: few enough to stay in the cache; a multiple of 16.
@@ -165,6 +167,10 @@ class TorchGenerator:
             return np.arange(length)
         return TorchGenerator(int(self._words(2)[1])).randperm(length)
 
+    def skip(self, count: int) -> None:
+        """Draw `count` numbers of `rand`, which no one needs."""
+        self._twister.random_raw(count, output=False)
+
     def _words(self, count: int) -> UInt64[np.ndarray, " count"]:
         """The next 32-bit words of the stream."""
         return self._twister.random_raw(count)
@@ -174,18 +180,19 @@ class TorchGenerator:
         high, low = self._words(2 * count).reshape(count, 2).T
         return ((high << 32 | low) & (2**53 - 1)) * 2.0**-53
 
-    def fill_normal(self, flat: Float32[np.ndarray, " N"]) -> None:
-        """`randn` into an array that is there."""
+    def fill_normal(self, flat: Float32[np.ndarray, " N"], std: float = 1.0) -> None:
+        """`randn` times `std`, as `tensor.normal_(0, std)`, into an array that is there."""
         if flat.size < 16:
             for i in range(flat.size):
-                flat[i] = self._next_normal()
+                flat[i] = self._next_normal() * std
             return
+        size = np.float32(std)
         for piece in _pieces(flat):
             whole = piece.size - piece.size % 16
             uniform = self.rand(piece.size)[:whole].reshape(-1, 16)
-            piece[:whole] = box_muller(uniform).reshape(-1)
+            piece[:whole] = box_muller(uniform).reshape(-1) * size
         if flat.size % 16:
-            flat[-16:] = box_muller(self.rand(1, 16))[0]
+            flat[-16:] = box_muller(self.rand(1, 16))[0] * size
 
     def _next_normal(self) -> float:
         if self._kept is not None:
@@ -213,18 +220,27 @@ class TorchGenerator:
         return np.stack(found).reshape(*sums.shape[:-1], num_samples)
 
 
-def init_like_torch(config: ModelConfig, seed: int | TorchGenerator) -> Params:
+def init_like_torch(
+    config: ModelConfig, seed: int | TorchGenerator, padding: int | None = None
+) -> Params:
     """The parameters that the same model in PyTorch starts from after `torch.manual_seed(seed)`.
 
     A generator in the seed's place is drawn from, and goes on from there. The result is the nested
     dict of `init_params`, of NumPy float32 arrays. PyTorch draws as it builds: the token table, the
     position table if learned, each block's four linear maps in the order of the forward pass, and
-    the head if it is not tied. Raises ConfigError if the vocabulary's size is not settled, or for a
-    seed that TorchGenerator refuses.
+    the head if it is not tied. A model with RMS norm starts as the classes of transformers 5 do,
+    such as `LlamaForCausalLM(config)`; `padding` is its `pad_token_id`, whose row is zeros. Raises
+    ConfigError if the vocabulary's size is not settled, or for a seed that TorchGenerator refuses.
     """
     generator = seed if isinstance(seed, TorchGenerator) else TorchGenerator(seed)
     shapes = parameter_shapes(config)
-    params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), shapes)
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    for path, leaf in flatten(params).items():
+        if path.endswith(".scale") and not config.norm_offset:
+            leaf.fill(1)
+    if config.norm == "rms":
+        _start_like_transformers(generator, config, params, padding)
+        return params
     blocks = params["blocks"]
     for name in ("tokens", "positions"):
         if name in params["embed"]:
@@ -235,10 +251,56 @@ def init_like_torch(config: ModelConfig, seed: int | TorchGenerator) -> Params:
             generator.fill_linear({leaf: leaves[leaf][layer] for leaf in leaves})
     if "head" in params:
         generator.fill_linear(params["head"])
-    for norm in (blocks["norm1"], blocks["norm2"], params["norm"]):
-        norm["scale"].fill(1)
-        norm["bias"].fill(0)
     return params
+
+
+def _start_like_transformers(
+    generator: TorchGenerator, config: ModelConfig, params: Params, padding: int | None
+) -> None:
+    """Normal matrices, drawn when the model is there, after PyTorch's own start of its parts."""
+    table, attn, mlp = params["embed"]["tokens"], params["blocks"]["attn"], params["blocks"]["mlp"]
+    qkv, columns = attn["qkv"]["weight"], dimensions(config)
+    parts = [qkv[..., part] for part in qkv_sections(columns["E"], columns["C"]).values()]
+    linear, drawn = [attn["qkv"], attn["out"]], [*parts, attn["out"]["weight"]]
+    if "router" not in mlp:
+        linear += (dense := [mlp[name] for name in ("gate", "up", "down") if name in mlp])
+        drawn += [part["weight"] for part in dense]
+    generator.fill_normal(table.reshape(-1))
+    generator.skip(sum(leaf.size for part in linear for leaf in part.values()))
+    _draw(generator, table)
+    for layer in range(config.num_layers):
+        for part in drawn:
+            _draw(generator, part[layer].T)
+        if "sinks" in attn:
+            _draw(generator, attn["sinks"][layer])
+        if "router" in mlp:
+            _draw_experts(generator, jax.tree.map(lambda leaf, i=layer: leaf[i], mlp))
+    if padding is not None:
+        table[padding] = 0
+    if "head" in params:
+        generator.skip(table.size)
+        _draw(generator, params["head"]["weight"].T)
+
+
+def _draw_experts(generator: TorchGenerator, mlp: Params) -> None:
+    """Router and experts: gpt-oss's, whose router has a bias, or Qwen's, as (out, in)."""
+    router, gate, up, down = (mlp[name]["weight"] for name in ("router", "gate", "up", "down"))
+    both = np.empty((*gate.shape[:2], 2 * gate.shape[2]), np.float32)
+    if "bias" in mlp["router"]:
+        for leaf in (router.T, mlp["router"]["bias"], both, down):
+            _draw(generator, leaf)
+        gate[:], up[:] = both[..., ::2], both[..., 1::2]
+    else:
+        for leaf in (both.swapaxes(1, 2), down.swapaxes(1, 2), router.T):
+            _draw(generator, leaf)
+        gate[:], up[:] = np.split(both, 2, axis=-1)
+
+
+def _draw(generator: TorchGenerator, leaf: Float32[np.ndarray, "..."]) -> None:
+    """Fill a view in the order of its own axes."""
+    drawn = np.empty(leaf.shape, np.float32)
+    generator.fill_normal(drawn.reshape(-1), STD)
+    leaf[...] = drawn
 
 
 def _pieces(array: np.ndarray, size: int = _CHUNK) -> list[np.ndarray]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from jaxgpt.config import ModelConfig
+from jaxgpt.config import ModelConfig, Rope
 from jaxgpt.errors import CheckpointError
 from jaxgpt.model.nested import flatten, nest
 from jaxgpt.model.schema import decays, dimensions
@@ -21,67 +21,127 @@ from jaxgpt.run_config import OptimizerConfig
 _STACKED = ("blocks.", "heads.")
 
 
+class RMSNorm(nn.Module):
+    """Each vector over its root mean square, times the weight, or 1 more."""
+
+    def __init__(self, width: int, config: ModelConfig):
+        super().__init__()
+        self.eps, self.offset = config.norm_epsilon, int(config.norm_offset)
+        self.weight = nn.Parameter(torch.full((width,), 1.0 - self.offset))
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """The normed vectors."""
+        root = torch.sqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        return x / root * (self.offset + self.weight)
+
+
+def make_norm(config: ModelConfig, *, there: bool = True, width: int = 0) -> nn.Module:
+    """The config's norm of vectors as wide as the model, or `width`; or nothing in its place."""
+    width = width or config.embed_dim
+    if not there:
+        return nn.Identity()
+    if config.norm == "rms":
+        return RMSNorm(width, config)
+    return nn.LayerNorm(width, eps=config.norm_epsilon)
+
+
 class MultiHeadAttention(nn.Module):
     """Attention of all heads at once, from one product."""
 
-    def __init__(self, config: ModelConfig):
+    frequencies: Tensor
+
+    def __init__(self, config: ModelConfig, layer: int = 0):
         super().__init__()
         self.num_heads, self.sizes = config.num_heads, dimensions(config)
         self.qkv = nn.Linear(config.embed_dim, self.sizes["E"], bias=config.qkv_bias)
-        self.out = nn.Linear(self.sizes["C"], config.embed_dim)
+        self.out = nn.Linear(self.sizes["C"], config.embed_dim, bias=config.out_bias)
         self.dropout = nn.Dropout(config.dropout)
+        self.scale = config.attention_scale or None
+        period = config.window_period
+        self.window = 0 if period and layer % period == period - 1 else config.window
+        normed, self.by_head = config.qk_norm != "none", config.qk_norm == "head"
+        self.query_norm = make_norm(config, there=normed, width=self.sizes["Q"])
+        self.key_norm = make_norm(config, there=normed, width=self.sizes["M"])
+        self.rotary = config.positions == "rope"
+        if self.rotary:
+            frequencies, self.size = rotary(config.rope, self.sizes["K"], local=self.window > 0)
+            self.register_buffer("frequencies", frequencies.float(), persistent=False)
 
     def split(self, x: Float[Tensor, "B T D"]) -> list[Float[Tensor, "B H T K"]]:
         """Queries, keys and values; those of several heads of queries are repeated."""
         heads, groups, width = (self.sizes[letter] for letter in "HGK")
         sections = [heads * width, groups * width, groups * width]
-        parts = [
-            part.unflatten(-1, (-1, width)).transpose(1, 2)
-            for part in self.qkv(x).split(sections, dim=-1)
-        ]
+        parts = list(self.qkv(x).split(sections, dim=-1))
+        norms = self.query_norm, self.key_norm
+        if not self.by_head:
+            parts[:2] = [norm(part) for norm, part in zip(norms, parts[:2], strict=True)]
+        parts = [part.unflatten(-1, (-1, width)).transpose(1, 2) for part in parts]
+        if self.by_head:
+            parts[:2] = [norm(part) for norm, part in zip(norms, parts[:2], strict=True)]
+        if self.rotary:
+            parts[:2] = [self.turn(part) for part in parts[:2]]
         if groups == heads:
             return parts
         return [parts[0], *(part.repeat_interleave(heads // groups, dim=1) for part in parts[1:])]
 
+    def turn(self, x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T K"]:
+        """Each pair (i, i + K / 2), as a complex number, turned by its angle."""
+        places = torch.arange(x.shape[2], device=x.device)
+        angles = torch.outer(places, self.frequencies.float())
+        cosines, sines = (self.size * wave.to(x.dtype) for wave in (angles.cos(), angles.sin()))
+        real, imaginary = x.chunk(2, dim=-1)
+        return torch.cat(
+            [real * cosines - imaginary * sines, imaginary * cosines + real * sines], dim=-1
+        )
+
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """The context of each token."""
         queries, keys, values = self.split(x)
-        scores = queries @ keys.mT / math.sqrt(keys.shape[-1])
-        scores = scores.masked_fill(future(x.shape[1]), -torch.inf)
+        scores = queries @ keys.mT
+        root = math.sqrt(keys.shape[-1])
+        scores = scores / root if self.scale is None else scores * self.scale
+        scores = scores.masked_fill(unseen(x.shape[1], self.window), -torch.inf)
         context = self.dropout(torch.softmax(scores, dim=-1)) @ values
         return self.out(context.transpose(1, 2).flatten(-2))
 
 
 class FeedForward(nn.Module):
-    """D -> F -> D, with a GELU between."""
+    """D -> F -> D, with an activation between, perhaps of a gate beside."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        width, hidden = config.embed_dim, dimensions(config)["F"]
-        self.up = nn.Linear(width, hidden)
-        self.gelu = nn.GELU(approximate="tanh" if config.gelu == "tanh" else "none")
-        self.down = nn.Linear(hidden, width)
+        width, hidden, bias = config.embed_dim, dimensions(config)["F"], config.mlp_bias
+        self.gate = nn.Linear(width, hidden, bias=bias) if config.gate != "none" else None
+        self.up = nn.Linear(width, hidden, bias=bias)
+        form = "tanh" if config.gelu == "tanh" else "none"
+        self.gelu = nn.SiLU() if config.gate == "silu" else nn.GELU(approximate=form)
+        self.down = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Each token by itself."""
-        return self.down(self.gelu(self.up(x)))
+        if self.gate is None:
+            return self.down(self.gelu(self.up(x)))
+        return self.down(self.gelu(self.gate(x)) * self.up(x))
 
 
 class Block(nn.Module):
-    """The pre-norm block."""
+    """The block, with norms before or after its two parts, or both."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int = 0):
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_epsilon)
-        self.attn = MultiHeadAttention(config)
-        self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_epsilon)
+        before, after = config.norm_place != "after", config.norm_place != "before"
+        self.norm1 = make_norm(config, there=before)
+        self.attn = MultiHeadAttention(config, layer)
+        self.post_norm1 = make_norm(config, there=after)
+        self.norm2 = make_norm(config, there=before)
         self.mlp = FeedForward(config)
+        self.post_norm2 = make_norm(config, there=after)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Attention, then the feed-forward network, each added to what came in."""
-        x = x + self.dropout(self.attn(self.norm1(x)))
-        return x + self.dropout(self.mlp(self.norm2(x)))
+        x = x + self.dropout(self.post_norm1(self.attn(self.norm1(x))))
+        return x + self.dropout(self.post_norm2(self.mlp(self.norm2(x))))
 
 
 class Embedding(nn.Module):
@@ -96,12 +156,14 @@ class Embedding(nn.Module):
         elif config.positions == "sinusoidal":
             table = sinusoidal_positions(config.context_length, config.embed_dim)
             self.positions = nn.Embedding.from_pretrained(table, freeze=True)
+        self.scale = math.sqrt(config.embed_dim) if config.scale_embedding else None
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """The sum, for each token."""
+        x = self.tokens(tokens) if self.scale is None else self.tokens(tokens) * self.scale
         if self.positions is None:
-            return self.tokens(tokens)
-        return self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+            return x
+        return x + self.positions(torch.arange(tokens.shape[1]))
 
 
 class GPT(nn.Module):
@@ -111,8 +173,8 @@ class GPT(nn.Module):
         super().__init__()
         self.embed = Embedding(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_epsilon)
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
+        self.norm = make_norm(config)
         self.head = None
         if not config.tie_head:
             self.head = nn.Linear(config.embed_dim, config.vocab_size, bias=False)
@@ -126,9 +188,36 @@ class GPT(nn.Module):
         return x @ self.embed.tokens.weight.T if self.head is None else self.head(x)
 
 
-def future(length: int) -> Tensor:
-    """True where a token (row) would look at a later one (column)."""
-    return torch.ones(length, length, dtype=torch.bool).triu(diagonal=1)
+def unseen(length: int, window: int = 0) -> Tensor:
+    """True where a token (row) may not look: at a later one, or from the window's width back."""
+    back = torch.arange(length)[:, None] - torch.arange(length)
+    return (back < 0) | (back >= window) if window else back < 0
+
+
+def rotary(rope: Rope, width: int, *, local: bool) -> tuple[Float[Tensor, " K2"], float]:
+    """Angle per position of each pair of numbers, and what cosines and sines are times."""
+    base = rope.rope_local_base if local and rope.rope_local_base else rope.rope_base
+    plain = base ** -(2 * torch.arange(width // 2, dtype=torch.float64) / width)
+    divided, scaling = plain / rope.rope_factor, rope.rope_scaling
+    if scaling == "none" or (local and not rope.rope_scale_local):
+        return plain, 1.0
+    if scaling == "linear":
+        return divided, 1.0
+    turns = rope.rope_original_context / (2 * math.pi) * plain  # in a context of training
+    if scaling == "llama3":
+        low, high = rope.rope_low_frequency, rope.rope_high_frequency
+        mixed = torch.lerp(divided, plain, (turns - low) / (high - low))
+        return torch.where(turns > high, plain, torch.where(turns < low, divided, mixed)), 1.0
+    # YaRN's ramp is over the number of the pair, which at a whole number of turns is a fraction.
+    ends = [
+        math.log(rope.rope_original_context / (2 * math.pi * beta), base) * width / 2
+        for beta in (rope.rope_beta_fast, rope.rope_beta_slow)
+    ]
+    low, high = (math.floor(ends[0]), math.ceil(ends[1])) if rope.rope_truncate else ends
+    low, high = max(low, 0), min(high, width - 1)
+    ramp = ((torch.arange(width // 2) - low) / max(high - low, 0.001)).clamp(0, 1)
+    size = rope.rope_attention_factor or 1 + math.log(rope.rope_factor) / 10
+    return torch.lerp(plain, divided, ramp.double()), size
 
 
 def sinusoidal_positions(length: int, width: int) -> Float[Tensor, "T D"]:
@@ -205,7 +294,7 @@ def _leaves(model: nn.Module) -> dict[str, list[Tensor]]:
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             path = [part for part in prefix.split(".") if part and not part.isdecimal()]
-            if isinstance(module, nn.LayerNorm) and name == "weight":
+            if isinstance(module, nn.LayerNorm | RMSNorm) and name == "weight":
                 name = "scale"
             if not isinstance(module, nn.Embedding):
                 path.append(name)

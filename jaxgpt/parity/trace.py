@@ -9,14 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
+from jaxgpt.model.activations import present
 from jaxgpt.model.agreement import check_ids, check_rank
 from jaxgpt.model.layers import Params
-from jaxgpt.model.transformer import block_of, block_settings, with_block
+from jaxgpt.model.transformer import block_of, block_settings, is_local, with_block
 from jaxgpt.parity.overrides import Points, Variant
 from jaxgpt.training.loss import cross_entropy
 
@@ -28,20 +30,23 @@ Note = Callable[[str, Float[Array, "B T _"]], None]
 
 # Name in a comparison -> the model's record point; both as inside a block.
 _INNER = {
-    **{name: name for name in ("norm1", "attn.qkv", "attn.context", "attn.out", "middle")},
-    **{"norm2": "norm2", "mlp.up": "mlp.up", "mlp.gelu": "mlp.hidden", "mlp.down": "mlp.out"},
-    "": "out",
+    **{name: name for name in ("norm1", "attn.qkv", "attn.query_norm", "attn.key_norm")},
+    **{name: name for name in ("attn.context", "attn.out", "post_norm1", "middle", "norm2")},
+    **{name: name for name in ("mlp.router", "mlp.gate", "mlp.up")},
+    **{"mlp.gelu": "mlp.hidden", "mlp.down": "mlp.out", "post_norm2": "post_norm2", "": "out"},
 }
 
 
-def activation_names(num_layers: int) -> list[str]:
-    """Names of the activations that `trace` gives, first to last.
+def activation_names(num_layers: int, config: ModelConfig | None = None) -> list[str]:
+    """Names of the activations that `trace` gives, first to last; without a config those of GPT-2.
 
     `embed` is what enters the first block. In block i, `attn.context` is what the heads bring
     together and `attn.out` its projection; `middle` is the residual stream between attention and
-    feed-forward, and `blocks.i` the stream that leaves the block. `norm` is the last layer norm.
+    feed-forward, `mlp.gelu` what the activation function leaves, perhaps times another map, and
+    `blocks.i` the stream that leaves the block. `norm` is the last norm.
     """
-    names = [_name(i, inner) for i in range(num_layers) for inner in _INNER]
+    inside = present(config or ModelConfig(), _INNER)
+    names = [_name(i, inner) for i in range(num_layers) for inner in inside]
     return ["embed", *names, "norm", "logits"]
 
 
@@ -68,7 +73,7 @@ def run(variant: Variant, tokens: Int[Array, "B T"], note: Note) -> None:
     check_tokens(tokens, variant.config)
     model, layers = variant.model(), itertools.count()
     apply = block_of(model.config)
-    outside = Points(variant, model.params.get_value())
+    outside = Points(variant, model.params.get_value(), {})
 
     def record(name: str, x: Array) -> Array:
         x = outside(name, x)
@@ -78,8 +83,12 @@ def run(variant: Variant, tokens: Int[Array, "B T"], note: Note) -> None:
     def overridden(x: Array, **arguments: Any) -> tuple[Array, None]:
         layer = next(layers)
         own = variant.layers.get(layer, variant)
-        points = Points(own, arguments, **{"in": x})
-        arguments |= block_settings(own.config) | {"record": points}
+        settings = block_settings(
+            own.config, jnp.arange(x.shape[1]), local=is_local(own.config, layer)
+        )
+        form = getattr(settings.get("attend"), "keywords", {})
+        points = Points(own, arguments, form, **{"in": x})
+        arguments |= settings | {"record": points}
         x, _ = apply(x, **arguments)
         outside.seen["in"] = x
         for inner, at in _INNER.items():

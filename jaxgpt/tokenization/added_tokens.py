@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import DataError
-from jaxgpt.files import read_json
-from jaxgpt.tokenization.tokenizer_description import DESCRIPTION_BYTES, SPECIAL
+from jaxgpt.files import read_object
+from jaxgpt.tokenization.tokenizer_description import DESCRIPTION_BYTES, FLAGS, SPECIAL
 
 ADDED, MAP, CONFIG = "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"
-_NAMED = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+CHAT_TEMPLATE = "chat_template.jinja"
+ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _LISTED = ("additional_special_tokens", "extra_special_tokens")
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def read_added_tokens(folder: Path, description: Mapping[str, Any]) -> "AddedTokens":
     """The added tokens of a vocabulary's `description` and of the files beside it.
 
-    Raises:
-        DataError: a file that cannot be read, or that contradicts another.
+    Raises DataError for a file that cannot be read, or that contradicts another.
     """
     config, special = read_mapping(folder / CONFIG), read_mapping(folder / MAP)
     tokens = AddedTokens(description)
@@ -91,7 +90,7 @@ def _with_ids(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[Path, d
         is_number = number.isascii() and number.isdecimal() and len(number) < 11
         if not (is_number and isinstance(token, dict) and content_of(token)):
             raise DataError(f"{path}: added_tokens_decoder has {number!r}: {token!r}, no token")
-        flags = {flag: token[flag] for flag in _FLAGS if type(token.get(flag)) is bool}
+        flags = {flag: token[flag] for flag in FLAGS if type(token.get(flag)) is bool}
         yield path, {"id": int(number), "content": content_of(token), **flags}
 
 
@@ -100,7 +99,7 @@ def _named(
 ) -> Iterator[tuple[Path, str, str]]:
     """The file, the role and the spelling of each special token that is named."""
     for path, values in ((folder / MAP, special), (folder / CONFIG, config)):
-        roles = [(role, values[role]) for role in _NAMED if values.get(role) is not None]
+        roles = [(role, values[role]) for role in ROLES if values.get(role) is not None]
         for role in _LISTED:
             listed = values.get(role) or []
             listed = list(listed.values()) if isinstance(listed, dict) else listed
@@ -124,7 +123,4 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not os.path.isfile(path):
         return {}
     # The greatest length of a text is 10^30 where a tokenizer knows of none.
-    values = read_json(path, limit=DESCRIPTION_BYTES, long_ints=True)
-    if not isinstance(values, dict):
-        raise DataError(f"{path} holds a {type(values).__name__}, not a mapping")
-    return values
+    return read_object(path, limit=DESCRIPTION_BYTES, long_ints=True)

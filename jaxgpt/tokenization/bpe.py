@@ -44,12 +44,10 @@ def train_bpe(
     memory is its distinct words; it should be cut between words. `progress` is told the number of
     merges learnt, and of all.
 
-    Raises:
-        ConfigError: a `vocab_size` without room for the bytes and the special tokens, or beyond a
-            million, special tokens that are empty or not distinct, or a pattern that does not
-            compile or leaves out characters.
-        DataError: no text; a lone surrogate; or, if `strict`, too little text for that many merges
-            (otherwise a warning, and a smaller vocabulary).
+    Raises ConfigError for a `vocab_size` without room for the bytes and the special tokens, or
+    beyond a million, special tokens that are empty or not distinct, or a pattern that does not
+    compile or leaves out characters; DataError for no text, a lone surrogate, or, if `strict`, too
+    little text for that many merges (otherwise a warning, and a smaller vocabulary).
     """
     smallest = 256 + len(special_tokens)
     if vocab_size < smallest:
@@ -107,8 +105,7 @@ def learn_merges(
 ) -> list[Pair]:
     """The first `number` merges, or as many as the words have, as pairs of ids.
 
-    The k-th merge makes the token with id 256 + k. `progress` is told how many there are after each
-    and how many there may be.
+    The k-th makes the token with id 256 + k. `progress` is told how many there are, and may be.
     """
     spelling = _Spelling(words)
     heap = [(-count, pair) for pair, count in spelling.counts.items()]

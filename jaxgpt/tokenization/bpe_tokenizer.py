@@ -29,19 +29,13 @@ class BPETokenizer:
     """Byte-pair encoding (Sennrich et al. 2016) over bytes, as in GPT-2 (Radford et al. 2019).
 
     `pattern` cuts the text into words; within a word, the two neighbours that join to the token of
-    lowest rank are merged first. `special_tokens` maps a spelling to its id.
-
-    Raises:
-        DataError: ranks with a gap or a missing byte, an id given twice or beyond 31 bits, an empty
-            special token, or a pattern that is none or loses text.
+    lowest rank are merged first. `special_tokens` maps a spelling to its id. Raises DataError for
+    ranks with a gap or a missing byte, an id given twice or beyond 31 bits, an empty special token,
+    or a pattern that is none or loses text.
     """
 
     def __init__(
-        self,
-        name: str,
-        pattern: str,
-        ranks: Mapping[bytes, int],
-        special_tokens: Mapping[str, int],
+        self, name: str, pattern: str, ranks: Mapping[bytes, int], special_tokens: Mapping[str, int]
     ):
         check_ranks(ranks, special_tokens, name)
         self.name = name
@@ -61,11 +55,7 @@ class BPETokenizer:
             raise DataError(f"tiktoken refuses the vocabulary {name!r}: {error}") from error
         self.vocab_size = self._encoding.n_vocab
         self.end_of_text = self.special_tokens.get(END_OF_TEXT)
-        self._identity = {
-            "kind": "bpe",
-            "pattern": self.pattern,
-            "special_tokens": self.special_tokens,
-        }
+        self._identity = {"kind": "bpe", "pattern": pattern, "special_tokens": self.special_tokens}
         self.fingerprint = fingerprint(self._identity, format_ranks(self.ranks))
         try:
             kept = self.decode_bytes(self.encode(PROBE)) == PROBE.encode()
@@ -101,10 +91,8 @@ class BPETokenizer:
     def with_special_tokens(self, names: Sequence[str]) -> "BPETokenizer":
         """This tokenizer with special tokens `names`, the new ones with ids from `vocab_size` on.
 
-        Those that it has already are kept. "gpt2" with two more is named "gpt2+2".
-
-        Raises:
-            DataError: an empty name, or one with a lone surrogate.
+        Those that it has already are kept. "gpt2" with two more is named "gpt2+2". Raises DataError
+        for an empty name, or one with a lone surrogate.
         """
         new = [name for name in dict.fromkeys(names) if name not in self.special_tokens]
         if b"" in map(to_utf8, new):
@@ -130,8 +118,7 @@ def gpt2_tokenizer(ranks: Mapping[bytes, int]) -> BPETokenizer:
 def published_tokenizer(name: str) -> BPETokenizer:
     """One of tiktoken's other encodings, such as "cl100k_base"; downloaded at first use.
 
-    Raises:
-        DataError: tiktoken knows no such encoding, or cannot fetch it within the deadline.
+    Raises DataError if tiktoken knows no such encoding, or cannot fetch it within the deadline.
     """
     try:
         names = tiktoken.list_encoding_names()

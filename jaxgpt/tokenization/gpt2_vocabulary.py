@@ -21,9 +21,9 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from jaxgpt.errors import DataError
-from jaxgpt.files import sha256, write_file
+from jaxgpt.files import read_regular, sha256, write_file
 from jaxgpt.shell import python
-from jaxgpt.tokenization.vocabulary import END_OF_TEXT, format_ranks, parse_ranks, read_bytes
+from jaxgpt.tokenization.vocabulary import END_OF_TEXT, format_ranks, parse_ranks
 
 Result = TypeVar("Result")
 
@@ -64,11 +64,6 @@ def parse_merges(content: bytes) -> dict[bytes, int]:
     return ranks
 
 
-def parse_encoder(content: bytes) -> dict[bytes, int]:
-    """Ranks from `encoder.json`: an object of token to id, the special token among them."""
-    return ranks_by_letters(json.loads(content))
-
-
 def ranks_by_letters(ids: Mapping[str, int]) -> dict[bytes, int]:
     """Ranks from ids by tokens of one printable letter a byte, the special token among them."""
     byte = BYTE_OF_LETTER.__getitem__
@@ -98,7 +93,7 @@ MERGES = RankFile(
 ENCODER = RankFile(
     f"{_SITE}/gpt-2/encodings/main/encoder.json",
     "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    parse_encoder,
+    lambda content: ranks_by_letters(json.loads(content)),  # an object of token to id
 )
 R50K = RankFile(
     f"{_SITE}/encodings/r50k_base.tiktoken",
@@ -115,12 +110,9 @@ def gpt2_ranks() -> dict[bytes, int]:
     """Find GPT-2's vocabulary: token bytes to rank, 50,256 of them.
 
     Looks at the file that JAXGPT_GPT2_VOCABULARY names, in tiktoken's cache folders, in installed
-    packages that carry a file (without importing them), and then asks the network, with a
-    deadline. A file with a wrong sum is reported and left where it is.
-
-    Raises:
-        MissingVocabularyError: found nowhere; the message names what was tried and the command that
-            mends it.
+    packages that carry a file (without importing them), and then asks the network, with a deadline.
+    A file with a wrong sum is reported and left where it is. Raises MissingVocabularyError, with
+    what was tried and the command that mends it, if it is found nowhere.
     """
     for path in _local_files():
         try:
@@ -144,12 +136,9 @@ def gpt2_ranks() -> dict[bytes, int]:
 def read_gpt2_file(path: Path) -> dict[bytes, int]:
     """Read the ranks from any of the three published files, or from a `tokenizer.json` of them.
 
-    Either way the ranks have GPT-2's sum.
-
-    Raises:
-        DataError: unreadable, or none of these.
+    Either way the ranks have GPT-2's sum. Raises DataError if unreadable, or none of these.
     """
-    return _verified(read_bytes(path, MAX_BYTES), str(path))
+    return _verified(read_regular(path, limit=MAX_BYTES), str(path))
 
 
 def is_gpt2_vocabulary(vocabulary: Any, merges: Any) -> bool:
@@ -195,15 +184,13 @@ def _verified(content: bytes, source: str) -> dict[bytes, int]:
     with suppress(
         ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
     ):
-        ranks = (*parsers, _parse_tokenizer_json)[0](content)
+        if parsers:
+            ranks = parsers[0](content)
+        else:  # Hugging Face's `tokenizer.json`, which is written in more than one way
+            ranks = ranks_by_letters(json.loads(content)["model"]["vocab"])
         if sha256(format_ranks(ranks)) == R50K.sha256:
             return ranks
     raise DataError(f"{source} is not a published vocabulary file of GPT-2 (sha256 {digest[:16]}…)")
-
-
-def _parse_tokenizer_json(content: bytes) -> dict[bytes, int]:
-    """Ranks from Hugging Face's `tokenizer.json`, which is written in more than one way."""
-    return parse_encoder(json.dumps(json.loads(content)["model"]["vocab"]).encode())
 
 
 def _local_files() -> Iterator[Path]:

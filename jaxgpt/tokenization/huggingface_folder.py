@@ -1,6 +1,7 @@
-"""The tokenizer in a Hugging Face folder of a GPT-2: all files that say something about it."""
+"""The tokenizer in a Hugging Face folder: all files that say something about it."""
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -10,8 +11,10 @@ from jaxgpt.errors import DataError
 from jaxgpt.files import read_json, read_regular
 from jaxgpt.tokenization.added_tokens import (
     ADDED,
+    CHAT_TEMPLATE,
     CONFIG,
     MAP,
+    AddedTokens,
     content_of,
     read_added_tokens,
     read_mapping,
@@ -33,6 +36,7 @@ from jaxgpt.tokenization.vocabulary import END_OF_TEXT
 GPT2_IDS = 50257
 _TOKENIZER, _VOCABULARY, _MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 _MODEL, _GENERATION = "config.json", "generation_config.json"
+_KEPT = (_TOKENIZER, CONFIG, MAP, ADDED, CHAT_TEMPLATE)
 # Vocabularies of other kinds, which a model of GPT-2's shape may have as well.
 _FOREIGN = (
     "spiece.model",
@@ -41,12 +45,7 @@ _FOREIGN = (
     "vocab.txt",
     "tekken.json",
 )
-
-
-TOKENIZER_FILES = (
-    *(_MERGES, _VOCABULARY, _TOKENIZER, ADDED, MAP, CONFIG, _GENERATION),
-    *_FOREIGN,
-)
+TOKENIZER_FILES = (_MERGES, _VOCABULARY, *_KEPT, _GENERATION, *_FOREIGN)
 """The files of a Hugging Face folder that decide on its tokenizer, beside its `config.json`."""
 
 
@@ -69,7 +68,9 @@ def read_huggingface_folder(folder: Path) -> BPETokenizer | JsonTokenizer | Defe
 
     Those are in `added_tokens.json`, `special_tokens_map.json` and `tokenizer_config.json`; the
     ends of a text are the `eos_token_id` of `generation_config.json` or `config.json`, else the
-    tokenizer's own. It is GPT-2's by tiktoken where nothing in the folder makes it another.
+    tokenizer's own. A text begins with the `bos_token` where `tokenizer_config.json` has
+    `add_bos_token`; a `tokenizer.json` has its post_processor for that. The tokenizer is GPT-2's by
+    tiktoken where nothing in the folder makes it another.
 
     Raises:
         DataError: a file that cannot be read, that contradicts another, or that asks for what
@@ -79,8 +80,9 @@ def read_huggingface_folder(folder: Path) -> BPETokenizer | JsonTokenizer | Defe
     """
     model, generation = read_mapping(folder / _MODEL), read_mapping(folder / _GENERATION)
     config = read_mapping(folder / CONFIG)
-    size = model.get("vocab_size", GPT2_IDS)
-    size = size if type(size) is int else GPT2_IDS
+    inner = model.get("text_config")  # where the model sees as well
+    size = (model | (inner if isinstance(inner, dict) else {})).get("vocab_size")
+    size = size if type(size) is int else sys.maxsize
     ends = list(_ids(folder, (generation, model), "eos_token_id", size))
     try:
         source, description = _describe(folder, size)
@@ -90,27 +92,34 @@ def read_huggingface_folder(folder: Path) -> BPETokenizer | JsonTokenizer | Defe
         ):
             raise
         return DeferredGPT2()
-    for name in ("add_bos_token", "add_eos_token"):
-        if config.get(name):
-            raise DataError(
-                f"{folder / CONFIG} has {name} {config[name]!r}, but jaxgpt adds no token to a "
-                "text; take it out of the file, or name another by --tokenizer"
-            )
-    _set_prefix_space(description, config)
+    wanted, step = config.get("add_prefix_space"), description["pre_tokenizer"]
+    if isinstance(wanted, bool) and byte_levels(step) == [step]:  # as transformers decides
+        description["pre_tokenizer"] = step | {"add_prefix_space": wanted}
     tokens = read_added_tokens(folder, description)
-    description["added_tokens"] = tokens.sorted()
+    # A special token that the model has no row for is another's, such as an image's.
+    description["added_tokens"] = [
+        token for token in tokens.sorted() if token["id"] < size or not token["special"]
+    ]
     named = read_mapping(folder / MAP) | config
+    _set_beginning(folder, description, named, tokens)
     own = tokens.id_of(content_of(named.get("eos_token") or END_OF_TEXT))
     ends = ends or ([] if own is None else [own])
     if own in ends:  # what stands between documents is the tokenizer's, where the model ends at it
         ends = [own, *(end for end in ends if end != own)]
-    if is_gpt2(description) and ends == [GPT2_IDS - 1]:
+    files = {
+        name: read_regular(folder / name, limit=DESCRIPTION_BYTES)
+        for name in _KEPT
+        if os.path.isfile(folder / name)
+    }
+    talks = CHAT_TEMPLATE in files or named.get("chat_template")
+    if is_gpt2(description) and ends == [GPT2_IDS - 1] and not talks:
         return _gpt2(description)
     return JsonTokenizer(
         description,
         ends=tuple(dict.fromkeys(ends)),
         begin_of_text=next(_ids(folder, (generation, model), "bos_token_id", size), None),
         padding=next(_ids(folder, (generation, model), "pad_token_id", size), None),
+        files=files,
         source=source,
     )
 
@@ -205,11 +214,29 @@ def _read_merges(path: Path) -> list[list[str]]:
     return merges
 
 
-def _set_prefix_space(description: dict[str, Any], config: Mapping[str, Any]) -> None:
-    """Let `tokenizer_config.json` decide on the space before a text, as transformers does."""
-    wanted, step = config.get("add_prefix_space"), description["pre_tokenizer"]
-    if isinstance(wanted, bool) and byte_levels(step) == [step]:
-        description["pre_tokenizer"] = step | {"add_prefix_space": wanted}
+def _set_beginning(
+    folder: Path, description: dict[str, Any], named: Mapping[str, Any], tokens: AddedTokens
+) -> None:
+    """Let `tokenizer_config.json` decide on the token before a text where no post_processor does.
+
+    There is none without a `tokenizer.json`; where there is one, transformers heeds it alone.
+    """
+    if named.get("add_eos_token"):
+        raise DataError(
+            f"{folder / CONFIG} has add_eos_token {named['add_eos_token']!r}, but jaxgpt adds no "
+            "token after a text; take it out of the file, or name another by --tokenizer"
+        )
+    content, decided = content_of(named.get("bos_token")), os.path.isfile(folder / _TOKENIZER)
+    begin = tokens.id_of(content)
+    if begin is not None and named.get("add_bos_token") and not decided:
+        texts = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+        first = {"SpecialToken": {"id": content, "type_id": 0}}
+        description["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [first, texts[0]],
+            "pair": [first, *texts],
+            "special_tokens": {content: {"id": content, "ids": [begin], "tokens": [content]}},
+        }
 
 
 def _ids(

@@ -1,8 +1,9 @@
-"""Byte-level BPE as a `tokenizer.json` describes it, run by the library tokenizers."""
+"""BPE with all bytes as a `tokenizer.json` describes it, run by the library tokenizers."""
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
@@ -10,13 +11,25 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from jaxgpt.errors import DataError
-from jaxgpt.files import read_json, write_file
+from jaxgpt.files import read_json, read_regular, write_file
 from jaxgpt.panics import PanicError, caught_panics
 from jaxgpt.tokenization.gpt2_vocabulary import BYTE_OF_LETTER
-from jaxgpt.tokenization.tokenizer_description import DESCRIPTION_BYTES, SPECIAL, normal_form
-from jaxgpt.tokenization.vocabulary import check_ids, fingerprint, to_utf8, write_record
+from jaxgpt.tokenization.tokenizer_description import (
+    BYTE_TOKENS,
+    DESCRIPTION_BYTES,
+    SPACE,
+    SPECIAL,
+    bound_tokens,
+    is_byte_level,
+    normal_form,
+    respelt,
+)
+from jaxgpt.tokenization.vocabulary import RECORD, check_ids, fingerprint, to_utf8, write_record
 
 DESCRIPTION = "huggingface.json"
+SECRET = secrets.token_hex(8)
+"""What no text holds, as it is drawn anew in each process."""
+_KEPT = "huggingface."
 PROBE = (
     "I'll say: \"It's 1,234.5\" \n\n\tdéjà vu — Привет, 世界!  नमस्ते 🙂\r\n"
     "  x = y2 + 0x3F;   end \x00"
@@ -25,10 +38,12 @@ PROBE = (
 
 
 class JsonTokenizer:
-    """A tokenizer of Hugging Face's: BPE over bytes, with added tokens and a normalizer if any.
+    """A tokenizer of Hugging Face's: BPE with all bytes, added tokens, and a normalizer if any.
 
     `description` is what a `tokenizer.json` holds, `source` names it in a complaint. A text ends at
     any of the ids `ends`; `begin_of_text` and `padding` are kept for who reads the model elsewhere.
+    Each text of its own begins with the ids `prefix`, those of the post_processor, which `encode`
+    leaves to the caller. `files` are those that it was read from, by name, kept as they are.
 
     Raises:
         DataError: another kind of vocabulary, one that loses text or adds to it, or an id of `ends`
@@ -44,21 +59,25 @@ class JsonTokenizer:
         ends: Sequence[int] = (),
         begin_of_text: int | None = None,
         padding: int | None = None,
+        files: Mapping[str, bytes] | None = None,
         source: str | Path = DESCRIPTION,
     ):
         self.description = normal_form(description, source)
         self.ends = tuple(ends)
         self.end_of_text = self.ends[0] if self.ends else None
         self.begin_of_text, self.padding = begin_of_text, padding
-        self._ordinary = _build(self.description, source)
+        special = [token for token in self.description["added_tokens"] if token["special"]]
+        self.special_tokens: dict[str, int] = {token["content"]: token["id"] for token in special}
+        # By ignore_merges a word that is spelt as a token becomes it.
+        shortcut = self.description["model"].get("ignore_merges")
+        self._spelt = self.hidden(self.special_tokens) if shortcut else {}
+        ordinary = respelt(self.description, self._spelt) if shortcut else self.description
+        self._ordinary = _build(ordinary, source)
         self._ordinary.encode_special_tokens = True
         self._bytes = _token_bytes(self.description)
         self.vocab_size = max(self._bytes) + 1
-        self.special_tokens: dict[str, int] = {
-            token["content"]: token["id"]
-            for token in self.description["added_tokens"]
-            if token["special"]
-        }
+        self.prefix = self._processed(source)
+        self.files = dict(files or {})
         self._check_added(source)
         self._check_roles(source)
         self._check_texts(source)
@@ -76,18 +95,24 @@ class JsonTokenizer:
 
         An added token that is not special is found in any text.
         """
-        to_utf8(text)
-        backend = self._allowing_special if allow_special else self._ordinary
-        try:
-            # On other threads texts are long, and progress, to be seen at once, is shown beside.
-            with caught_panics(quiet=current_thread() is main_thread()):
-                return backend.encode(text, add_special_tokens=False).ids
-        except (PanicError, Exception) as error:  # the library raises no class of its own
-            raise DataError(f"the tokenizer cannot encode this text: {error}") from None
+        return _encode(self._allowing_special if allow_special else self._ordinary, text)
 
     @cached_property
     def _allowing_special(self) -> Backend:
         return _build(self.description, DESCRIPTION)
+
+    def hidden(self, names: Iterable[str]) -> dict[str, str]:
+        """A spelling that no text has for each of the added tokens that no other text becomes."""
+        free = [name for name in names if name not in self._bound]
+        return {name: f"{SECRET}{number}." for number, name in enumerate(free)}
+
+    @cached_property
+    def _bound(self) -> set[str]:
+        return bound_tokens(self.description)
+
+    def encoder(self, hidden: Mapping[str, str]) -> Callable[[str], list[int]]:
+        """`encode` for texts in which special tokens are spelt as `hidden` says, and only so."""
+        return partial(_encode, _build(respelt(self.description, hidden), DESCRIPTION))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`; see `Tokenizer.decode`."""
@@ -125,11 +150,17 @@ class JsonTokenizer:
             ends=self.ends,
             begin_of_text=self.begin_of_text,
             padding=self.padding,
+            files={name: self.files[name] for name in self.files if name != RECORD},
         )
 
     def save(self, folder: Path) -> None:
-        """Write `huggingface.json`, which is a `tokenizer.json` of Hugging Face's, and a record."""
+        """Write `huggingface.json`, which is a `tokenizer.json` of Hugging Face's, and a record.
+
+        Each file that it was read from goes beside, as `huggingface.NAME`.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        for name, file in self.files.items():
+            write_file(folder / f"{_KEPT}{name}", file)
         content = json.dumps(self.description, ensure_ascii=False) + "\n"
         write_file(folder / DESCRIPTION, content)
         record = {"name": self.name, **self._identity, "sha256": self.fingerprint}
@@ -137,7 +168,8 @@ class JsonTokenizer:
 
     def _check_added(self, source: str | Path) -> None:
         for token in self.description["added_tokens"]:
-            found = self._ordinary.token_to_id(token["content"])
+            content: str = token["content"]
+            found = self._ordinary.token_to_id(self._spelt.get(content, content))
             if found != token["id"] or not token["content"]:
                 raise DataError(
                     f"{source}: the added token {token['content']!r} has id {token['id']}, but the "
@@ -148,6 +180,7 @@ class JsonTokenizer:
     def _check_roles(self, source: str | Path) -> None:
         roles = [("eos_token_id", end) for end in self.ends]
         roles += [("bos_token_id", self.begin_of_text), ("pad_token_id", self.padding)]
+        roles += [("the token before a text", token) for token in self.prefix]
         for role, token in roles:
             if token is not None and token not in self._bytes:
                 raise DataError(
@@ -155,17 +188,25 @@ class JsonTokenizer:
                     f"{self.vocab_size:,} ids, so bring the one that belongs to the model"
                 )
 
-    def _check_texts(self, source: str | Path) -> None:
-        """Refuse a tokenizer that adds tokens to a text, or that does not keep one whole."""
+    def _processed(self, source: str | Path) -> tuple[int, ...]:
+        """The ids that the post_processor puts before a text; it may put none elsewhere."""
         adds = self._ordinary.num_special_tokens_to_add(False)
-        if adds:
+        whole, own = (_encode(self._ordinary, "a", whole=whole) for whole in (True, False))
+        if whole[adds:] != own:
             kind = (self.description["post_processor"] or {}).get("type")
             raise DataError(
-                f"{source}: its post_processor, {kind}, adds {adds} token(s) to every text, which "
-                "jaxgpt does not; take it out of the file, or name another by --tokenizer"
+                f"{source}: its post_processor, {kind}, adds {adds} token(s) to every text, not "
+                "all before it, which jaxgpt does not; take it out of the file, or name another by "
+                "--tokenizer"
             )
+        return tuple(whole[:adds])
+
+    def _check_texts(self, source: str | Path) -> None:
+        """Refuse a tokenizer that does not keep a text whole."""
         normalizer = self._ordinary.normalizer
         text = normalizer.normalize_str(PROBE) if normalizer else PROBE
+        if not is_byte_level(self.description):
+            text = text.replace(SPACE, " ")
         found = self.decode(self.encode(PROBE))
         if found not in (text, " " + text):
             raise DataError(
@@ -182,16 +223,20 @@ def read_json_tokenizer(folder: Path, record: Mapping[str, Any]) -> JsonTokenize
     """
     roles = [record.get(name) for name in ("bos_token_id", "pad_token_id")]
     ends = record.get("eos_token_id")
-    if not isinstance(ends, list) or not all(type(role) in (int, type(None)) for role in roles):
-        raise DataError(f"the record in {folder} has no ids of its tokens; save it again")
-    if not all(type(end) is int for end in ends):
+    odd = set(map(type, roles)) - {int, type(None)}
+    if odd or not isinstance(ends, list) or set(map(type, ends)) - {int}:
         raise DataError(f"the record in {folder} has no ids of its tokens; save it again")
     path = folder / DESCRIPTION
+    files = sorted(set(folder.glob(f"{_KEPT}*")) - {path})
     return JsonTokenizer(
         read_json(path, limit=DESCRIPTION_BYTES),
         ends=ends,
         begin_of_text=roles[0],
         padding=roles[1],
+        files={
+            file.name.removeprefix(_KEPT): read_regular(file, limit=DESCRIPTION_BYTES)
+            for file in files
+        },
         source=path,
     )
 
@@ -204,12 +249,29 @@ def _build(description: Mapping[str, Any], source: str | Path) -> Backend:
         raise DataError(f"{source}: the library tokenizers refuses it: {error}") from None
 
 
+def _encode(backend: Backend, text: str, *, whole: bool = False) -> list[int]:
+    """The ids of a text, as a `whole` one with what the post_processor adds."""
+    to_utf8(text)
+    try:
+        # On other threads texts are long, and progress, to be seen at once, is shown beside.
+        with caught_panics(quiet=current_thread() is main_thread()):
+            return backend.encode(text, add_special_tokens=whole).ids
+    except (PanicError, Exception) as error:  # the library raises no class of its own
+        raise DataError(f"the tokenizer cannot encode this text: {error}") from None
+
+
 def _token_bytes(description: Mapping[str, Any]) -> dict[int, bytes]:
     """What each id spells: an added token its content, another the bytes of its letters."""
+    vocabulary = description["model"]["vocab"]
+    added = {token["id"]: token["content"] for token in description["added_tokens"]}
+    if not is_byte_level(description):
+        spelt_in = {token: spelt for spelt, token in vocabulary.items()} | added
+        found = {token: spelt.replace(SPACE, " ").encode() for token, spelt in spelt_in.items()}
+        return found | {vocabulary[spelt]: bytes([byte]) for spelt, byte in BYTE_TOKENS.items()}
     byte, letters = BYTE_OF_LETTER.__getitem__, BYTE_OF_LETTER.keys()
     # One that is spelt in anything else is added, or is none that a text becomes.
     found = {
         token: bytes(map(byte, spelt)) if letters >= set(spelt) else spelt.encode()
-        for spelt, token in description["model"]["vocab"].items()
+        for spelt, token in vocabulary.items()
     }
-    return found | {token["id"]: token["content"].encode() for token in description["added_tokens"]}
+    return found | {token: content.encode() for token, content in added.items()}

@@ -19,7 +19,7 @@ from jaxgpt.tokenization.huggingface_folder import (
     read_huggingface_folder,
     read_tokenizer_file,
 )
-from jaxgpt.tokenization.json_tokenizer import JsonTokenizer, read_json_tokenizer
+from jaxgpt.tokenization.json_tokenizer import read_json_tokenizer
 from jaxgpt.tokenization.vocabulary import (
     RANKS,
     RECORD,
@@ -31,16 +31,6 @@ from jaxgpt.tokenization.vocabulary import (
     write_record,
 )
 from jaxgpt.tokenization.words import WordTokenizer
-
-__all__ = [
-    "BPETokenizer",
-    "ByteTokenizer",
-    "JsonTokenizer",
-    "Tokenizer",
-    "WordTokenizer",
-    "ends_of",
-    "load_tokenizer",
-]
 
 
 @runtime_checkable
@@ -59,16 +49,14 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """The ids of `text`; with `allow_special`, a special token spelt out becomes its id.
 
-        Raises:
-            DataError: the text has a lone surrogate.
+        Raises DataError if the text has a lone surrogate.
         """
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`; bytes that are no UTF-8 become U+FFFD.
 
-        Raises:
-            DataError: an id outside [0, V).
+        Raises DataError for an id outside [0, V).
         """
         ...
 
@@ -113,13 +101,11 @@ class ByteTokenizer:
 def load_tokenizer(spec: str | Path) -> Tokenizer:
     """Make the tokenizer that `spec` names.
 
-    `spec` is "gpt2"; "bytes"; the name of another encoding of tiktoken, such as "cl100k_base";
-    a folder written by `save`; a Hugging Face folder; a `tokenizer.json` of Hugging Face's; or one
-    of GPT-2's published vocabulary files. A `Path` is always a path, so a folder called gpt2 can be
-    reached too.
-
-    Raises:
-        DataError: nothing of the kind, a damaged file, or a vocabulary that cannot be fetched.
+    `spec` is "gpt2"; "bytes"; the name of another encoding of tiktoken, such as "cl100k_base"; a
+    folder written by `save`; a Hugging Face folder; a `tokenizer.json` of Hugging Face's; or one of
+    GPT-2's published vocabulary files. A `Path` is always a path, so a folder called gpt2 can be
+    reached too. Raises DataError for nothing of the kind, a damaged file, or a vocabulary that
+    cannot be fetched.
     """
     if spec == "bytes":
         return ByteTokenizer()
@@ -139,6 +125,11 @@ def ends_of(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ids at which a text ends: that of `end_of_text`, and others where it has some."""
     end = tokenizer.end_of_text
     return getattr(tokenizer, "ends", () if end is None else (end,))
+
+
+def prefix_of(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that a text of its own begins with, which `encode` leaves out; mostly none."""
+    return getattr(tokenizer, "prefix", ())
 
 
 def _load_folder(folder: Path) -> Tokenizer:

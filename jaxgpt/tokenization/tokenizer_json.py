@@ -19,8 +19,17 @@ from jaxgpt.tokenization.tokenizer_description import SPECIAL, byte_levels, norm
 def write_for_transformers(folder: Path, tokenizer: Any, context_length: int) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`, by which transformers gives the same ids.
 
-    A tokenizer that cannot be described so, such as one of words, is left out with a warning.
+    A tokenizer that cannot be described so, such as one of words, is left out with a warning. One
+    that was read from such files has them written as they were.
     """
+    files = getattr(tokenizer, "files", {})
+    if "tokenizer.json" not in files:
+        _write_described(folder, tokenizer, context_length)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def _write_described(folder: Path, tokenizer: Any, context_length: int) -> None:
     try:
         described = JsonTokenizer(describe(tokenizer), **roles(tokenizer), source=tokenizer.name)
         if described.encode(PROBE) != tokenizer.encode(PROBE):
@@ -36,12 +45,12 @@ def write_for_transformers(folder: Path, tokenizer: Any, context_length: int) ->
         "eos_token": spelt.get(described.end_of_text),
         "pad_token": spelt.get(described.padding),
     }
-    first = byte_levels(described.description["pre_tokenizer"])[0]
+    first = next(iter(byte_levels(described.description["pre_tokenizer"])), {})
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,
-        "add_prefix_space": first.get("add_prefix_space", True),
+        **({"add_prefix_space": first.get("add_prefix_space", True)} if first else {}),
         **{role: content for role, content in named.items() if content is not None},
     }
     for name, values in (

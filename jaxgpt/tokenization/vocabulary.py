@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import DataError
-from jaxgpt.files import parse_json, sha256, write_file
+from jaxgpt.files import read_object, read_regular, sha256, write_file
 
 END_OF_TEXT = "<|endoftext|>"
 # Of each kind of character some, alone and in runs, to see whether a tokenizer keeps them all.
@@ -25,14 +25,12 @@ PROBE = "".join(
 )
 RECORD = "tokenizer.json"
 RANKS = "ranks.tiktoken"
+MAX_BYTES = 1 << 28
+"""The most that a file of ranks, or a record, may have."""
 
 
 def to_utf8(text: str) -> bytes:
-    """`text` as UTF-8.
-
-    Raises:
-        DataError: a lone surrogate, half of a UTF-16 pair, which no UTF-8 text can hold.
-    """
+    """`text` as UTF-8; raises DataError for a lone surrogate, half of a pair of UTF-16."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -61,8 +59,7 @@ def format_ranks(ranks: Mapping[bytes, int]) -> bytes:
 def parse_ranks(content: bytes, source: str = RANKS) -> dict[bytes, int]:
     """Read the `.tiktoken` form of a vocabulary; `source` names it in a complaint.
 
-    Raises:
-        DataError: a line that is not `base64(token) rank`, or a token given twice.
+    Raises DataError for a line that is not `base64(token) rank`, or a token given twice.
     """
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(content.splitlines(), 1):
@@ -81,19 +78,14 @@ def parse_ranks(content: bytes, source: str = RANKS) -> dict[bytes, int]:
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """Read a `.tiktoken` file.
-
-    Raises:
-        DataError: unreadable, or see `parse_ranks`.
-    """
-    return parse_ranks(read_bytes(path), str(path))
+    """Read a `.tiktoken` file; raises DataError if it is unreadable, and as `parse_ranks` does."""
+    return parse_ranks(read_regular(path, limit=MAX_BYTES), str(path))
 
 
 def check_ranks(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], name: str) -> None:
     """Raise DataError unless all 256 bytes have a rank and ids are dense and given once.
 
-    Special tokens may lie anywhere from 0 up, but a rank may be missing only where one of them
-    takes its place.
+    Special tokens may lie anywhere from 0 up; a rank is missing only where one takes its place.
     """
     if "" in special_tokens:
         raise DataError(
@@ -129,23 +121,6 @@ def fingerprint(identity: Mapping[str, Any], vocabulary: bytes = b"") -> str:
     return sha256(header + b"\n" + vocabulary)
 
 
-def read_bytes(path: Path, limit: int = 1 << 28) -> bytes:
-    """The content of a regular file.
-
-    Raises:
-        DataError: no such file, larger than `limit` bytes, or unreadable.
-    """
-    try:
-        # Asked first, because opening a FIFO would wait for a writer for ever.
-        if path.exists() and not path.is_file():
-            raise DataError(f"{path} is not a regular file; give the file itself")
-        if path.stat().st_size > limit:
-            raise DataError(f"{path} is larger than {limit:,} bytes; it is no vocabulary file")
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-
-
 def write_record(folder: Path, record: Mapping[str, Any], ranks: bytes | None = None) -> None:
     """Write a tokenizer's folder: the rank lines, if any, and last the JSON record."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,16 +131,8 @@ def write_record(folder: Path, record: Mapping[str, Any], ranks: bytes | None = 
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read the JSON record of a tokenizer's folder.
-
-    Raises:
-        DataError: no such file, or not a JSON object.
-    """
-    path = folder / RECORD
+    """The JSON record in a tokenizer's folder; raises DataError for no file or no JSON object."""
     try:
-        record = parse_json(read_bytes(path).decode())
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); save the tokenizer again") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{path} is not a JSON object; save the tokenizer again")
-    return record
+        return read_object(folder / RECORD, limit=MAX_BYTES)
+    except DataError as error:
+        raise DataError(f"{error}; save the tokenizer again") from None

@@ -35,9 +35,7 @@ class WordTokenizer:
 
     `words` get the ids 0, 1, ...; then follow `<|endoftext|>` and, if `unknown`, `<|unk|>`, which
     stands for every other word. It is lossy: spacing is not kept, and decoding follows a rule.
-
-    Raises:
-        DataError: words that are empty or not distinct.
+    Raises DataError for words that are empty or not distinct.
     """
 
     name: str = "words"
@@ -56,11 +54,7 @@ class WordTokenizer:
 
     @classmethod
     def train(cls, text: str, *, unknown: bool = True) -> "WordTokenizer":
-        """Take the sorted set of words in `text` as the vocabulary.
-
-        Raises:
-            DataError: no word in `text`, or a lone surrogate.
-        """
+        """The tokenizer of the sorted set of words in `text`; DataError if it has none."""
         to_utf8(text)
         words = sorted(set(split_words(text)) - {END_OF_TEXT, UNKNOWN})
         if not words:
@@ -68,11 +62,7 @@ class WordTokenizer:
         return cls(words, unknown=unknown)
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
-        """The ids of the words of `text`; see `Tokenizer.encode`.
-
-        Raises:
-            UnknownWordError: a word outside the vocabulary, and no unknown token to stand for it.
-        """
+        """The ids of the words; UnknownWordError for one outside, without unknown token."""
         to_utf8(text)
         if not allow_special:
             return [self._id(word) for word in split_words(text)]
@@ -96,11 +86,7 @@ class WordTokenizer:
         return self.decode_bytes(tokens).decode().removeprefix(" ")
 
     def decode_bytes(self, tokens: Sequence[int]) -> bytes:
-        """The words in UTF-8, each after a space unless it is a closing sign.
-
-        Raises:
-            DataError: an id outside [0, V).
-        """
+        """The words in UTF-8, each after a space unless it is a closing sign; see `Tokenizer`."""
         check_ids(tokens, self.vocab_size)
         words = [*self.words, *self.special_tokens]
         pieces = (words[token] for token in tokens)

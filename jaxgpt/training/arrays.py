@@ -1,8 +1,10 @@
 """Trees of arrays on disk, by Orbax: the only file that knows it."""
 
 import gc
+import itertools
 import logging
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -15,17 +17,20 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxgpt.errors import CheckpointError, ResourceError
+from jaxgpt.hosts.group import this_group
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./=@,+-]*")
-_FAILURES = (ValueError, KeyError, TypeError, OSError, AttributeError)
-_FULL = ("No space left on device", "Disk quota exceeded")  # also in what Orbax raises
+_FAILURES = (ValueError, KeyError, TypeError, OSError, AttributeError, RuntimeError)
+# Also in what Orbax raises, and in what `why` has made of it.
+_FULL = ("No space left on device", "Disk quota exceeded", "the disk is full")
 _LAST_WORDS = 0.2  # seconds in which the threads of a failed save end
+_turns = itertools.count()
 
 
 def write_arrays(folder: Path, tree: Any) -> None:
-    """Write a tree as the new folder `folder`, and see that its leaves are there.
+    """Write a tree as the new folder `folder`, and check it; raises ResourceError if it cannot.
 
-    Raises ResourceError if they cannot be written.
+    Of several processes, each writes what lies on its own devices, and all are to call it.
     """
     stored, failure = {}, ""
     with _quiet():
@@ -43,11 +48,17 @@ def write_arrays(folder: Path, tree: Any) -> None:
         raise ResourceError(f"{folder.name} could not be written: {failure}")
 
 
-def why(error: Exception) -> str:
-    """What kept something from being written, in a line."""
+def why(error: Exception, place: Path | None = None, needed: int = 0) -> str:
+    """What kept something of `needed` bytes from being written to `place`, in a line."""
     text = str(error)
     if any(words in text for words in _FULL):
-        return "the disk is full; make room"
+        free = needed if place is None else shutil.disk_usage(place).free
+        if needed <= free:  # as where a quota is full
+            return "the disk is full; make room"
+        return (
+            f"the disk is full: a checkpoint takes up to {needed / 1e6:,.1f} MB, and "
+            f"{free / 1e6:,.1f} MB are free; make room for {(needed - free) / 1e6:,.1f} MB"
+        )
     return text.splitlines()[0] if text else repr(error)
 
 
@@ -56,17 +67,35 @@ def read_arrays(folder: Path, template: Any) -> Any:
 
     Raises CheckpointError if it holds other arrays, which Orbax would cast without a word.
     """
+    # Without a sharding, Orbax restores onto the devices that the checkpoint was written from.
+    here = jax.device_put(0).sharding
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_sharding(leaf)),
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here
+        ),
         template,
     )
     try:
         with _plain(folder) as path, _checkpointer() as checkpointer:
             stored = checkpointer.metadata(path).item_metadata.tree
             _check_leaves(_leaves(stored), _leaves(abstract), folder)
-            return checkpointer.restore(path, abstract)
+            args = ocp.checkpoint_utils.construct_restore_args(abstract)
+            return checkpointer.restore(path, item=abstract, restore_args=args)
     except _FAILURES as error:
         raise CheckpointError(f"{folder} cannot be restored: {error}") from None
+
+
+def stored_shapes(folder: Path) -> Any:
+    """Shapes and dtypes of the tree in `folder`, in dicts and lists, as `read_arrays` takes it.
+
+    Raises CheckpointError if they cannot be read.
+    """
+    try:
+        with _plain(folder) as path, _checkpointer() as checkpointer:
+            stored = checkpointer.metadata(path).item_metadata.tree
+    except _FAILURES as error:
+        raise CheckpointError(f"{folder} cannot be restored: {error}") from None
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored)
 
 
 @contextmanager
@@ -102,34 +131,40 @@ def _quiet() -> Iterator[None]:
     if logging.getLogger("jaxgpt").isEnabledFor(logging.DEBUG):
         yield
         return
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    before = [logger.disabled for logger in loggers], sys.unraisablehook
+    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    before = {logger: logger.disabled for logger in loggers}
     for logger in loggers:
         logger.disabled = True
     sys.unraisablehook = lambda _: None
     try:
         yield
     finally:
-        for logger, disabled in zip(loggers, before[0], strict=True):
+        for logger, disabled in before.items():
             logger.disabled = disabled
-        sys.unraisablehook = before[1]
+        sys.unraisablehook = hook
 
 
 def _checkpointer() -> Any:
     # Orbax's asynchronous one, where it fails, leaves threads that wait for minutes.
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    group = this_group()
+    options = ocp.options.MultiprocessingOptions()
+    if group.count > 1:
+        # So named, it waits for the other processes without their devices, which may be in a step.
+        options = ocp.options.MultiprocessingOptions(
+            active_processes=set(range(group.count)),
+            barrier_sync_key_prefix=f"jaxgpt-{next(_turns)}",
+        )
+    # Weights hardly shrink, and to compress them takes most of the time of a save.
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 def _leaves(tree: Any) -> dict[str, str]:
     """Shape and dtype by name, the same before and after Orbax, which keeps no named tuples."""
     return {
-        "/".join(map(_name, path)): f"{tuple(leaf.shape)} {leaf.dtype}"
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{tuple(leaf.shape)} {leaf.dtype}"
         for path, leaf in jax.tree.leaves_with_path(tree)
     }
-
-
-def _name(key: Any) -> str:
-    return str(next(getattr(key, kind) for kind in ("key", "name", "idx") if hasattr(key, kind)))
 
 
 def _check_leaves(have: dict[str, str], want: dict[str, str], folder: Path) -> None:
@@ -140,9 +175,3 @@ def _check_leaves(have: dict[str, str], want: dict[str, str], folder: Path) -> N
             f" where {want.get(odd, 'none')} is wanted; set model and optimizer as they were, or "
             "name another --out"
         )
-
-
-def _sharding(leaf: Any) -> jax.sharding.Sharding:
-    # Without one, Orbax restores onto the devices that the checkpoint was written from.
-    given = getattr(leaf, "sharding", None)
-    return given or jax.sharding.SingleDeviceSharding(jax.devices()[0])

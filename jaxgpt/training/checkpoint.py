@@ -19,19 +19,28 @@ from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.config_file import from_dict, read_mapping, to_dict
 from jaxgpt.data.atomic import new_folder
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
+from jaxgpt.hosts.group import this_group
 from jaxgpt.model.layers import Params
 from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.shell import command
 from jaxgpt.terminal import note, one_line
 from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.training.arrays import read_arrays, why, write_arrays
-from jaxgpt.training.kept import FOLDER, named_checkpoints, prune, write_validation
-from jaxgpt.training.manifest import MANIFEST, DamagedError, verify, write_manifest
-from jaxgpt.training.own_block import OwnBlock, restored_block
+from jaxgpt.training.kept import (
+    FOLDER,
+    all_checkpoints,
+    first_whole,
+    named_checkpoints,
+    prune,
+    write_validation,
+)
+from jaxgpt.training.manifest import DamagedError, verify, write_manifest
+from jaxgpt.training.own_parts import OwnBlock, restored_block
 from jaxgpt.training.step import TrainState
 from jaxgpt.training.task import check_task
 
 TASK = "task.json"
+_PARAMS = "params"
 
 
 @dataclass(frozen=True)
@@ -64,32 +73,45 @@ def save(
     `data` is the fingerprint of what the run was trained on, `task` what `LoadedModel.task` will
     be, `rows` how many rows of data it has had, if not the batches of `config`, `validation_loss`
     the state's where it was measured, and `write_more` adds to the folder. That appears whole or
-    not at all; then older ones are removed, but for `config.keep_checkpoints` and the best. A whole
-    one of that step is kept. Raises ResourceError if it cannot be written.
+    not at all; then older ones are removed, but for those that `config` keeps and the best. A whole
+    one of that step is kept. All processes of a run are to call it; process 0 writes all but the
+    arrays. Raises ResourceError, on all of them, if it cannot be written.
     """
     step = int(state.step)
     rows = step * config.batch_size if rows is None else rows
-    folder = run / FOLDER / f"{step:08d}"
-    if os.path.lexists(folder) and _whole(folder):
+    folder, group = run / FOLDER / f"{step:08d}", this_group()
+    is_there = group.is_first and os.path.lexists(folder) and _whole(folder) is not None
+    there, number = group.from_first("draft", [is_there, os.getpid()])
+    if there:
         return folder
-    draft = run / FOLDER / f".{folder.name}.{os.getpid()}.tmp"
+    draft = run / FOLDER / f".{folder.name}.{number}.tmp"
     try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        write_arrays(draft / "optimizer", {"opt_state": state.opt_state, "step": state.step})
-        write_more(draft)
-        if validation_loss is not None:
-            measured_on = f"{data} {config.evaluation_stride} {config.evaluation_batches}"
-            write_validation(draft, validation_loss, measured_on)
-        model = LoadedModel(config.model, state.params, tokenizer, step, config, task or {})
-        _write_model(draft, model, data, rows)
-        draft.rename(folder)
+        with group.together("draft"):
+            if group.is_first:
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir(parents=True)
+        with group.together("arrays"):
+            write_arrays(draft / "optimizer", {"opt_state": state.opt_state, "step": state.step})
+            write_arrays(draft / _PARAMS, state.params)
+            write_more(draft)
+        with group.together("checkpoint"):
+            if group.is_first:
+                if validation_loss is not None:
+                    measured_on = f"{data} {config.evaluation_stride} {config.evaluation_batches}"
+                    write_validation(draft, validation_loss, measured_on)
+                model = LoadedModel(config.model, state.params, tokenizer, step, config, task or {})
+                _complete(draft, model, data, rows)
+                draft.rename(folder)
     except BaseException as error:
-        shutil.rmtree(draft, ignore_errors=True)
+        if group.is_first:
+            shutil.rmtree(draft, ignore_errors=True)
         if isinstance(error, OSError | ResourceError):
-            raise ResourceError(f"checkpoint {folder} could not be written: {why(error)}") from None
+            needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            reason = why(error, run, needed)
+            raise ResourceError(f"checkpoint {folder} could not be written: {reason}") from None
         raise
-    prune(run, config.keep_checkpoints)
+    if group.is_first:
+        prune(run, config.keep_checkpoints, config.keep_every)
     return folder
 
 
@@ -101,12 +123,12 @@ def save_model(folder: str | Path, model: LoadedModel, *, overwrite: bool = Fals
     full.
     """
     with new_folder(folder, overwrite=overwrite) as draft:
-        _write_model(draft, model, data="", rows=0)
+        write_arrays(draft / _PARAMS, model.params)
+        _complete(draft, model, data="", rows=0)
 
 
-def _write_model(draft: Path, model: LoadedModel, data: str, rows: int) -> None:
-    """The model into the folder, and then, as all other files are there, the manifest."""
-    write_arrays(draft / "params", model.params)
+def _complete(draft: Path, model: LoadedModel, data: str, rows: int) -> None:
+    """Write what goes with parameters and then, as all other files are there, the manifest."""
     (draft / "config.json").write_text(json.dumps(to_dict(model.train_config), indent=2) + "\n")
     model.tokenizer.save(draft / "tokenizer")
     if model.task:
@@ -136,22 +158,38 @@ def restore_latest(
     anew over checkpoints that it cannot read, or if a whole one does not fit the template.
     """
     found = named_checkpoints(run)
-    for folder in reversed(found):
-        manifest = _whole(folder)
-        if manifest is None:
-            continue
-        config = read_config(folder / "config.json")
-        if manifest["format"] == 1:
-            template = first or template
-        state = _restore(folder, template)
-        rows = manifest.get("rows", manifest["step"] * config.batch_size)
-        return Restored(state, manifest["step"], rows, manifest["data"], config)
+    group, newest = this_group(), None
+    if group.is_first:  # which alone may set aside what is damaged
+        newest = next(((x.name, it) for x in reversed(found) if (it := _whole(x))), None)
+        newest = newest and (newest[0], newest[1] | {"files": {}, "sizes": {}})
+    if newest := group.from_first("newest", newest):
+        name, manifest = newest
+        like = (manifest["format"] == 1 and first) or template
+        return _restored(run / FOLDER / name, manifest, like)
     if found or any((run / FOLDER).glob("*.corrupt-*")):
         raise CheckpointError(
             f"no checkpoint of {run} can be read; restore one from a backup, or choose another "
             "--out, or start again with --overwrite"
         )
     return None
+
+
+def restore_until(run: Path, template: TrainState, step: int) -> Restored | None:
+    """The newest whole checkpoint of at most `step` steps, or None; nothing is set aside."""
+    found = [folder for folder in named_checkpoints(run) if int(folder.name) <= step]
+    for folder in reversed(found):
+        try:
+            return _restored(folder, verify(folder, int(folder.name)), template)
+        except DamagedError as error:
+            note(f"warning: {one_line(str(error))}; one before it is taken")
+    return None
+
+
+def _restored(folder: Path, manifest: Mapping[str, Any], template: TrainState) -> Restored:
+    config = read_config(folder / "config.json")
+    rows = manifest.get("rows", manifest["step"] * config.batch_size)
+    state = _restore(folder, template)
+    return Restored(state, manifest["step"], rows, manifest["data"], config)
 
 
 def _whole(folder: Path) -> dict[str, Any] | None:
@@ -177,20 +215,17 @@ def _set_aside(folder: Path) -> Path:
 
 
 def _restore(folder: Path, template: TrainState) -> TrainState:
-    params = read_arrays(folder / "params", template.params)
+    params = read_arrays(folder / _PARAMS, template.params)
     rest = {"opt_state": template.opt_state, "step": template.step}
-    rest = read_arrays(folder / "optimizer", rest)
-    return TrainState(rest["step"], params, rest["opt_state"])
+    return TrainState(params=params, **read_arrays(folder / "optimizer", rest))
 
 
 def load_model(path: str | Path, *, block: OwnBlock = None) -> LoadedModel:
     """The model in a run's folder (its newest checkpoint) or in one checkpoint's folder.
 
-    What was trained with a block of its own is loaded with the same.
-
-    Raises CheckpointError if there is none, if its files are not the ones that were written, if it
-    was trained with another block, or if what was trained is no language model by itself: a
-    classifier, or adapters.
+    What was trained with a block of its own is loaded with the same. Raises CheckpointError if
+    there is none, if its files are not the ones that were written, if it was trained with another
+    block, or if what was trained is no language model by itself: a classifier, or adapters.
     """
     return read_checkpoint(path, _language_model, block)
 
@@ -200,20 +235,16 @@ def read_checkpoint(
     shapes_of: Callable[[ModelConfig, Mapping[str, Any]], Params],
     block: OwnBlock = None,
 ) -> LoadedModel:
-    """The newest checkpoint in `path`, with the parameters that `shapes_of` tells of its task.
-
-    Raises CheckpointError as `load_model` does.
-    """
-    folder, manifest = _newest_whole(Path(path))
+    """The newest checkpoint in `path`, with the parameters that `shapes_of` tells of its task."""
+    folder, manifest = newest_whole(Path(path))
     # The kernel is a choice of the machine that trained, and no part of the model.
     config = replace(read_config(folder / "config.json"), attention="auto")
-    config = restored_block(config, block, folder)
-    task = read_task(folder)
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(manifest["dtype"])),
-        shapes_of(config.model, task),
-    )
-    params = read_arrays(folder / "params", shapes)
+    config, task = restored_block(config, block, folder), read_task(folder)
+    shapes, dtype = shapes_of(config.model, task), jnp.dtype(manifest["dtype"])
+    if "base" in task:
+        raise CheckpointError("these are adapters alone; name the run's folder, or its adapters/")
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
+    params = read_arrays(folder / _PARAMS, shapes)
     tokenizer = load_tokenizer(folder / "tokenizer")
     return LoadedModel(config.model, params, tokenizer, manifest["step"], config, task)
 
@@ -233,40 +264,26 @@ def _language_model(config: ModelConfig, task: Mapping[str, Any]) -> Params:
         raise CheckpointError(
             f"this model is a classifier, which writes no text; use `{command('classify')}`"
         )
-    if "base" in task:
-        raise CheckpointError("these are adapters alone; name the run's folder, or its adapters/")
     return parameter_shapes(config)
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The folder itself if it is one checkpoint's, or the newest whole one of a run's folder.
+    """The folder of `newest_whole`."""
+    return newest_whole(Path(path))[0]
+
+
+def newest_whole(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder itself if it is one checkpoint's, or a run's newest whole one; and its manifest.
 
     A newer one that is damaged is named on stderr, and left where it is. Raises CheckpointError if
     there is none, DamagedError if none is whole.
     """
-    return _newest_whole(Path(path))[0]
-
-
-def _newest_whole(path: Path) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint's folder and its manifest; see `find_checkpoint`."""
-    if os.path.isfile(path / MANIFEST):  # pathlib's would raise on a name that is too long
+    if (found := all_checkpoints(path)) == [path]:
         return path, verify(path)
-    found = named_checkpoints(path) if os.path.isdir(path) else []
-    damaged = []
-    for folder in reversed(found):
-        try:
-            manifest = verify(folder, int(folder.name))
-        except DamagedError as error:
-            damaged.append(error)
-            continue
-        if damaged:
-            note(
-                f"warning: {damaged[0]}; the checkpoint of step {manifest['step']} is read instead"
-            )
-        return folder, manifest
-    if damaged:
-        raise damaged[0]
-    raise CheckpointError(f"{path} holds no checkpoint; name a run's folder or a checkpoint's")
+    folder, manifest, damaged = first_whole(found[::-1])
+    if damaged is not None:
+        note(f"warning: {damaged}; the checkpoint of step {manifest['step']} is read instead")
+    return folder, manifest
 
 
 def read_config(path: Path) -> TrainConfig:

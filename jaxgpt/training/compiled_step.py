@@ -15,7 +15,13 @@ from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.model.schema import rows_of
 from jaxgpt.training.loss import LossFunction, pretraining_loss
 from jaxgpt.training.mesh import on_mesh
-from jaxgpt.training.optimizer import optimizer_numbers, optimizer_of, schedule
+from jaxgpt.training.optimizer import (
+    optimizer_numbers,
+    optimizer_of,
+    schedule,
+    updates_counted,
+)
+from jaxgpt.training.placing import place
 from jaxgpt.training.run_state import state_template
 from jaxgpt.training.step import TrainState, train_step
 
@@ -51,10 +57,9 @@ def compile_step(
     """The jitted `numbered_step` on `mesh`, which gives up the state it is given."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     options: Any = {"donate_argnums": 0, "out_shardings": (shardings, None)}
-    numbers = jax.device_put(step_numbers(config), NamedSharding(mesh, PartitionSpec()))
-    return CompiledStep(
-        jax.jit(on_mesh(numbered_step(config, make_loss), mesh), **options), numbers
-    )
+    numbers = place(step_numbers(config), NamedSharding(mesh, PartitionSpec()))
+    program = jax.jit(on_mesh(numbered_step(config, make_loss), mesh), **options)
+    return CompiledStep(program, numbers)
 
 
 def numbered_step(config: TrainConfig, make_loss: Callable[..., LossFunction]) -> Callable:
@@ -68,17 +73,25 @@ def numbered_step(config: TrainConfig, make_loss: Callable[..., LossFunction]) -
         state: TrainState, batch: Any, number: Any, numbers: dict[str, Any], *frozen: Any
     ) -> tuple[TrainState, dict]:
         _, dropout_key = jax.random.split(jax.random.key(numbers["seed"]))
+        rate, dropping = numbers["dropout"], config
+        if rate is not None:
+            dropping = unchecked(config, model=unchecked(config.model, dropout=rate))
+        skip, updates = {}, number
+        if config.skip_bad_steps:  # in the program, which is otherwise the same as ever
+            updates = updates_counted(state.opt_state)
+            skip["may_skip"] = state.step - updates < config.skip_bad_steps
         state, metrics = train_step(
             state,
             batch,
             number,
             key=dropout_key,
-            loss_fn=make_loss(_with_dropout(config, numbers["dropout"]), *frozen),
+            loss_fn=make_loss(dropping, *frozen),
             optimizer=optimizer_of(config.optimizer, numbers["optimizer"], rows_of(config.model)),
             micro_batches=config.gradient_accumulation,
+            **skip,
         )
         # Computed with the step: outside it, the host would wait for the device to report it.
-        rate = schedule(config.optimizer.schedule, numbers["optimizer"])(number)
+        rate = schedule(config.optimizer.schedule, numbers["optimizer"])(updates)
         return state, metrics | {"learning_rate": rate}
 
     return step_and_rate
@@ -96,9 +109,3 @@ def step_numbers(config: TrainConfig) -> dict[str, Any]:
         # So that 1 - rate is as exact in float32 as from Python's number, where it is up to 1/2.
         "dropout": None if never_drops(rate) else np.float32(1 - np.float32(1 - rate)),
     }
-
-
-def _with_dropout(config: TrainConfig, rate: Any) -> TrainConfig:
-    if rate is None:
-        return config
-    return unchecked(config, model=unchecked(config.model, dropout=rate))

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 from jaxgpt.data.batches import SlidingWindows
 from jaxgpt.training.memory import device_memory
 from jaxgpt.training.mesh import batch_sharding
+from jaxgpt.training.placing import own_rows, place, place_rows
 
 _SHARE = 1 / 20  # of a device's memory that tokens may take
 
@@ -23,15 +24,17 @@ def batch_source(
     """First row -> the (inputs, targets) of `windows.batch` on the devices of `mesh`.
 
     Where the tokens take little of an accelerator's memory they are copied there once, and a step
-    sends only where its windows begin. On a CPU they stay in their files.
+    sends only where its windows begin. On a CPU they stay in their files, of which each process
+    reads the rows of its own devices.
     """
     if tokens_fit(len(windows.tokens)):
         return from_device(windows, batch_size, seed, mesh)
     sharding = batch_sharding(mesh)
+    rows = own_rows(sharding, batch_size)
 
     def batch_at(row: int) -> Any:
-        batch = windows.batch(row, batch_size, seed=seed)
-        return jax.device_put((batch.inputs, batch.targets), sharding)
+        batch = windows.window(windows.indices(row, batch_size, seed=seed)[rows])
+        return place_rows((batch.inputs, batch.targets), rows, batch_size, sharding)
 
     return batch_at
 
@@ -49,12 +52,12 @@ def from_device(
 ) -> Callable[[int], Any]:
     """`batch_source` with the tokens on the devices, each of which has all of them."""
     everywhere, sharding = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
-    tokens = jax.device_put(windows.tokens.read(0, len(windows.tokens)), everywhere)
+    tokens = place(windows.tokens.read(0, len(windows.tokens)), everywhere)
     cut = jax.jit(partial(_cut, length=windows.context_length), out_shardings=sharding)
 
     def batch_at(row: int) -> Any:
-        starts = windows.stride * windows.indices(row, batch_size, seed=seed)
-        return cut(tokens, jax.device_put(starts.astype(np.int32), sharding))
+        starts = windows.starts(windows.indices(row, batch_size, seed=seed))
+        return cut(tokens, place(starts.astype(np.int32), sharding))
 
     return batch_at
 

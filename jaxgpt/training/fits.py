@@ -14,9 +14,8 @@ from jaxgpt.training.plan import device_bytes, kept_bytes, make_plan, multiplies
 from jaxgpt.training.plan_report import verdict
 
 _MARGIN = 1.15  # what a plan may be off by
-_SURELY = (
-    4  # by how much less than the memory training all of it takes, where no batch is looked at
-)
+# By how much less than the memory training all of it takes, where no batch is looked at.
+_SURELY = 4
 
 
 def check_step(config: TrainConfig, devices: int) -> None:
@@ -49,12 +48,13 @@ def check_tuning_step(
     memory = device_memory()
     if memory is None or make_plan(config, devices).peak < memory / _SURELY:
         return
-    rows = config.batch_size // devices // config.gradient_accumulation
-    tokens = batch()[0].size // devices // config.gradient_accumulation
+    axes, sharing = config.axes, devices // config.axes.tensor
+    rows = config.batch_size // sharing // config.gradient_accumulation
+    tokens = batch()[0].size // sharing // config.gradient_accumulation
     width = jnp.dtype(config.compute_dtype).itemsize
     # Of what is stacked over the layers, matrices have three axes.
     layers = max(leaf.shape[0] if leaf.ndim == 3 else 0 for leaf in jax.tree.leaves(state.params))
-    shared = config.fsdp, rows_of(config.model)
+    shared = axes.fsdp, rows_of(config.model), axes.tensor
     gradients = device_bytes(state.params, *shared)
     held = device_bytes(state, *shared) + device_bytes(frozen, *shared)
     needed = held + gradients + kept_bytes(config, tokens, layers, width)

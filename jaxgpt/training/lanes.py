@@ -80,13 +80,13 @@ class Training:
             steps = int(state.step)
             finite = steps == run.steps  # from the first that is not, no update is made
             measured = evaluate(state) if finite else {}
+            names = ("validation_loss", "validation_bits_per_byte")
             yield Lane(
-                seed=run.seed,
-                learning_rate=run.optimizer.learning_rate,
-                steps=steps,
-                loss=own[-1] if finite else math.nan,
-                validation_loss=measured.get("validation_loss", math.nan),
-                validation_bits_per_byte=measured.get("validation_bits_per_byte", math.nan),
+                run.seed,
+                run.optimizer.learning_rate,
+                steps,
+                own[-1] if finite else math.nan,
+                **{name: measured.get(name, math.nan) for name in names},
                 seconds=self.seconds / len(self.runs),
                 losses=tuple(own[: steps + 1]),
             )

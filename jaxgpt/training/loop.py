@@ -1,7 +1,9 @@
 """The only training loop."""
 
 import math
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,10 +17,11 @@ from jaxgpt.errors import ConfigError, JaxgptError, NonFiniteError, ResourceErro
 from jaxgpt.terminal import one_line
 from jaxgpt.training.overfitting import improved, newly_overfit
 from jaxgpt.training.report import Reporter
-from jaxgpt.training.spikes import SpikeWatch
 from jaxgpt.training.step import TrainState, all_finite
 
 _MOST_FAILURES = 3
+_NOT_SHOWN = ("share/", "passes/")  # which the run's first lines have
+_WINDOW, _DEVIATIONS = 128, 6  # by which a loss is far above those before it
 _ADVICE = (
     "Lower --learning-rate, set --gradient-clip or raise --epsilon, and go on from the last "
     "checkpoint with --allow-config-change"
@@ -28,7 +31,8 @@ Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
 """A jitted step: state, batch, step number -> state, and metrics that may not be there yet.
 
 The metrics are `loss` (nats per target), `grad_norm`, `targets`, and `learning_rate` if it is
-to be shown, as of `train_step` with all but these three given.
+to be shown, as of `train_step` with all but these three given. With `skipped` true, a step
+that is not finite is no error.
 """
 
 
@@ -38,6 +42,7 @@ class Hooks:
 
     evaluate: Callable[[TrainState], dict[str, float]] | None = None
     save: Callable[[TrainState], object] = lambda state: None
+    """May give a Future: it is waited for at the next turn, and what it raises is raised then."""
     publish: Callable[[], object] = lambda: None
     sample: Callable[[TrainState], str] | None = None
     stopped: Callable[[], bool] = lambda: False
@@ -79,7 +84,8 @@ def fit(
             _report(*pending, config, reporter, watch)
         pending = (step + 1, metrics)
         last, stopped = step + 1 == config.steps, hooks.stopped()
-        evaluate, sample, save = (last or (step + 1) % n == 0 for n in _intervals(config))
+        intervals = config.evaluate_every, config.sample_every, config.checkpoint_every
+        evaluate, sample, save = (last or (step + 1) % interval == 0 for interval in intervals)
         due = (evaluate, sample, save or stopped)
         if any(due):
             _report(*pending, config, reporter, watch)
@@ -90,10 +96,6 @@ def fit(
         if stopped:
             break
     return state
-
-
-def _intervals(config: TrainConfig) -> tuple[int, int, int]:
-    return config.evaluate_every, config.sample_every, config.checkpoint_every
 
 
 def visit(
@@ -130,11 +132,18 @@ def _evaluate(state: TrainState, config: TrainConfig, hooks: Hooks, reporter: Re
             f"it. {_ADVICE}"
         )
     reporter.record({"step": step, **measured})
-    figures = "  ".join(f"{name.replace('_', ' ')} {x:.4f}" for name, x in measured.items())
+    shown = {name: x for name, x in measured.items() if not name.startswith(_NOT_SHOWN)}
+    figures = "  ".join(f"{_words(name)} {x:.4f}" for name, x in shown.items())
     reporter.say(f"step {step:>{len(str(config.steps))}}/{config.steps}  {figures}")
     if found := newly_overfit(reporter.records):
         reporter.say(f"warning: {found}")
     return improved(reporter.records)
+
+
+def _words(name: str) -> str:
+    """A figure's name to be read, and behind it the source of which it is, if there are several."""
+    figure, slash, source = name.partition("/")
+    return figure.replace("_", " ") + (f" of {source}" if slash else "")
 
 
 class _Saves:
@@ -142,6 +151,7 @@ class _Saves:
 
     def __init__(self, save: Callable[[TrainState], object], reporter: Reporter) -> None:
         self._save, self._reporter, self._failures = save, reporter, 0
+        self._pending: Future[Any] | None = None  # being written behind the steps
 
     def __call__(self, state: TrainState, *, last: bool) -> None:
         """Save a state that is finite; see `fit` for what is raised."""
@@ -150,8 +160,18 @@ class _Saves:
                 f"after step {int(state.step)} the parameters or the optimizer's means are not "
                 f"finite; no checkpoint was made of them. {_ADVICE}"
             )
+        if self._pending is not None:
+            self._attempt(self._pending.result, last=False)
+        self._pending = self._attempt(partial(self._save, state), last)
+        if last and self._pending is not None:
+            self._attempt(self._pending.result, last)
+
+    def _attempt(self, write: Callable[[], object], last: bool) -> Future[Any] | None:
+        """What `write` began and has not ended; a failure is counted, told or raised."""
         try:
-            self._save(state)
+            found = write()
+            if isinstance(found, Future):
+                return found
             self._failures = 0
         except (ResourceError, OSError) as error:
             self._failures += 1
@@ -161,6 +181,21 @@ class _Saves:
                 f"warning: {one_line(str(error))}; the checkpoint before is kept, and training "
                 "goes on until the next"
             )
+
+
+class SpikeWatch:
+    """Tells of each loss whether it exceeds the mean of the last 128 by 6 standard deviations."""
+
+    def __init__(self) -> None:
+        self._losses: deque[float] = deque(maxlen=_WINDOW)
+
+    def __call__(self, loss: float) -> bool:
+        """Take the next step's loss; False before there are 128 to compare it with."""
+        mean, deviation = np.mean(self._losses or 0), np.std(self._losses or 0)
+        full = len(self._losses) == _WINDOW
+        self._losses.append(loss)
+        # A sum is rounded: losses that are all alike must not vary by it.
+        return bool(full and loss > mean + _DEVIATIONS * max(deviation, 1e-6 * abs(mean)))
 
 
 def _sample(write: Callable[[TrainState], str], state: TrainState, reporter: Reporter) -> None:
@@ -174,11 +209,7 @@ def _sample(write: Callable[[TrainState], str], state: TrainState, reporter: Rep
 
 
 def _report(
-    step: int,
-    metrics: dict[str, Any],
-    config: TrainConfig,
-    reporter: Reporter,
-    watch: SpikeWatch,
+    step: int, metrics: dict[str, Any], config: TrainConfig, reporter: Reporter, watch: SpikeWatch
 ) -> None:
     """Fetch a step's metrics, refuse what is not finite, and show the rest."""
     if missing := [name for name in ("loss", "grad_norm", "targets") if name not in metrics]:
@@ -186,10 +217,18 @@ def _report(
             f"step_fn gives no {' and no '.join(missing)}; it must, as train_step does"
         )
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    skipped = values.pop("skipped", False)
     if not np.isfinite([values["loss"], values["grad_norm"]]).all():
+        what = f"step {step} has loss {values['loss']} and gradient norm {values['grad_norm']}"
+        batch = f"its batch is number {step - 1} of seed {config.seed}"
+        if skipped:
+            reporter.skipped_step(step, f"{what}; {batch}")
+            return
+        before = f", and {config.skip_bad_steps} were skipped before"
         raise NonFiniteError(
-            f"step {step} has loss {values['loss']} and gradient norm {values['grad_norm']}; its "
-            f"update was not made. {_ADVICE}"
+            f"{what}{before * bool(config.skip_bad_steps)}; its update was not made. "
+            f"I{batch[1:]}. {_ADVICE}; --skip-bad-steps 1 leaves out a single such batch",
+            step,
         )
     targets = int(values.pop("targets"))
     if not targets:

@@ -7,14 +7,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgpt.compute import Compute
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.data.batches import IGNORE
 from jaxgpt.model.agreement import check_ids, check_rank
+from jaxgpt.model.experts import Loads, imbalance
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.layers import Params
+from jaxgpt.model.layout import (
+    FSDP,
+    TENSOR,
+    row_axes,
+    row_devices,
+    tensor_devices,
+    vocabulary_by_tensor,
+)
 
 _MOST_LOGITS = {"cpu": 1 << 26, "other": 1 << 27}
 _MOST_UNROLLED = 24  # layers; their compilation takes about a second each
@@ -42,14 +52,26 @@ def cross_entropy(logits: Float[Array, "*B V"], targets: Int[Array, "*B"]) -> Lo
     return nats.sum(), (targets != IGNORE).sum(dtype=jnp.int32)
 
 
-def _token_losses(logits: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
-    """Each token's cross-entropy, and the numerators and the denominator of its softmax."""
+def _token_losses(
+    logits: Array, targets: Array, first: Any = None
+) -> tuple[Array, tuple[Array, Array]]:
+    """Each token's cross-entropy, and the numerators and the denominator of its softmax.
+
+    Where `first` is given, it is the token of the first column; the rest of the columns are on the
+    other `tensor` devices.
+    """
     counted = targets != IGNORE
     labels = jnp.where(counted, targets, 0)[..., None]
-    picked = jnp.take_along_axis(logits, labels, axis=-1)[..., 0]
+    if first is None:
+        picked = jnp.take_along_axis(logits, labels, axis=-1)[..., 0]
+    else:
+        places = jnp.arange(logits.shape[-1]) + first
+        picked = jax.lax.psum(jnp.where(places == labels, logits, 0).sum(axis=-1), TENSOR)
     largest = jax.lax.stop_gradient(logits.max(axis=-1))
+    largest = largest if first is None else jax.lax.pmax(largest, TENSOR)
     powers = jnp.exp(logits - largest[..., None])
     total = powers.sum(axis=-1)
+    total = total if first is None else jax.lax.psum(total, TENSOR)
     return jnp.where(counted, jnp.log(total) + largest - picked, 0), (powers, total)
 
 
@@ -62,20 +84,49 @@ def next_token_loss(config: ModelConfig, compute: Compute = AS_IT_IS) -> LossFun
     """Next-token loss of pretraining on batches of (inputs, targets), each (B, T).
 
     A third array numbers the texts of a row, if there are several. The parameters are cast once to
-    the compute dtype; the gradient comes back in theirs.
+    the compute dtype; the gradient comes back in theirs. In training, where there is a random key,
+    a mixture of experts adds its `imbalance`, of the tokens up to a row's last target, times
+    `router_balance`.
     """
+    balance = config.experts.router_balance if config.experts.num_experts else 0.0
 
     def loss(
-        params: Params,
-        batch: tuple[Int[Array, "B T"], ...],
-        rng: PRNGKeyArray | None,
+        params: Params, batch: tuple[Int[Array, "B T"], ...], rng: PRNGKeyArray | None
     ) -> Loss:
         inputs, targets, *segments = batch
         packed = segments[0] if segments else None
-        x = hidden(config, params, inputs, compute, segments=packed, rng=rng)
-        return head_loss(x, head_table(config, params), targets)
+        loads: list[Loads] = []
+        options: dict[str, Any] = {"segments": packed, "rng": rng}
+        if balance and rng is not None:
+            counted = jax.lax.cummax((targets != IGNORE).astype(jnp.float32), axis=1, reverse=True)
+            options |= {"counted": counted, "note": loads.append}
+        x = hidden(config, params, inputs, compute, **options)
+        nats, count = head_loss(x, head_table(config, params), targets)
+        return (nats + balance * imbalance(loads[0]) * count if loads else nats), count
 
     return loss
+
+
+def row_likelihood(
+    config: ModelConfig, compute: Compute = AS_IT_IS
+) -> Callable[..., tuple[Float[Array, " B"], Int[Array, " B"]]]:
+    """Log-probability of each row's targets, summed, in nats; and how many they are.
+
+    A function of parameters, inputs, targets, each (B, T), with -100 where nothing is to be
+    predicted, and a random key for dropout or None. Parameters are cast as in `next_token_loss`.
+    """
+
+    def measure(
+        params: Params,
+        inputs: Int[Array, "B T"],
+        targets: Int[Array, "B T"],
+        rng: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, " B"], Int[Array, " B"]]:
+        x = hidden(config, params, inputs, compute, rng=rng)
+        nats, count = head_losses(x, head_table(config, params), targets)
+        return -nats, count
+
+    return measure
 
 
 def hidden(
@@ -86,6 +137,7 @@ def hidden(
     *,
     segments: Int[Array, "B T"] | None = None,
     rng: PRNGKeyArray | None = None,
+    **options: Any,
 ) -> Float[Array, "B T D"]:
     """Hidden vectors by `GPT.hidden`, of parameters that are cast to the dtype of `compute`."""
     dtype = jnp.dtype(compute.dtype)
@@ -98,6 +150,7 @@ def hidden(
         attention=compute.attention,
         remat=compute.remat,
         unroll=compute.unroll or (config.num_layers if few else 1),
+        **options,
     )
 
 
@@ -176,16 +229,73 @@ def _head(
 
     The gradients, if wanted, are of the sum in which each row counts by its weight, (B,), or by 1.
     """
-    (rows, length, width), vocab_size = x.shape, len(table)
+    cut = tensor_devices()
+    weight = _padded(table, x.dtype, cut)
+    compute = partial(_head_here, len(table), by_row, differentiate)
+    if row_devices() * cut == 1 or len(x) % row_devices():
+        nats, grads = compute(x, weight, targets, weights)
+    else:
+        weight = vocabulary_by_tensor(weight)
+        nats, grads = _on_mesh(compute, by_row, differentiate)(x, weight, targets, weights)
+    if not differentiate:
+        return nats, ()
+    grad_x, grad_table = grads
+    grad_table = grad_table if cut == 1 else grad_table[: len(table)]
+    return nats, (grad_x, grad_table.astype(table.dtype))
+
+
+def _on_mesh(compute: Callable, by_row: bool, differentiate: bool) -> Callable:
+    """`compute` by each device, of its rows and its part of the vocabulary.
+
+    Left to XLA, all devices would add up the table's gradient after each chunk.
+    """
+    mesh, cut = jax.sharding.get_abstract_mesh(), tensor_devices() > 1
+    axes = row_axes(mesh)
+    others = tuple(name for name in axes if name != FSDP)
+
+    def on_each(x: Array, weight: Array, targets: Array, weights: Array | None) -> Any:
+        first = jax.lax.axis_index(TENSOR) * len(weight) if cut else None
+        nats, grads = compute(x, weight, targets, weights, first)
+        nats = nats if by_row else jax.lax.psum(nats, axes)
+        if not differentiate:
+            return nats, ()
+        grad_x, table = grads
+        if FSDP in axes:
+            table = jax.lax.psum_scatter(table, FSDP, scatter_dimension=1, tiled=True)
+        return nats, (grad_x, jax.lax.psum(table, others))
+
+    rows, columns = PartitionSpec(axes), TENSOR if cut else None
+    grads = rows, PartitionSpec(columns, FSDP if FSDP in axes else None)
+    return jax.shard_map(
+        on_each,
+        in_specs=(rows, PartitionSpec(columns), rows, rows),
+        out_specs=(rows if by_row else PartitionSpec(), grads if differentiate else ()),
+        check_vma=False,
+    )
+
+
+def _head_here(
+    vocab_size: int,
+    by_row: bool,
+    differentiate: bool,
+    x: Array,
+    weight: Array,
+    targets: Array,
+    weights: Array | None,
+    first: Array | None = None,
+) -> tuple[Array, Any]:
+    """`_head` on one device; `first` is the token of the first row of `weight` (`_token_losses`).
+
+    The table's gradient is float32, and where `first` is given of all rows, also those of padding.
+    """
+    rows, length, width = x.shape
     most = _MOST_LOGITS["cpu" if jax.default_backend() == "cpu" else "other"]
-    # On a mesh each device has its part of the rows (an empty one has size 1).
-    here = math.ceil(rows / max(1, jax.sharding.get_abstract_mesh().size))
-    chunks = math.ceil(length / max(1, min(length, most // (here * vocab_size))))
+    own = vocab_size if first is None else len(weight)
+    chunks = math.ceil(length / max(1, min(length, most // (rows * own))))
     span = math.ceil(length / chunks)  # all as long, so that little is padded
-    weight = _padded(table, x.dtype)
 
     def turn(sums: Any, chunk: tuple[Array, Array]) -> tuple[Any, Any]:
-        nats, grads = _chunk(*chunk, weight, vocab_size, differentiate, weights)
+        nats, grads = _chunk(*chunk, weight, vocab_size, differentiate, weights, first)
         nats = nats.reshape(rows, span).sum(axis=1) if by_row else nats.sum()
         return jax.tree.map(jnp.add, sums, (nats, *grads[1:])), grads[:1]
 
@@ -193,10 +303,10 @@ def _head(
     parts = _spans(x, span, 0), _spans(targets, span, IGNORE)
     if not differentiate:
         return jax.lax.scan(turn, (nothing,), parts)[0][0], ()
-    zeros = nothing, jnp.zeros(table.shape, jnp.float32)
+    zeros = nothing, jnp.zeros((own, width), jnp.float32)
     (nats, grad_table), (grad_x,) = jax.lax.scan(turn, zeros, parts)
     grad_x = grad_x.swapaxes(0, 1).reshape(rows, -1, width)[:, :length]
-    return nats, (grad_x, grad_table.astype(table.dtype))
+    return nats, (grad_x, grad_table)
 
 
 def _chunk(
@@ -206,18 +316,20 @@ def _chunk(
     vocab_size: int,
     differentiate: bool,
     weights: Array | None,
+    first: Array | None,
 ) -> tuple[Array, tuple[Array, ...]]:
     """The loss of each token in a chunk, flat, and the gradients or nothing."""
     flat, labels = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
+    tokens = jnp.arange(len(weight)) if first is None else first + jnp.arange(len(weight))
     with jax.named_scope("head"):
         logits = jnp.matmul(flat, weight.T, preferred_element_type=jnp.float32)
-        logits = jnp.where(jnp.arange(len(weight)) < vocab_size, logits, -jnp.inf)
+        logits = jnp.where(tokens < vocab_size, logits, -jnp.inf)
     with jax.named_scope("loss"):
-        nats, (powers, total) = _token_losses(logits, labels)
+        nats, (powers, total) = _token_losses(logits, labels, first)
         if not differentiate:
             return nats, ()
         # The softmax, less 1 at the target; its powers take the memory of the logits.
-        softmax, at_target = powers / total[:, None], jnp.arange(len(weight)) == labels[:, None]
+        softmax, at_target = powers / total[:, None], tokens == labels[:, None]
         surplus = jnp.where(at_target, softmax - 1, softmax)
         if weights is not None:
             surplus *= jnp.repeat(weights, x.shape[1])[:, None]
@@ -225,15 +337,19 @@ def _chunk(
     with jax.named_scope("head"):
         grad_logits = grad_logits.astype(x.dtype)
         grad_x = (grad_logits @ weight).reshape(x.shape)
+        grad_x = grad_x if first is None else jax.lax.psum(grad_x, TENSOR)
         grad_table = jnp.matmul(grad_logits.T, flat, preferred_element_type=jnp.float32)
-        return nats, (grad_x, grad_table[:vocab_size])
+        return nats, (grad_x, grad_table if first is not None else grad_table[:vocab_size])
 
 
-def _padded(table: Array, dtype: Any) -> Array:
-    """The table to multiply by; where its cast makes a copy anyway, padded to whole tiles."""
-    if table.dtype == dtype:
-        return table
-    return jnp.pad(table.astype(dtype), ((0, -len(table) % _TILE), (0, 0)))
+def _padded(table: Array, dtype: Any, shares: int) -> Array:
+    """The table to multiply by, so that `shares` divide it.
+
+    Where its cast makes a copy anyway, it is padded to whole tiles.
+    """
+    tile = shares * (1 if table.dtype == dtype else _TILE)
+    rows = -len(table) % tile
+    return jnp.pad(table.astype(dtype), ((0, rows), (0, 0))) if tile > 1 else table
 
 
 def _spans(rows: Array, span: int, filling: int) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxgpt.errors import DataError
 from jaxgpt.files import parse_json, read_regular, write_file
+from jaxgpt.hosts.group import this_group
 from jaxgpt.terminal import note
 
 METRICS = "metrics.jsonl"
@@ -34,30 +35,37 @@ class MetricsFile:
     """A run's metrics.jsonl, opened to go on after `first_step`.
 
     Records of later steps are dropped: those steps will be taken, and recorded, again. A file with
-    damaged lines, or what is no file, is set aside first; `complaint` then says so.
+    damaged lines, or what is no file, is set aside first; `complaint` then says so. Of several
+    processes, process 0 writes the file.
     """
 
     def __init__(self, run: Path, first_step: int):
         self._path, self._unwritten, self.complaint = run / METRICS, b"", ""
+        with this_group().first_alone("metrics"):
+            self._open(first_step)
+
+    def _open(self, first_step: int) -> None:
         try:
             found, damaged = _read(self._path) if os.path.lexists(self._path) else ([], [])
             what = f"{_lines(damaged)} damaged and left out" if damaged else ""
         except DataError as error:
             found, what = [], f"{error}; the run's records begin anew"
-        if what:
+        if what and this_group().is_first:
             aside = f"{METRICS}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
             os.replace(self._path, self._path.with_name(aside))
             self.complaint = f"{self._path}: {what}; set aside as {aside}"
         self.records = [item for item in found if item["step"] <= first_step]
-        write_file(self._path, b"".join(map(_line, self.records)))
+        if this_group().is_first:
+            write_file(self._path, b"".join(map(_line, self.records)))
 
     def append(self, item: dict[str, Any]) -> None:
         """Write a record down, after those that could not be written before.
 
-        Raises:
-            OSError: the disk refuses; nothing is lost if a later record can be written.
+        Raises OSError where the disk refuses; nothing is lost if a later record can be written.
         """
         self.records.append(item)
+        if not this_group().is_first:
+            return
         self._unwritten += _line(item)
         # What is no file any more, such as a pipe, must not keep the run waiting.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
@@ -93,11 +101,9 @@ def _record(line: bytes) -> dict[str, Any] | None:
         record = parse_json(line.decode())
     except ValueError:
         return None
-    if not isinstance(record, dict) or type(record.get("step")) is not int:
+    if not isinstance(record, dict) or type(step := record.get("step")) is not int:
         return None
-    if not 0 <= record["step"] <= _MOST_STEPS:
-        return None
-    sound = all(
+    sound = 0 <= step <= _MOST_STEPS and all(
         isinstance(value, str) if name in _TEXTS else type(value) in (int, float)
         for name, value in record.items()
     )

@@ -1,6 +1,5 @@
 """AdamW or Muon, its learning rate over the steps, and which parameters decay."""
 
-from collections.abc import Hashable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -76,17 +75,17 @@ def optimizer_numbers(config: OptimizerConfig, steps: Any) -> OptimizerNumbers:
         per_descent=real(1 / descent),
         fall=real(top - floor),
         floor=real(floor),
-        beta1=(real(config.beta1), real(1 - config.beta1)),
-        beta2=(real(config.beta2), real(1 - config.beta2)),
-        momentum=(
-            (real(config.momentum), real(1 - config.momentum))
-            if config.optimizer == "muon"
-            else None
-        ),
+        beta1=_both(config.beta1, real),
+        beta2=_both(config.beta2, real),
+        momentum=_both(config.momentum, real) if config.optimizer == "muon" else None,
         epsilon=real(config.epsilon),
         weight_decay=real(config.weight_decay),
         gradient_clip=None if isinstance(clip, str) else real(clip),
     )
+
+
+def _both(decay: Any, real: Any) -> tuple[Any, Any]:
+    return real(decay), real(1 - decay)
 
 
 def learning_rate(config: OptimizerConfig, steps: Any) -> optax.Schedule:
@@ -150,10 +149,7 @@ def optimizer_of(
     limit = numbers.gradient_clip
     scale = scale_by_adam(numbers.beta1, numbers.beta2, numbers.epsilon)
     if numbers.momentum is not None:
-        by_kind: dict[Hashable, optax.GradientTransformation] = {
-            "muon": scale_by_muon(numbers.momentum),
-            "adamw": scale,
-        }
+        by_kind: Any = {"muon": scale_by_muon(numbers.momentum), "adamw": scale}
         scale = optax.partition(by_kind, partial(labels, rows=rows))
     chain = optax.chain(
         optax.identity() if limit is None else clip_by_norm(limit),
@@ -162,6 +158,15 @@ def optimizer_of(
         optax.scale_by_learning_rate(schedule(config.schedule, numbers)),
     )
     return HealthyOptimizer(*chain)
+
+
+def updates_counted(opt_state: Any) -> Any:
+    """The steps that an optimizer of `make_optimizer` has taken, by the count of its schedule.
+
+    That is the number of the step, less those that were skipped.
+    """
+    kinds = (part for part in opt_state if isinstance(part, optax.ScaleByScheduleState))
+    return next(kinds).count
 
 
 def clip_by_norm(limit: Any) -> optax.GradientTransformation:

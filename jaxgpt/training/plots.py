@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Integer
 
+from jaxgpt.training.overfitting import Records
 from jaxgpt.training.picture import (
     BARS,
     COLORS,
@@ -20,8 +21,6 @@ from jaxgpt.training.picture import (
 
 Curves = Mapping[str, Float[np.ndarray, " steps"]]
 """Values by step, by name."""
-Records = Sequence[Mapping[str, Any]]
-"""Those of metrics.jsonl."""
 
 _SHADES = ("#d3dae1", "#b3bec9", "#8f9dac", "#6b7b8c", INK, COLORS["chosen"])
 _MOST_NAMES = 48  # that can be read below an axis
@@ -30,10 +29,7 @@ _ONE_BATCH = "loss"  # the record that is of the batch of its step alone
 
 
 class Panel(NamedTuple):
-    """Axes of a run's curves: what lies upwards, and the records' names to draw, with labels.
-
-    The labels are keys of COLORS.
-    """
+    """Axes of a run's curves: what lies upwards, and labels (of COLORS) by the records' names."""
 
     ylabel: str
     curves: Mapping[str, str]
@@ -41,6 +37,8 @@ class Panel(NamedTuple):
     """A share goes from 0 to 100%."""
     limit: tuple[str, float] | None = None
     """A line to hold the curves against, and what it is."""
+    above: float = 0.0
+    """What is taken off each value."""
 
 
 LOSSES = {"loss": "training", "validation_loss": "validation"}
@@ -56,22 +54,24 @@ def plot_losses(
     """
     if entropy is None:
         return plot_curves(records, [Panel("loss (nats per token)", LOSSES)], path, title)
-    above = [
-        {"step": item["step"]}
-        | {name: _drawable(item[name]) - entropy for name in LOSSES if name in item}
-        for item in records
-    ]
-    limit = ("entropy of the text", entropy)
-    with picture(path, title, [3.2, 3.0]) as (loss, excess):
-        _draw_panel(loss, records, Panel("loss (nats per token)", LOSSES, limit=limit))
-        _draw_panel(excess, above, Panel("loss above the entropy\n(nats per token)", LOSSES, "log"))
-        excess.set_xlabel("step")
-    return None
+    loss = Panel("loss (nats per token)", LOSSES, limit=("entropy of the text", entropy))
+    excess = Panel("loss above the entropy\n(nats per token)", LOSSES, "log", above=entropy)
+    return plot_curves(records, [loss, excess], path, title, heights=(3.2, 3.0))
 
 
-def plot_curves(records: Records, panels: Sequence[Panel], path: Path, title: str = "") -> None:
-    """Draw the curves of each panel over the steps of the records, as a PNG at `path`."""
-    with picture(path, title, [3.4, *[2.6] * (len(panels) - 1)]) as rows:
+def plot_curves(
+    records: Records,
+    panels: Sequence[Panel],
+    path: Path,
+    title: str = "",
+    heights: tuple[float, float] = (3.4, 2.6),
+) -> None:
+    """Draw the curves of each panel over the steps of the records, as a PNG at `path`.
+
+    `heights`, in inches, are that of the first panel and that of each other.
+    """
+    first, other = heights
+    with picture(path, title, [first, *[other] * (len(panels) - 1)]) as rows:
         for axes, panel in zip(rows, panels, strict=True):
             _draw_panel(axes, records, panel)
         rows[-1].set_xlabel("step")
@@ -83,7 +83,8 @@ def _draw_panel(axes: Any, records: Records, panel: Panel) -> None:
     as_counts(axes.xaxis)
     shown = []
     for name, label in panel.curves.items():
-        points = [(item["step"], _drawable(item[name])) for item in records if name in item]
+        found = [(item["step"], item[name]) for item in records if name in item]
+        points = [(step, _drawable(value) - panel.above) for step, value in found]
         if not points:
             continue
         color, (steps, values) = COLORS[label], map(np.array, zip(*points, strict=True))
@@ -180,15 +181,13 @@ def plot_trajectories(losses: Curves, differences: Curves, path: Path, title: st
         above.set(ylabel="loss (nats per token)")
         for number, (name, values) in enumerate(losses.items()):
             width = 1.5 if number else 7
-            above.plot(_steps(values), values, label=name, color=COLORS[name], linewidth=width)
+            steps = range(1, len(values) + 1)
+            above.plot(steps, values, label=name, color=COLORS[name], linewidth=width)
         below.set(xlabel="step", ylabel="difference\n(millionths of a nat)")
         colors = (INK, "#a5682a", "#8d99a6", "#9a86c8")
         for (name, values), color in zip(differences.items(), colors, strict=False):
-            below.plot(_steps(values), 1e6 * values, ".", label=name, color=color, markersize=4)
-
-
-def _steps(values: np.ndarray) -> range:
-    return range(1, len(values) + 1)
+            steps = range(1, len(values) + 1)
+            below.plot(steps, 1e6 * values, ".", label=name, color=color, markersize=4)
 
 
 def plot_differences(

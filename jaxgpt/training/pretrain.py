@@ -13,9 +13,13 @@ from jax.sharding import Mesh
 
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.data.batches import SlidingWindows
-from jaxgpt.data.corpus import Progress, open_corpus
+from jaxgpt.data.corpus import open_corpus
+from jaxgpt.data.mixed_windows import MixedWindows
+from jaxgpt.data.mixture import Dataset
+from jaxgpt.data.named_text import Progress
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import CheckpointError, ConfigError, DataError, ResourceError
+from jaxgpt.hosts.group import this_group
 from jaxgpt.model.layers import Params
 from jaxgpt.model.parameters import count_parameters, init_params
 from jaxgpt.model.schema import rows_of
@@ -23,21 +27,24 @@ from jaxgpt.run_config import RunOptions
 from jaxgpt.tokenization.tokenizer import Tokenizer
 from jaxgpt.training.checkpoint import save
 from jaxgpt.training.device_tokens import batch_source
+from jaxgpt.training.evaluation import validation
 from jaxgpt.training.fits import check_step
-from jaxgpt.training.headline import headline
 from jaxgpt.training.loss import Loss, pretraining_loss
 from jaxgpt.training.memory import check_memory
 from jaxgpt.training.optimizer import make_optimizer
-from jaxgpt.training.own_block import OwnBlock, use_block
-from jaxgpt.training.own_loss import check_loss, own_loss
+from jaxgpt.training.own_parts import OwnBlock, check_loss, own_loss, use_block
 from jaxgpt.training.plots import plot_losses
 from jaxgpt.training.report import Reporter
 from jaxgpt.training.run import PICTURE, Job, RunResult, run_job
-from jaxgpt.training.run_card import entropy_per_token, write_run_card
+from jaxgpt.training.run_card import (
+    entropy_per_token,
+    headline,
+    sources_seen,
+    write_run_card,
+)
 from jaxgpt.training.run_contents import TOKENS, trained_on
 from jaxgpt.training.run_state import Start, begin, resume, state_template
 from jaxgpt.training.step import TrainState, init_state
-from jaxgpt.training.validation import validation
 
 Sampler = Callable[[TrainConfig, Params, Tokenizer], str]
 """What a model writes: a sample of text from a config, its parameters and the tokenizer."""
@@ -68,58 +75,88 @@ def pretrain(
     parameters, a batch of (inputs, targets), each (B, T), and a random key for dropout or None, and
     returns the summed loss and the number of targets (`LossFunction`). If it has an argument
     `config`, that is the run's, whose vocabulary is settled and whose dropout may be traced.
-    `block` stands in place of the standard block. Give the same where the run goes on.
-
-    Raises:
-        JaxgptError: before anything is written, if the config, the data, the folder or the loss
-            will not do.
+    `block` stands in place of the standard block. Give the same where the run goes on. Raises a
+    JaxgptError, before anything is written, if the config, the data, the folder or the loss will
+    not do.
     """
     folder, options = Path(run), options or RunOptions()
     config = config if block is None else use_block(config, block)
+    open_job = job_opener(
+        *(config, folder, options, loss_fn, initial_params),
+        command=command,
+        sampler=sampler,
+        progress=progress,
+    )
+    return run_job(folder, config, options, config, open_job)[1]
+
+
+def job_opener(
+    config: TrainConfig,
+    folder: Path,
+    options: RunOptions,
+    loss_fn: Callable[..., Loss] | None,
+    initial_params: InitialParams | None,
+    *,
+    command: str = "",
+    sampler: Sampler | None = None,
+    progress: Progress,
+    tokens: Path | None = None,
+    until: int | None = None,
+) -> Callable[[Mesh], Job]:
+    """What makes the job of `pretrain`, with the tokens in `tokens` or in the folder's own place.
+
+    With `until`, the job begins at no later step than that.
+    """
     write = sampler and (lambda config, tokenizer, state: sampler(config, state.params, tokenizer))
     make_loss = pretraining_loss if loss_fn is None else partial(own_loss, loss_fn)
     # The tokenizer may not be known yet; what is too much without a vocabulary is too much.
     shape = replace(config.model, vocab_size=config.model.vocab_size or 1)
-    check_memory(shape, config.fsdp, optimizer=config.optimizer)
+    check_memory(shape, config.axes.sharing, optimizer=config.optimizer)
 
     def open_job(mesh: Mesh) -> Job:
-        dataset, tokenizer = open_corpus(
-            config.data,
-            folder / TOKENS,
-            verify=options.verify_data,
-            expected=None if options.allow_data_change else trained_on(folder),
-            progress=progress,
-        )
+        with this_group().first_alone("tokens"):
+            dataset, tokenizer = open_corpus(
+                config.data,
+                tokens or folder / TOKENS,
+                verify=options.verify_data,
+                expected=None if options.allow_data_change else trained_on(folder),
+                progress=progress,
+            )
         settled = fit_vocabulary(config, tokenizer)
         _check_step(settled, tokenizer, mesh, loss_fn)
         windows, held_out = split_windows(settled, dataset)
-        template, fingerprint = _template(settled, mesh), dataset.fingerprint
+        shapes = jax.eval_shape(partial(_initial_params, settled), 0)
+        template, fingerprint = state_template(shapes, settled, mesh), dataset.fingerprint
 
         def keep(state: TrainState, rows: int, loss: float | None) -> None:
             save(folder, state, settled, tokenizer, fingerprint, rows=rows, validation_loss=loss)
 
+        start = resume(folder, template, settled, fingerprint, options, until=until)
+        start = start or Start(_begin(settled, template, initial_params))
+        measure = validation(settled, dataset, held_out, mesh, make_loss)
+
+        def evaluate(state: TrainState) -> dict[str, float]:
+            rows = start.rows_at(int(state.step), settled.batch_size)
+            return measure(state) | sources_seen(settled, dataset, rows)
+
         return Job(
             settled,
-            resume(folder, template, settled, fingerprint, options)
-            or Start(_begin(settled, template, initial_params)),
+            start,
             template,
             make_loss,
             batch_source(windows, settled.batch_size, settled.seed, mesh),
-            evaluate=validation(settled, dataset, held_out, mesh, make_loss),
+            evaluate=evaluate,
             save=keep,
             publish=partial(_publish, settled, folder, dataset, command),
             headline=partial(headline, settled, dataset, tokenizer),
             sample=write and partial(write, settled, tokenizer),
         )
 
-    return run_job(folder, config, options, config, open_job)[1]
+    return open_job
 
 
 def fit_vocabulary(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
-    """`config` with the tokenizer's number of ids, where it leaves it open.
-
-    Raises ConfigError if the model has fewer.
-    """
+    """`config` with the tokenizer's number of ids, if open; raises ConfigError if it has fewer."""
     size = config.model.vocab_size or tokenizer.vocab_size
     if size < tokenizer.vocab_size:
         raise ConfigError(
@@ -133,7 +170,7 @@ def _check_step(
     config: TrainConfig, tokenizer: Tokenizer, mesh: Mesh, loss_fn: Callable[..., Loss] | None
 ) -> None:
     """Raise what would end the run later, once the vocabulary is known."""
-    check_memory(config.model, config.fsdp, optimizer=config.optimizer)
+    check_memory(config.model, config.axes.sharing, optimizer=config.optimizer)
     check_step(config, mesh.size)
     if loss_fn is not None:
         check_loss(loss_fn, config)
@@ -141,17 +178,26 @@ def _check_step(
         tokenizer.encode(config.sample_prompt)
 
 
-def split_windows(
-    config: TrainConfig, dataset: TokenDataset
-) -> tuple[SlidingWindows, SlidingWindows]:
+def split_windows(config: TrainConfig, dataset: Dataset) -> tuple[SlidingWindows, SlidingWindows]:
     """Those to train on, and those to measure on."""
-    length, stride = config.model.context_length, config.data.stride or None
     with _about("the train split"):
-        windows = SlidingWindows(dataset.split("train"), length, stride)
+        windows = _windows(config, dataset, "train", config.data.stride or None)
         windows.check_batch_size(config.batch_size)
     with _about("the validation split"):
-        split = dataset.split("validation")
-        return windows, SlidingWindows(split, length, config.evaluation_stride or None)
+        return windows, _windows(config, dataset, "validation", config.evaluation_stride or None)
+
+
+def _windows(
+    config: TrainConfig, dataset: Dataset, split: str, stride: int | None
+) -> SlidingWindows:
+    cut = partial(SlidingWindows, context_length=config.model.context_length, stride=stride)
+    if isinstance(dataset, TokenDataset):
+        return cut(dataset.split(split))
+    parts = {}
+    for name, source in dataset.datasets.items():
+        with _about(name):
+            parts[name] = cut(source.split(split))
+    return MixedWindows(parts, dataset.counts)
 
 
 @contextmanager
@@ -161,10 +207,6 @@ def _about(subject: str) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"{subject}: {error}") from None
-
-
-def _template(config: TrainConfig, mesh: Mesh) -> TrainState:
-    return state_template(jax.eval_shape(partial(_initial_params, config), 0), config, mesh)
 
 
 def _initial_params(config: TrainConfig, seed: Any) -> Params:
@@ -207,12 +249,14 @@ def _read_params(
 def _publish(
     config: TrainConfig,
     folder: Path,
-    dataset: TokenDataset,
+    dataset: Dataset,
     command: str,
     reporter: Reporter,
     rows: int,
 ) -> None:
     """The picture and the card of the run so far; neither is worth the end of a run."""
+    if not this_group().is_first:
+        return
     size, data = count_parameters(config.model), ", ".join(config.data.data)
     title = f"{folder.absolute().name}: a GPT of {size:,} parameters, trained on {data}"
     try:

@@ -8,7 +8,7 @@ import gzip
 import json
 import re
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -82,10 +82,9 @@ class _Profiler:
             try:
                 self._clear()
                 jax.profiler.start_trace(self._folder, profiler_options=options)
+                self._tracing = True
             except (OSError, RuntimeError) as error:
                 self._reporter.say(f"warning: no trace was begun: {error}")
-            else:
-                self._tracing = True
 
     def _clear(self) -> None:
         """Make the folder anew; raises FileExistsError if it holds more than an earlier trace."""
@@ -106,15 +105,13 @@ class _Profiler:
         with self._reporter.pause():
             try:
                 jax.profiler.stop_trace()
-                table = read_trace(self._folder, self._program.as_text())
-            except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-                self._reporter.say(f"warning: the trace could not be read: {error}")
-            else:
-                self._reporter.say(table)
+                self._reporter.say(read_trace(self._folder, self._program.as_text()))
                 self._reporter.say(
                     f"trace: open {self._folder / TRACE} at https://ui.perfetto.dev, "
                     f"or give {self._folder} to TensorBoard or XProf"
                 )
+            except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+                self._reporter.say(f"warning: the trace could not be read: {error}")
 
 
 def read_trace(folder: Path, program: str) -> str:
@@ -142,10 +139,9 @@ def read_trace(folder: Path, program: str) -> str:
             event["name"] = f"{stage} backward" if backward else stage
             begin = float(event["ts"])
             events.append((begin, begin + event["dur"], (stage, backward)))
-    if not steps:
-        raise ValueError(f"{path} has no step in it; trace fewer")
-    if not events:
-        raise ValueError(f"{path} names no instruction of the step")
+    if not steps or not events:
+        what = "names no instruction of the step" if steps else "has no step in it; trace fewer"
+        raise ValueError(f"{path} {what}")
     with gzip.open(folder / TRACE, "wt") as file:
         json.dump(trace, file)
     return format_table(share_time(events), steps)
@@ -180,8 +176,7 @@ def share_time(events: Iterable[tuple[float, float, Stage]]) -> dict[Stage, floa
     """
     ends = [end for begin, end, stage in events for end in ((begin, 1, stage), (end, -1, stage))]
     times: dict[Stage, float] = defaultdict(float)
-    running: dict[Stage, int] = defaultdict(int)
-    before = 0.0
+    running, before = Counter[Stage](), 0.0
     for time, turn, stage in sorted(ends):
         total = sum(running.values())
         for name, count in running.items():

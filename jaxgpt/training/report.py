@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from jaxgpt.terminal import escape, say, showable
+from jaxgpt.terminal import escape, is_muted, say, showable
 from jaxgpt.training.metrics import METRICS, MetricsFile
 
 _COMPILING = "compiling"
@@ -37,6 +37,8 @@ class Reporter:
         self._spike = 0  # the last step whose loss was one
         self._unit = unit  # of what the targets of a step count
         self._stream: Any = sys.stderr if stream is None else stream  # None where it is closed
+        if is_muted():
+            self._stream = None
         self._bar = None
         if self._stream is not None and self._stream.isatty():
             self._show(self._begin_bar)
@@ -96,6 +98,11 @@ class Reporter:
             )
         self.record({"step": step, "empty_batches": self.empty_batches})
 
+    def skipped_step(self, step: int, what: str) -> None:
+        """Say and record that a step was left out because its numbers were not finite."""
+        self.say(f"warning: {what}. The step was skipped and has changed nothing")
+        self.record({"step": step, "skipped_batch": step - 1})
+
     def spike(self, step: int, loss: float) -> None:
         """Record a loss far above those before it; say so where the step before had none."""
         if self._spike != step - 1:
@@ -133,12 +140,11 @@ class Reporter:
             return
         try:
             self._metrics.append(item)
+            self._refused = False
         except OSError as error:
             if not self._refused:
                 self.say(f"warning: {METRICS} cannot be written, and is tried again: {error}")
             self._refused = True
-        else:
-            self._refused = False
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""

@@ -15,21 +15,14 @@ from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.data.atomic import clear_leftovers, refuse_inputs
 from jaxgpt.data.corpus import is_current
+from jaxgpt.data.mixture import names_of, same_sources
 from jaxgpt.data.ownership import refuse_foreign
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.files import write_file
+from jaxgpt.hosts.group import Group, this_group
 from jaxgpt.run_config import FolderOptions
 from jaxgpt.terminal import note
 from jaxgpt.training.kept import FOLDER, checkpoints
-from jaxgpt.training.replaced import (
-    put_back,
-    put_tokens_back,
-    remove_replaced,
-    set_aside,
-    set_tokens_aside,
-    undo_killed,
-    was_killed,
-)
 from jaxgpt.training.run_contents import (
     ADAPTERS,
     CONFIG,
@@ -41,10 +34,18 @@ from jaxgpt.training.run_contents import (
     foreign_files,
     is_run,
     leftover_drafts,
+    put_back,
+    put_tokens_back,
     read_settings,
     recorded_settings,
+    remove_replaced,
+    set_aside,
+    set_tokens_aside,
+    undo_killed,
+    was_killed,
 )
 
+_SHOWN = 60.0  # seconds in which a file system shows to one machine what another wrote
 _FOLDERS = (FOLDER, TOKENS, ADAPTERS)
 _FILES = (CONFIG, "README.md", "loss.png", "test.json")
 
@@ -53,12 +54,20 @@ _FILES = (CONFIG, "README.md", "loss.png", "test.json")
 def claim(run: Path, config: Any, options: FolderOptions) -> Iterator[None]:
     """Make `run` this process's: a new folder, or one where a run of the same config goes on.
 
-    `config` is a dataclass, a TrainConfig or what another kind of run is decided by.
-    If the body fails before it has made a checkpoint, the folder is left as it was, with the run
-    that `options.overwrite` would have removed. What a killed process left is put in order first.
-    Raises ConfigError if the folder cannot be written or belongs to something else, CheckpointError
-    if another process has it or the run in it has another config.
+    Of the processes of a group, process 0 makes it ready, and what it does to the folder afterwards
+    it does alone; the others wait, and see to it that they have the same folder.
+
+    `config` is a dataclass, a TrainConfig or what another kind of run is decided by. If the body
+    fails before it has made a checkpoint, the folder is left as it was, with the run that
+    `options.overwrite` would have removed. What a killed process left is put in order first. Raises
+    ConfigError if the folder cannot be written or belongs to something else, CheckpointError if
+    another process has it or the run in it has another config.
     """
+    group = this_group()
+    if not group.is_first:
+        _check_shared(run, group)
+        yield
+        return
     existed = os.path.exists(run)
     check_folder(run, config, options)
     try:
@@ -71,7 +80,8 @@ def claim(run: Path, config: Any, options: FolderOptions) -> Iterator[None]:
         undo_killed(run)
         check_folder(run, config, options)
         began = bool(contents(run))
-        old = None if options.overwrite else recorded_settings(run, config)
+        anew = options.overwrite or not began or _is_blank(run, config)
+        old = None if anew else recorded_settings(run, config)
         before = set() if old is None else _identities(run)
         if old is None:
             set_aside(run)
@@ -80,6 +90,7 @@ def claim(run: Path, config: Any, options: FolderOptions) -> Iterator[None]:
                 _write_config(run, config)
             else:
                 _go_on(run, old, config)
+            group.from_first("claim", os.getpid())
             yield
         except BaseException:
             if _identities(run) - before:
@@ -87,11 +98,12 @@ def claim(run: Path, config: Any, options: FolderOptions) -> Iterator[None]:
             elif old is not None:
                 put_tokens_back(run)
             else:
-                put_back(run)
-                if not began:
-                    (run / LOCK).unlink()
-                if not existed:
-                    with suppress(OSError):  # it holds what somebody else wrote meanwhile
+                # What another thread or program writes meanwhile stays, until the next start.
+                with suppress(OSError):
+                    put_back(run)
+                    if not began:
+                        (run / LOCK).unlink()
+                    if not existed:
                         run.rmdir()
             raise
         if old is None or _identities(run) - before:
@@ -114,6 +126,17 @@ def check_folder(run: Path, config: Any, options: FolderOptions) -> None:
         raise CheckpointError(f"--resume must, but {run} holds no run; use --resume auto to begin")
 
 
+def holds_run(run: Path, config: Any, options: FolderOptions) -> bool:
+    """Whether a folder that is only read holds the run that `config` decides.
+
+    With `options.overwrite` it counts as none. Raises CheckpointError if it holds another.
+    """
+    if options.overwrite or not os.path.isdir(run) or not contents(run):
+        return False
+    _check_same_run(run, config, options)
+    return True
+
+
 def _check_place(run: Path) -> None:
     # os.path says False to a name that is too long, where pathlib raises.
     if os.path.exists(run) and not run.is_dir():
@@ -132,18 +155,22 @@ def _check_replaceable(run: Path, config: Any) -> None:
     if not is_run(run):
         raise _no_run(run)
     read = [config.init_from, *getattr(config, "validation", ()), *getattr(config, "test", ())]
-    data = config.data if isinstance(config.data, tuple) else config.data.data
+    data = config.data if isinstance(config.data, tuple) else names_of(config.data.data)
     refuse_inputs(run, (name for name in (*read, *data) if name))
 
 
 def _is_blank(run: Path, config: Any) -> bool:
-    """Whether nothing has come of the run in a folder, not even settings that can be read.
+    """Whether a process was killed before the first checkpoint, and `config` is not what it had.
 
-    Raises ConfigError if it is no run's folder.
+    Its settings are then another's, or damaged, and nothing is lost where they are not gone on
+    with. Raises ConfigError if it is no run's folder.
     """
-    if checkpoints(run) or recorded_settings(run, config) is not None or read_settings(run):
+    old = recorded_settings(run, config)
+    same = old is not None and not changed_settings(old, config)
+    if same or any((run / FOLDER).glob("[0-9]*")):  # also one that was set aside as damaged
         return False
-    if foreign_files(run) or not is_run(run):
+    # A process that ends while another thread of it writes may leave nothing but that draft.
+    if foreign_files(run) or not (is_run(run) or contents(run) == [run / FOLDER]):
         raise _no_run(run)
     return True
 
@@ -174,13 +201,38 @@ def _check_same_run(run: Path, config: Any, options: FolderOptions) -> None:
         raise CheckpointError(f"--resume must, but {run} has no checkpoint; use --resume auto")
 
 
-def _take(lock: TextIO, run: Path) -> None:
+def _check_shared(run: Path, group: Group) -> None:
+    """Wait for process 0 to have the folder; raise ConfigError if it has another than this one."""
+    number, end = group.from_first("claim"), time.monotonic() + _SHOWN
+    while not (run / LOCK).is_file() or (run / LOCK).read_text() != str(number):
+        if time.monotonic() > end:
+            raise ConfigError(
+                f"--out {run} is not the folder that process 0 has by that name; name one on a "
+                "file system that all machines share"
+            )
+        time.sleep(0.1)
+
+
+@contextmanager
+def hold(run: Path, advice: str) -> Iterator[None]:
+    """Keep other processes from training in a run's folder for a while.
+
+    Raises CheckpointError, with `advice`, if one does; ConfigError if it cannot be written.
+    """
+    if not os.access(run, os.W_OK | os.X_OK):
+        raise ConfigError(f"{run} cannot be written; take the permissions, or a copy")
+    with open(os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666), "r+") as lock:
+        _take(lock, run, advice)
+        yield
+
+
+def _take(lock: TextIO, run: Path, advice: str = "wait for it, or name another --out") -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.seek(0)
         raise CheckpointError(
-            f"{run} is in use by process {lock.read().strip()}; wait for it, or name another --out"
+            f"{run} is in use by process {lock.read().strip()}; {advice}"
         ) from None
     lock.truncate(0)
     lock.write(str(os.getpid()))
@@ -190,7 +242,9 @@ def _take(lock: TextIO, run: Path) -> None:
 def _go_on(run: Path, old: Any, config: Any) -> None:
     """Make a folder ready in which a run goes on: its settings, no tokens of other data."""
     for name in (*_FILES, *_FOLDERS):
-        _clear_way(run / name, stat.S_ISDIR if name in _FOLDERS else stat.S_ISREG)
+        is_right = stat.S_ISDIR if name in _FOLDERS else stat.S_ISREG
+        if os.path.exists(run / name) and not is_right((run / name).stat().st_mode):
+            _rename(run / name, "is not what a run has there")
     if any(name.startswith(f"{ADAPTERS}/") for name in foreign_files(run)):
         _rename(run / ADAPTERS, "holds what jaxgpt did not write")
     for name in (TOKENS, ADAPTERS):
@@ -203,15 +257,10 @@ def _go_on(run: Path, old: Any, config: Any) -> None:
         note(f"{run / CONFIG} was damaged; it is written again as the newest checkpoint has it")
     if not isinstance(config, TrainConfig) or not (run / TOKENS).exists():
         return  # only pretraining keeps its tokens
-    same = replace(old.data, stride=config.data.stride) == config.data
+    same = same_sources(old.data.data, config.data.data)
+    same &= replace(old.data, stride=config.data.stride, data=config.data.data) == config.data
     if not same or not is_current(config.data, run / TOKENS):
         set_tokens_aside(run)
-
-
-def _clear_way(path: Path, is_right: Any) -> None:
-    """Rename what stands where a file or a folder of the run is to be and is none."""
-    if os.path.exists(path) and not is_right(path.stat().st_mode):
-        _rename(path, "is not what a run has there")
 
 
 def _rename(path: Path, why: str) -> None:

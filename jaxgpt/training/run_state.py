@@ -13,16 +13,18 @@ from jax.sharding import Mesh
 from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import differences
 from jaxgpt.errors import CheckpointError
+from jaxgpt.hosts.group import this_group
 from jaxgpt.model.attention_kernels import choose_attention
 from jaxgpt.model.schema import SCHEMA, Rows, dimensions, rows_of
 from jaxgpt.run_config import FolderOptions
 from jaxgpt.terminal import note
-from jaxgpt.training.checkpoint import Restored, restore_latest
+from jaxgpt.training.checkpoint import Restored, restore_latest, restore_until
 from jaxgpt.training.mesh import on_mesh, state_shardings
 from jaxgpt.training.optimizer import learning_rate, make_optimizer
+from jaxgpt.training.placing import place
 from jaxgpt.training.step import TrainState, init_state
 
-_ROUNDING = ("attention", "fsdp", "data_parallel")
+_ROUNDING = ("attention", "mesh", "fsdp", "data_parallel")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def begin(params: Any, config: TrainConfig, template: TrainState) -> TrainState:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     optimizer = make_optimizer(config.optimizer, config.steps, rows_of(config.model))
     start = partial(init_state, optimizer=optimizer)
-    return jax.jit(start, out_shardings=shardings)(jax.device_put(params, shardings.params))
+    return jax.jit(start, out_shardings=shardings)(place(params, shardings.params))
 
 
 def resume(
@@ -80,16 +82,20 @@ def resume(
     *,
     subject: str = "the data is",
     first: TrainState | None = None,
+    until: int | None = None,
 ) -> Start | None:
-    """The newest whole checkpoint, or None if the run begins.
+    """The newest whole checkpoint, or None if the run begins; of at most `until` steps, if given.
 
     Says on stderr where it goes on, and what becomes of settings that `config` has otherwise.
-    `subject` names what `data` is the fingerprint of; `first` is as in `restore_latest`.
-
-    Raises CheckpointError as `restore_latest` does, and if `data` is not the fingerprint of what
+    `subject` names what `data` is the fingerprint of; `first` is as in `restore_latest`. Raises
+    CheckpointError as `restore_latest` does, and if `data` is not the fingerprint of what
     the checkpoint was trained on, unless that is allowed.
     """
-    restored = restore_latest(run, template, first=first)
+    this_group().check_alike({"fingerprint of the data": data})
+    if until is None:
+        restored = restore_latest(run, template, first=first)
+    else:
+        restored = restore_until(run, template, until)
     if restored is None:
         return None
     if restored.data != data and not options.allow_data_change:
@@ -97,8 +103,8 @@ def resume(
             f"{subject} not what {run} was trained on until step {restored.step}; bring it "
             "back, name another --out, or set --allow-data-change"
         )
-    note(f"resuming {run} at step {restored.step}")
-    for line in changes(restored, config):
+    doing = "resuming" if until is None else "replaying"
+    for line in (f"{doing} {run} at step {restored.step}", *changes(restored, config)):
         note(line)
     return Start(restored.state, restored.step, restored.rows)
 
@@ -114,15 +120,16 @@ def changes(restored: Restored, config: TrainConfig) -> list[str]:
     found = differences(old, config)
     if order := [line for line in found if line.split(":")[0] in ("seed", "data.stride")]:
         lines.append(f"{'; '.join(order)}: from here on the data comes in another order")
+    if data := [line for line in found if line.startswith("data.data:")]:
+        lines.append(f"{data[0]}: from here on the batches are of other data, or in other shares")
     if layout := [line for line in found if line.split(":")[0] in _ROUNDING]:
         lines.append(f"{'; '.join(layout)}: sums are rounded otherwise, in their last bits")
-    step = restored.step
-    last, planned = _rate(old, max(step - 1, 0)), _rate(old, step)
-    if not math.isclose(planned, rate := _rate(config, step), rel_tol=1e-6):
+    step, rate = restored.step, _rate(config, restored.step)
+    if not math.isclose(_rate(old, step), rate, rel_tol=1e-6):
         why = [line for line in found if line.startswith(("optimizer.", "steps:"))]
         lines.append(
-            f"the learning rate goes from {last:.3g} to {rate:.3g} at this step because of "
-            f"{'; '.join(why)}"
+            f"the learning rate goes from {_rate(old, max(step - 1, 0)):.3g} to {rate:.3g} at this "
+            f"step because of {'; '.join(why)}"
         )
     return lines
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.layers import Params
@@ -34,11 +34,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
 
 
 def gradients(
-    loss_fn: LossFunction,
-    params: Params,
-    batch: Any,
-    rng: PRNGKeyArray,
-    micro_batches: int = 1,
+    loss_fn: LossFunction, params: Params, batch: Any, rng: PRNGKeyArray, micro_batches: int = 1
 ) -> tuple[Params, Loss]:
     """The gradient of the mean loss over a batch, and the loss as (sum, count).
 
@@ -62,14 +58,17 @@ def gradients(
         (nats, count), grads = value_and_grad(params, *turn)
         return jax.tree.map(jnp.add, sums, (grads, nats, count)), None
 
-    zeros = (
-        jax.tree.map(jnp.zeros_like, params),
-        jnp.zeros((), jnp.float32),
-        jnp.zeros((), jnp.int32),
-    )
-    turns = (_cut(batch, micro_batches), jax.random.split(rng, micro_batches))
+    zeros = jax.tree.map(jnp.zeros_like, params), jnp.float32(0), jnp.int32(0)
+    turns = micro_batches_of(batch, rng, micro_batches)
     (grads, nats, count), _ = jax.lax.scan(add, zeros, turns)
     return jax.tree.map(lambda leaf: leaf * share(count), grads), (nats, count)
+
+
+def micro_batches_of(batch: Any, rng: PRNGKeyArray, count: int) -> tuple[Any, Array]:
+    """The micro-batches of a batch and their random keys, on a leading axis of `count`."""
+    # Every n-th row, not runs of rows: each micro-batch then lies on all devices evenly.
+    cut = jax.tree.map(lambda rows: rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1), batch)
+    return cut, rng[None] if count == 1 else jax.random.split(rng, count)
 
 
 def loss_of(loss_fn: LossFunction, params: Params, batch: Any, rng: PRNGKeyArray | None) -> Loss:
@@ -84,13 +83,6 @@ def loss_of(loss_fn: LossFunction, params: Params, batch: Any, rng: PRNGKeyArray
     return jnp.asarray(loss[0], jnp.float32), jnp.asarray(loss[1], jnp.int32)
 
 
-def _cut(batch: Any, micro_batches: int) -> Any:
-    # Every n-th row, not runs of rows: each micro-batch then lies on all devices evenly.
-    return jax.tree.map(
-        lambda rows: rows.reshape(-1, micro_batches, *rows.shape[1:]).swapaxes(0, 1), batch
-    )
-
-
 def train_step(
     state: TrainState,
     batch: Any,
@@ -100,17 +92,17 @@ def train_step(
     loss_fn: LossFunction,
     optimizer: optax.GradientTransformation,
     micro_batches: int = 1,
+    may_skip: Bool[Array, ""] | None = None,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One update, and its `loss` (nats per target), `grad_norm` and `targets`.
 
-    Dropout is a function of (key, step). A loss or gradient that is not finite changes nothing,
-    and nor does any later step: `step` is then ahead of `state.step`. A batch without targets is a
-    step that teaches nothing: parameters and running means stay as they are. `optimizer` is any of
-    Optax's; that of `make_optimizer` is told by `healthy` to keep its means, which takes no memory,
-    and of others both the old and the new are in memory for a while.
-
-    Raises:
-        ConfigError: a loss that is not (sum, count).
+    Dropout is a function of (key, step). A loss or gradient that is not finite changes nothing, and
+    nor does any later step: `step` is then ahead of `state.step`. Where `may_skip`, if given, is
+    true, `state.step` goes on nevertheless, and `skipped` among the metrics is true. A batch
+    without targets is a step that teaches nothing: parameters and running means stay as they are.
+    `optimizer` is any of Optax's; that of `make_optimizer` is told by `healthy` to keep its means,
+    which takes no memory, and of others both the old and the new are in memory for a while. Raises
+    ConfigError for a loss that is not (sum, count).
     """
     rng = jax.random.fold_in(key, step)
     grads, (nats, count) = gradients(loss_fn, state.params, batch, rng, micro_batches)
@@ -135,7 +127,11 @@ def train_step(
             )
         else:
             opt_state = jax.tree.map(partial(jnp.where, learns), opt_state, state.opt_state)
+    if may_skip is None:
         return TrainState(keep(state.step + 1, state.step), params, opt_state), metrics
+    skipped = may_skip & ~healthy & (state.step == step)
+    taken = jnp.where(healthy | skipped, state.step + 1, state.step)
+    return TrainState(taken, params, opt_state), metrics | {"skipped": skipped}
 
 
 @jax.jit

@@ -11,10 +11,12 @@ from typing import Any, Literal
 import jax
 
 from jaxgpt.config import TrainConfig
-from jaxgpt.data.corpus import Progress, open_corpus
+from jaxgpt.data.corpus import open_corpus
+from jaxgpt.data.named_text import Progress
 from jaxgpt.errors import brief
 from jaxgpt.fields import check, typed
 from jaxgpt.terminal import note
+from jaxgpt.training.evaluation import validation
 from jaxgpt.training.fits import check_step
 from jaxgpt.training.lanes import Lane, Training, alone, shares, together
 from jaxgpt.training.memory import device_memory
@@ -22,7 +24,6 @@ from jaxgpt.training.mesh import make_mesh
 from jaxgpt.training.plan import make_plan
 from jaxgpt.training.pretrain import fit_vocabulary, split_windows
 from jaxgpt.training.run_state import check_attention
-from jaxgpt.training.validation import validation
 
 _TRIAL = 3  # steps by which the two ways are compared; the first compiles
 
@@ -70,14 +71,12 @@ def sweep(
     losses; bit for bit if the lanes are trained one after the other (`loop`), and but for rounding
     if one program steps them all (`vmap`), for which they lie across the devices. `auto` times both
     on the first steps, goes on with the faster, and says so on stderr. A lane whose loss or
-    gradient is not finite learns no more; the others go on.
-
-    Raises:
-        JaxgptError: as `pretrain` does of the config, the data and the memory.
-        ConfigError: no seed; a seed or a rate given twice; `init_from`, which no seed changes.
+    gradient is not finite learns no more; the others go on. Raises a JaxgptError as `pretrain` does
+    of the config, the data and the memory, and ConfigError for no seed, a seed or a rate given
+    twice, or `init_from`, which no seed changes.
     """
     typed("mode", mode, Mode)
-    runs = _runs(config, seeds, learning_rates or (config.optimizer.learning_rate,))
+    runs = runs_of(config, seeds, learning_rates or (config.optimizer.learning_rate,))
     mesh = make_mesh(config)
     check_attention(config, mesh)
     with TemporaryDirectory(prefix="jaxgpt-sweep-") as folder:
@@ -101,17 +100,15 @@ def sweep(
         return Sweep(tuple(lanes), "vmap" if group else "loop")
 
 
-def _runs(config: TrainConfig, seeds: Sequence[int], rates: Sequence[float]) -> list[TrainConfig]:
+def runs_of(config: TrainConfig, seeds: Sequence[int], rates: Sequence[float]) -> list[TrainConfig]:
+    """The runs of a sweep, for each learning rate seed by seed; raises ConfigError as `sweep`."""
     check(not config.init_from, f"init_from is {config.init_from}; a sweep begins anew, drop it")
     check(len(seeds) > 0, "seeds is empty; give one or more, such as 0, 1, 2")
     for name, values in (("seeds", seeds), ("learning_rates", rates)):
         twice = [value for value in values if list(values).count(value) > 1]
         check(not twice, f"{name} has {brief(twice[:1])} more than once; give each once")
-    return [
-        replace(config, seed=seed, optimizer=replace(config.optimizer, learning_rate=rate))
-        for rate in rates
-        for seed in seeds
-    ]
+    optimizers = [replace(config.optimizer, learning_rate=rate) for rate in rates]
+    return [replace(config, seed=seed, optimizer=each) for each in optimizers for seed in seeds]
 
 
 def _is_worth_a_trial(runs: Sequence[TrainConfig]) -> bool:

@@ -12,10 +12,8 @@ _TUNED = ("instructions", "preferences")
 def check_task(task: Any, where: str | Path) -> dict[str, Any]:
     """The record `task`, read from `where`: empty after pretraining, else of a kind that is known.
 
-    A classifier's has its `classes` and `pooling`, any other the name of its `template`.
-
-    Raises:
-        CheckpointError: a field that is missing or not of its kind.
+    A classifier's has its `classes` and `pooling`, any other the name of its `template`. Raises
+    CheckpointError for a field that is missing or not of its kind.
     """
 
     def need(holds: bool, what: str) -> None:

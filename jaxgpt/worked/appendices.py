@@ -14,7 +14,7 @@ from jaxgpt.parity.torch_random import TorchGenerator
 from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.training.loss import cross_entropy
 from jaxgpt.training.optimizer import learning_rate
-from jaxgpt.worked.examples import Given, example, on_device
+from jaxgpt.worked.examples import EXAMPLES, Given, count, example, on_device
 
 _X = jnp.array([[-1.2, 3.1], [-0.9, 2.9], [-0.5, 2.6], [2.3, -1.1], [2.7, -1.5]])
 _Y = jnp.array([0, 0, 0, 1, 1])
@@ -37,21 +37,6 @@ def _apply(layers: list[Any], x: jax.Array) -> jax.Array:
     for layer in layers[:-1]:
         x = jax.nn.relu(linear(x, **layer))
     return linear(x, **layers[-1])
-
-
-def _count(inputs: int, outputs: int) -> int:
-    layers = _network(TorchGenerator(123), inputs, outputs)
-    return sum(leaf.size for leaf in jax.tree.leaves(layers))
-
-
-@example("appA.params")
-def _parameters_of_network(given: Given) -> int:
-    return _count(50, 3)
-
-
-@example("appA.params_toy")
-def _parameters_of_small_network(given: Given) -> int:
-    return _count(2, 2)
 
 
 @example("appA.w0")
@@ -80,38 +65,25 @@ def _trained() -> tuple[jax.Array, list[float]]:
     for _ in range(3):
         for rows in generator.loader_order(5)[:4].reshape(2, 2):
             loss, grads = jax.value_and_grad(mean_loss)(layers, rows)
-            layers: Any = optax.apply_updates(
-                layers, jax.tree.map(partial(jnp.multiply, -0.5), grads)
-            )
+            steps = jax.tree.map(partial(jnp.multiply, -0.5), grads)
+            layers: Any = optax.apply_updates(layers, steps)
             losses.append(float(loss))
     return _apply(layers, _X), losses
 
 
-@example("appA.losses")
-def _losses_of_training(given: Given) -> Any:
-    return _trained()[1]
-
-
-@example("appA.outputs")
-def _outputs_after_training(given: Given) -> Any:
-    return _trained()[0]
-
-
-@example("appA.probas")
-def _probabilities_after_training(given: Given) -> Any:
-    return jax.nn.softmax(_trained()[0])
-
-
 @example("appD.lr_schedule")
 def _learning_rates(given: Given) -> Any:
-    peak, ends = 1e-3, 1e-5
-    config = OptimizerConfig(
-        learning_rate=peak,
-        initial_learning_rate=ends,
-        final_learning_rate=ends,
-        warmup_steps=27,
-        schedule="cosine",
-    )
+    ends: Any = {"initial_learning_rate": 1e-5, "final_learning_rate": 1e-5}
+    config = OptimizerConfig(learning_rate=1e-3, warmup_steps=27, schedule="cosine", **ends)
     with jax.enable_x64(True):  # the fact is a closed form in float64
         rate = learning_rate(config, 135)
         return {step: rate(jnp.asarray(step)) for step in (0, 1, 26, 27, 81, 134)}
+
+
+EXAMPLES |= {
+    "appA.params": lambda given: count(_network(TorchGenerator(123), 50, 3)),
+    "appA.params_toy": lambda given: count(_network(TorchGenerator(123), 2, 2)),
+    "appA.losses": lambda given: _trained()[1],
+    "appA.outputs": lambda given: _trained()[0],
+    "appA.probas": lambda given: jax.nn.softmax(_trained()[0]),
+}

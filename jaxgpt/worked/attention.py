@@ -18,7 +18,7 @@ from jaxgpt.model.attention import (
 )
 from jaxgpt.model.layers import Params, linear
 from jaxgpt.parity.torch_random import TorchGenerator
-from jaxgpt.worked.examples import Given, example, on_device
+from jaxgpt.worked.examples import EXAMPLES, Given, count, example, on_device
 
 INPUTS = jnp.array(
     [  # your, journey, starts, with, one, step
@@ -32,6 +32,7 @@ INPUTS = jnp.array(
 )
 BATCH = jnp.stack([INPUTS, INPUTS])
 MAPS = ("query", "key", "value")
+_ONES = np.ones((6, 6), np.float32)
 _QUERY = 1  # the example's query is the second word
 
 
@@ -40,30 +41,10 @@ def _input_vectors(given: Given) -> Any:
     return [[float(str(number)) for number in row] for row in np.asarray(INPUTS)]
 
 
-@example("ch03.scores2")
-def _scores_of_query(given: Given) -> Any:
-    return INPUTS @ INPUTS[_QUERY]
-
-
 @example("ch03.norm2")
 def _normalized_scores_of_query(given: Given) -> Any:
     scores = INPUTS @ INPUTS[_QUERY]
     return scores / scores.sum()
-
-
-@example("ch03.weights")
-def _all_weights(given: Given) -> Any:
-    return attention_weights(INPUTS, INPUTS)
-
-
-@example("ch03.context2")
-def _context_of_query(given: Given) -> Any:
-    return simplified_attention(INPUTS)[_QUERY]
-
-
-@example("ch03.contexts")
-def _all_contexts(given: Given) -> Any:
-    return simplified_attention(INPUTS)
 
 
 def _from_rand(seed: int) -> Params:
@@ -80,34 +61,8 @@ def _weights(params: Params, mask: Any = None) -> Any:
     return attention_weights(queries, keys, scale=1 / math.sqrt(2), mask=mask)
 
 
-@example("ch03.trainable.weights2")
-def _trainable_weights_of_query(given: Given) -> Any:
-    return _weights(_from_rand(123))[_QUERY]
-
-
-@example("ch03.trainable.context2")
-def _trainable_context_of_query(given: Given) -> Any:
-    return self_attention(INPUTS, **_from_rand(123))[_QUERY]
-
-
-@example("ch03.sa_v1")
-def _self_attention_from_rand(given: Given) -> Any:
-    return self_attention(INPUTS, **_from_rand(123))
-
-
-@example("ch03.sa_v2")
-def _self_attention_from_linear(given: Given) -> Any:
-    return self_attention(INPUTS, **_from_linear(TorchGenerator(789)))
-
-
-@example("ch03.sa_v2.weights")
-def _self_attention_weights(given: Given) -> Any:
-    return _weights(_from_linear(TorchGenerator(789)))
-
-
-@example("ch03.ex31")
-def _self_attention_with_other_weights(given: Given) -> Any:
-    return self_attention(INPUTS, **_from_linear(TorchGenerator(123)))
+def _causal_weights() -> Any:
+    return _weights(_from_linear(TorchGenerator(789)), causal_mask(6))
 
 
 @example("ch03.causal.scores_lower")
@@ -115,22 +70,6 @@ def _causal_scores(given: Given) -> Any:
     params = _from_linear(TorchGenerator(789))
     scores = linear(INPUTS, **params["query"]) @ linear(INPUTS, **params["key"]).T
     return [row[: place + 1] for place, row in enumerate(scores)]
-
-
-@example("ch03.causal.weights")
-def _causal_weights(given: Given) -> Any:
-    return _weights(_from_linear(TorchGenerator(789)), causal_mask(6))
-
-
-@example("ch03.dropout.ones")
-def _dropout_of_ones(given: Given) -> Any:
-    return TorchGenerator(123).dropout(np.ones((6, 6), np.float32), 0.5)
-
-
-@example("ch03.dropout.applied")
-def _dropout_of_weights(given: Given) -> Any:
-    weights = _weights(_from_linear(TorchGenerator(789)), causal_mask(6))
-    return TorchGenerator(123).dropout(weights, 0.5)
 
 
 @example("ch03.causal_attention")
@@ -151,16 +90,6 @@ def _fused(generator: TorchGenerator, inputs: int, outputs: int) -> Params:
     # Without biases, three maps drawn one after the other are the thirds of a fused one.
     qkv = generator.linear(inputs, 3 * outputs, bias=False)
     return on_device({"qkv": qkv, "out": generator.linear(outputs, outputs)})
-
-
-@example("ch03.mha")
-def _attention_of_all_heads(given: Given) -> Any:
-    return multi_head_attention(BATCH, **_fused(TorchGenerator(123), 3, 2), num_heads=2)[0]
-
-
-@example("ch03.ex33.params")
-def _parameters_of_gpt2_attention(given: Given) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(_fused(TorchGenerator(0), 768, 768)))
 
 
 @example("ch03.bonus.mha_equiv")
@@ -187,3 +116,24 @@ def _heads_at_once_or_one_by_one(given: Given) -> dict[str, Any]:
     ).shape
     widths = [(768, 768), (768, 1536), (1024, 512)]
     return {"equal": [equal(*pair) for pair in widths], "shape": list(shape)}
+
+
+EXAMPLES |= {
+    "ch03.scores2": lambda given: INPUTS @ INPUTS[_QUERY],
+    "ch03.weights": lambda given: attention_weights(INPUTS, INPUTS),
+    "ch03.context2": lambda given: simplified_attention(INPUTS)[_QUERY],
+    "ch03.contexts": lambda given: simplified_attention(INPUTS),
+    "ch03.trainable.weights2": lambda given: _weights(_from_rand(123))[_QUERY],
+    "ch03.trainable.context2": lambda given: self_attention(INPUTS, **_from_rand(123))[_QUERY],
+    "ch03.sa_v1": lambda given: self_attention(INPUTS, **_from_rand(123)),
+    "ch03.sa_v2": lambda given: self_attention(INPUTS, **_from_linear(TorchGenerator(789))),
+    "ch03.sa_v2.weights": lambda given: _weights(_from_linear(TorchGenerator(789))),
+    "ch03.ex31": lambda given: self_attention(INPUTS, **_from_linear(TorchGenerator(123))),
+    "ch03.dropout.ones": lambda given: TorchGenerator(123).dropout(_ONES, 0.5),
+    "ch03.dropout.applied": lambda given: TorchGenerator(123).dropout(_causal_weights(), 0.5),
+    "ch03.causal.weights": lambda given: _causal_weights(),
+    "ch03.mha": lambda given: multi_head_attention(
+        BATCH, **_fused(TorchGenerator(123), 3, 2), num_heads=2
+    )[0],
+    "ch03.ex33.params": lambda given: count(_fused(TorchGenerator(0), 768, 768)),
+}

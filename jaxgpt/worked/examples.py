@@ -27,10 +27,10 @@ CHAPTERS = {
     "ch05": ("chapter 5, pretraining", "pretraining"),
     "appA": ("appendix A, PyTorch", "appendices"),
     "appD": ("appendix D, the learning rate", "appendices"),
-    "ch06": ("chapter 6, classification", "classification"),
-    "ch07": ("chapter 7, instructions", "instructions"),
-    "dpo": ("chapter 7, preferences", "preferences"),
-    "appE": ("appendix E, LoRA", "lora"),
+    "ch06": ("chapter 6, classification", "finetuning"),
+    "ch07": ("chapter 7, instructions", "finetuning"),
+    "dpo": ("chapter 7, preferences", "finetuning"),
+    "appE": ("appendix E, LoRA", "finetuning"),
 }
 """The beginning of an id, its title, and the module here whose functions answer it."""
 
@@ -102,15 +102,21 @@ def on_device(tree: Any) -> Any:
     return jax.tree.map(jnp.asarray, tree)
 
 
+def count(tree: Any) -> int:
+    """How many numbers the leaves of a tree hold."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 Example = Callable[[Given], Any]
-_EXAMPLES: dict[str, Example] = {}
+EXAMPLES: dict[str, Example] = {}
+"""By id: tables of those that are one expression, beside functions marked by `example`."""
 
 
 def example(name: str) -> Callable[[Example], Example]:
     """Register a function as what computes the worked example `name`."""
 
     def register(function: Example) -> Example:
-        _EXAMPLES[name] = function
+        EXAMPLES[name] = function
         return function
 
     return register
@@ -143,9 +149,11 @@ def run_examples(given: Given, facts: list[dict[str, Any]] | None = None) -> Ite
 
 def _run(fact: Mapping[str, Any], given: Given) -> Outcome:
     name, expected = fact["id"], fact["expected"]
-    tolerance = _say_tolerance(fact)
+    tolerance = f"within {fact['atol']:g}" if fact.get("atol") else "exactly"
+    if "rtol" in fact:
+        tolerance = f"within {fact['rtol']:g} of each"
     try:
-        computed = plain(_EXAMPLES[name](given))
+        computed = plain(EXAMPLES[name](given))
     except Missing as missing:
         return Outcome(name, expected, None, tolerance, missing.verdict)
     except JaxgptError as error:
@@ -154,12 +162,6 @@ def _run(fact: Mapping[str, Any], given: Given) -> Outcome:
         return Outcome(name, expected, None, tolerance, "miss", repr(error))
     complaint = disagreement(expected, computed, fact.get("atol", 0.0), fact.get("rtol", 0.0))
     return Outcome(name, expected, computed, tolerance, "miss" if complaint else "ok", complaint)
-
-
-def _say_tolerance(fact: Mapping[str, Any]) -> str:
-    if "rtol" in fact:
-        return f"within {fact['rtol']:g} of each"
-    return f"within {fact['atol']:g}" if fact.get("atol") else "exactly"
 
 
 def plain(value: Any) -> Any:

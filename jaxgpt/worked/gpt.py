@@ -18,31 +18,20 @@ from jaxgpt.model.layers import gelu, layer_norm, linear
 from jaxgpt.model.parameters import count_parameters
 from jaxgpt.parity.torch_random import TorchGenerator
 from jaxgpt.presets import PRESETS
-from jaxgpt.worked.examples import GPT2_SMALL, Given, example, on_device
+from jaxgpt.worked.examples import EXAMPLES, GPT2_SMALL, Given, example, on_device
 
 _TEXTS = ("Every effort moves you", "Every day holds a")
 _BOOK_SIZES = {"small": "gpt2", "medium": "gpt2-medium", "large": "gpt2-large", "xl": "gpt2-xl"}
 
 
-def batch(given: Given) -> np.ndarray:
-    """The chapter's two texts as tokens, (2, 4)."""
-    return np.array([given.tokenizer.encode(text) for text in _TEXTS], np.int32)
-
-
 @example("ch04.batch")
-def _batch_of_two_texts(given: Given) -> Any:
-    return batch(given)
+def _two_texts(given: Given) -> Any:
+    return np.array([given.tokenizer.encode(text) for text in _TEXTS], np.int32)
 
 
 def ends(logits: jax.Array) -> jax.Array:
     """The first and the last three columns, which is what is printed of a wide array."""
     return jnp.concatenate([logits[..., :3], logits[..., -3:]], axis=-1)
-
-
-def _layer25() -> jax.Array:
-    generator = TorchGenerator(123)
-    x = on_device(generator.randn(2, 5))
-    return jax.nn.relu(linear(x, **on_device(generator.linear(5, 6))))
 
 
 @example("ch04.dummy.logits")
@@ -51,19 +40,21 @@ def _logits_without_blocks(given: Given) -> Any:
     generator = TorchGenerator(123)
     tokens, positions = (on_device(generator.embedding(rows, 768)) for rows in (50257, 1024))
     head = on_device(generator.linear(768, 50257, bias=False))
-    x = embed(jnp.asarray(batch(given)), tokens_table=tokens, positions_table=positions)
+    x = embed(jnp.asarray(_two_texts(given)), tokens_table=tokens, positions_table=positions)
     logits = linear(jnp.asarray(generator.dropout(x, 0.1)), **head)
     return {"cols[0:3],[-3:]": ends(logits)}
 
 
 @example("ch04.layer25")
 def _outputs_of_layer(given: Given) -> Any:
-    return _layer25()
+    generator = TorchGenerator(123)
+    x = on_device(generator.randn(2, 5))
+    return jax.nn.relu(linear(x, **on_device(generator.linear(5, 6))))
 
 
 @example("ch04.layer25.moments")
 def _moments_of_layer(given: Given) -> Any:
-    out = _layer25()
+    out = _outputs_of_layer(given)
     return {"mean": out.mean(-1), "variance": out.var(-1, ddof=1)}
 
 
@@ -89,21 +80,6 @@ def _shortcut_gradients(shortcut: bool) -> list[float]:
     return [float(jnp.abs(layer["weight"]).mean()) for layer in jax.grad(loss)(layers)]
 
 
-@example("ch04.shortcut.without")
-def _gradients_without_shortcut(given: Given) -> Any:
-    return _shortcut_gradients(False)
-
-
-@example("ch04.shortcut.with")
-def _gradients_with_shortcut(given: Given) -> Any:
-    return _shortcut_gradients(True)
-
-
-@example("ch04.params.gpt2_qkv_bias")
-def _parameters_with_qkv_bias(given: Given) -> int:
-    return count_parameters(ModelConfig(tie_head=False))
-
-
 def _sizes(preset: str) -> dict[str, Any]:
     shape = PRESETS[preset].model
     shape = {name: getattr(shape, name) for name in ("num_layers", "num_heads", "embed_dim")}
@@ -123,14 +99,13 @@ def _parameters_of_block(given: Given) -> dict[str, int]:
     one, two = (
         count_parameters(ModelConfig(num_layers=n, qkv_bias=False, tie_head=False)) for n in (1, 2)
     )
-    attention = 3 * 768**2 + 768**2 + 768
-    norms = 4 * 768
+    attention, norms = 3 * 768**2 + 768**2 + 768, 4 * 768
     return {"feed_forward": two - one - attention - norms, "attention": attention}
 
 
 @example("ch04.gpt.logits_train_mode")
 def _logits_in_training(given: Given) -> Any:
-    tokens = batch(given)
+    tokens = _two_texts(given)
     config, params, generator = given.gpt2()
     # The masks come from the stream that built the model, so it has to be where that left it.
     drop = copy.deepcopy(generator)
@@ -146,3 +121,10 @@ def _greedy_tokens(given: Given) -> Any:
     prompt = given.tokenizer.encode("Hello, I am")
     greedy = SamplingConfig(temperature=0.0)
     return prompt + generate(config, params, [prompt], max_new_tokens=10, sampling=greedy)[0]
+
+
+EXAMPLES |= {
+    "ch04.shortcut.without": lambda given: _shortcut_gradients(False),
+    "ch04.shortcut.with": lambda given: _shortcut_gradients(True),
+    "ch04.params.gpt2_qkv_bias": lambda given: count_parameters(ModelConfig(tie_head=False)),
+}

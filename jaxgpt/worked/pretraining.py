@@ -15,7 +15,7 @@ from jaxgpt.tokenization.tokenizer import BPETokenizer
 from jaxgpt.training.evaluation import total_loss
 from jaxgpt.training.loss import cross_entropy, next_token_loss
 from jaxgpt.training.step import eval_step
-from jaxgpt.worked.examples import Given, example
+from jaxgpt.worked.examples import EXAMPLES, Given, example
 
 _INPUTS = np.array([[16833, 3626, 6100], [40, 1107, 588]])
 _TARGETS = np.array([[3626, 6100, 345], [1107, 588, 11311]])
@@ -36,31 +36,10 @@ def _target_log_probabilities(given: Given) -> jax.Array:
     return jnp.take_along_axis(log_probabilities, _TARGETS[..., None], axis=-1)[..., 0]
 
 
-@example("ch05.argmax")
-def _most_likely_tokens(given: Given) -> Any:
-    return _logits(given).argmax(-1)
-
-
-@example("ch05.probas")
-def _target_probabilities(given: Given) -> Any:
-    return jnp.exp(_target_log_probabilities(given))
-
-
-@example("ch05.log_probas")
-def _target_log_probabilities_in_a_row(given: Given) -> Any:
-    return _target_log_probabilities(given).ravel()
-
-
 @example("ch05.loss")
 def _loss_of_batch(given: Given) -> Any:
     nats, count = cross_entropy(_logits(given), jnp.asarray(_TARGETS))
     return nats / count
-
-
-@example("ch05.perplexity")
-def _perplexity_of_batch(given: Given) -> Any:
-    nats, count = cross_entropy(_logits(given), jnp.asarray(_TARGETS))
-    return jnp.exp(nats / count)
 
 
 def _splits(given: Given) -> tuple[np.ndarray, np.ndarray]:
@@ -89,11 +68,6 @@ def _losses_before_training(given: Given) -> Any:
 
     train, validation = _splits(given)
     return {"train": loss(train), "validation": loss(validation)}
-
-
-@example("ch05.toy_logits")
-def _toy_logits(given: Given) -> Any:
-    return _TOY_LOGITS
 
 
 @example("ch05.topk3")
@@ -129,3 +103,12 @@ def _tokenizer_with_new_tokens(given: Given) -> Any:
         "extended_example": extended.encode(sample, allow_special=True),
         "emb_rows": extended.vocab_size,
     }
+
+
+EXAMPLES |= {
+    "ch05.argmax": lambda given: _logits(given).argmax(-1),
+    "ch05.probas": lambda given: jnp.exp(_target_log_probabilities(given)),
+    "ch05.log_probas": lambda given: _target_log_probabilities(given).ravel(),
+    "ch05.perplexity": lambda given: jnp.exp(_loss_of_batch(given)),
+    "ch05.toy_logits": lambda given: _TOY_LOGITS,
+}

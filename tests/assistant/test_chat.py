@@ -12,7 +12,8 @@ from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.finetuning.instructions import encode_prompt, read_conversations
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
-from jaxgpt.generation import decoding_params, dispatch, text
+from jaxgpt.generation import dispatch, text
+from jaxgpt.generation import dispatch as decoding_params
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.tokenization.bpe import train_bpe

@@ -151,12 +151,15 @@ def test_a_file_that_was_brought_by_hand_is_used(tmp_path, source, server):
         ("no_length", ("0" * 64,), f"sum {SUM} instead of 000", []),
     ],
 )
-def test_a_failure_is_one_clear_error_and_no_file(tmp_path, source, how, sha256, reason, left):
+def test_a_failure_is_one_clear_error_and_no_file(
+    tmp_path, source, how, sha256, reason, left, monkeypatch
+):
+    monkeypatch.setattr(downloads, "_SILENCE", 0.2)
     source(how, sha256=sha256)
     with pytest.raises(
         DataError, match=rf"127\.0\.0\.1:\d+/{how}/a\.txt: .*{reason}.*text of your"
     ):
-        fetch("set", tmp_path, timeout=0.2)
+        fetch("set", tmp_path)
     assert names(tmp_path / "set") == left
 
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from jaxgpt.data.holdout import label_documents
 from jaxgpt.data.paths import expand_paths
+from jaxgpt.data.sources import label_documents
 
 LINES = "".join(f"line number {number}\n" for number in range(1000))
 

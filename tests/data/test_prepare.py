@@ -6,7 +6,8 @@ import pytest
 
 from jaxgpt.config import DataConfig
 from jaxgpt.data import prepare as prepare_module
-from jaxgpt.data.corpus import is_current, prepare_corpus
+from jaxgpt.data.corpus import is_current
+from jaxgpt.data.named_text import prepare_corpus
 from jaxgpt.data.prepare import prepare, prepare_stories, write_tokens
 from jaxgpt.data.stories import write_stories
 from jaxgpt.data.text import Document

@@ -1,10 +1,13 @@
 import hashlib
 import struct
+import zlib
 
 import numpy as np
 import pytest
 
-from jaxgpt.data.shards import TokenWriter, open_shard, verify_shard
+from jaxgpt.data.batches import SlidingWindows, permute
+from jaxgpt.data.shards import BLOCK, TokenWriter, open_shard, verify_shard
+from jaxgpt.data.tokens import TokenSplit
 from jaxgpt.errors import ConfigError, DataError
 
 
@@ -108,3 +111,37 @@ def test_every_single_flipped_bit_changes_the_sum(tmp_path):
         path.write_bytes(flip(content, place))
         with pytest.raises(DataError, match="sha256"):
             verify_shard(path, shard["sha256"])
+
+
+def test_tokens_beyond_31_bits_are_read_where_they_lie(tmp_path):
+    count, path = 2**31 + 10_000, tmp_path / "train-00000.bin"
+    ids = np.arange(1, 101, dtype="<u2")
+    with open(path, "wb") as file:  # sparse: 4 GiB that take a few blocks of the disk
+        file.write(struct.pack("<8sIIQ", b"JAXGPTOK", 1, 2, count))
+        file.seek(24 + 2 * 2**31)
+        file.write(ids.tobytes())
+        file.truncate(24 + 2 * count)
+    blocks = -(-path.stat().st_size // BLOCK)
+    sums = np.full(blocks, zlib.crc32(bytes(BLOCK)), np.uint32)
+    with open(path, "rb") as file:
+        for block in (0, (24 + 2 * 2**31) // BLOCK, blocks - 1):  # all others are zeros
+            file.seek(block * BLOCK)
+            sums[block] = zlib.crc32(file.read(BLOCK))
+    shard = open_shard(path, tokens=count, vocab_size=1000, sums=sums)
+    split = TokenSplit((shard, np.arange(50)), num_bytes=1, num_documents=1)
+    assert len(split) == count + 50
+    assert split.read(2**31 - 2, 2**31 + 3).tolist() == [0, 0, 1, 2, 3]
+    assert split.read(count - 1, count + 2).tolist() == [0, 0, 1]
+    windows = SlidingWindows(split, 8, 4)
+    last = windows.window(np.array([2**29 + 2, len(windows) - 1]))
+    assert last.inputs[0].tolist() == list(range(9, 17))
+    assert last.targets[1].tolist() == list(range(41, 49))
+    order = windows.indices(2**40, 64, seed=0)
+    assert order.max() > 2**28
+    assert permute(np.arange(2**40 - 3, 2**40), 2**40, seed=0, epoch=1).max() > 2**31
+    with open(path, "r+b") as file:
+        file.seek(24 + 2 * (2**31 + 50))
+        file.write(b"\xff")
+    reopened = open_shard(path, tokens=count, vocab_size=1000, sums=sums)
+    with pytest.raises(DataError, match="have changed"):
+        reopened[2**31 : 2**31 + 5]

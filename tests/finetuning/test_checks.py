@@ -3,8 +3,8 @@
 import pytest
 
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
-from jaxgpt.finetuning.bases import RECORD, check_base, find_base
 from jaxgpt.finetuning.checks import check_held_out, refuse_idle_settings
+from jaxgpt.finetuning.lora_file import RECORD, check_base, find_base
 from jaxgpt.finetuning.settings import (
     ClassifierConfig,
     InstructionConfig,

@@ -15,6 +15,7 @@ import pytest
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.files import seal
+from jaxgpt.finetuning import pretrained
 from jaxgpt.finetuning.pretrained import (
     begin_from,
     check_fits,
@@ -118,6 +119,17 @@ def test_training_begins_with_the_shape_and_may_change_dropout_and_shorten(folde
             with pytest.raises(ConfigError, match=rf"decides the model.*{next(iter(change))}: "):
                 check_fits(replace(config, model=replace(MODEL, **change)))
     assert begin_from(TrainConfig(), str(folder), "bytes").data.tokenizer == "bytes"
+
+
+def test_a_context_that_takes_no_parameters_is_that_of_a_run(folder, own, monkeypatch):
+    """Windows of all that a model has room for would be far longer than most texts."""
+    long = replace(MODEL, context_length=131_072, positions="rope")
+    monkeypatch.setattr(pretrained, "_read_shape", lambda *_: (long, "bytes"))
+    config = begin_from(TrainConfig(), str(folder))
+    assert config.model == replace(long, context_length=1024)
+    check_fits(config)
+    check_fits(replace(config, model=replace(long, context_length=4096)))
+    assert begin_from(TrainConfig(), str(own)).model == long
 
 
 def test_parameters_to_train_are_float32_and_have_the_positions_in_context(own):

@@ -15,18 +15,18 @@ from safetensors.numpy import load_file, save_file
 from jaxgpt.config_file import from_dict, to_dict
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.finetuning import pretrained
-from jaxgpt.finetuning.bases import find_adapters
+from jaxgpt.finetuning import tune_instructions as tune_instructions_module
 from jaxgpt.finetuning.batching import Rows
+from jaxgpt.finetuning.freezing import Trainable
+from jaxgpt.finetuning.lora_file import find_adapters
 from jaxgpt.finetuning.pretrained import load_adapted
-from jaxgpt.finetuning.saved_classifier import load_classifier
 from jaxgpt.finetuning.settings import (
     ClassifierConfig,
     InstructionConfig,
     LoraConfig,
     PreferenceTuningConfig,
 )
-from jaxgpt.finetuning.trainable import Trainable
-from jaxgpt.finetuning.tune_classifier import classify_texts, tune_classifier
+from jaxgpt.finetuning.tune_classifier import classify_texts, load_classifier, tune_classifier
 from jaxgpt.finetuning.tune_instructions import tune_instructions
 from jaxgpt.finetuning.tune_preferences import tune_preferences
 from jaxgpt.run_config import FolderOptions, OptimizerConfig
@@ -40,8 +40,8 @@ from jaxgpt.training.run_contents import foreign_files
 FAST = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
 CASES = [
     ("classification", "lora"),
-    ("instructions", "all"),
-    ("preferences", "all"),
+    pytest.param("instructions", "all", marks=pytest.mark.whole_run),
+    pytest.param("preferences", "all", marks=pytest.mark.whole_run),
     pytest.param("classification", 0, marks=pytest.mark.whole_run),
     pytest.param("instructions", 1, marks=pytest.mark.whole_run),
     pytest.param("preferences", "lora", marks=pytest.mark.whole_run),
@@ -192,6 +192,12 @@ class StopAtOnce:
 
     number = 15
 
+    def __init__(self, step):
+        pass
+
+    def stopped(self):
+        return True
+
     def __enter__(self):
         return self
 
@@ -286,7 +292,7 @@ def test_a_checkpoint_of_the_first_format_goes_on_with_the_head_that_is_drawn(
         tune("classification", "old", **settings)
     path = undo_last_step(tmp_path / "old") / "manifest.json"
     manifest = json.loads(path.read_text()) | {"format": 1}
-    del manifest["rows"], manifest["sha256"]
+    del manifest["rows"], manifest["sha256"], manifest["sizes"]
     path.write_text(json.dumps(manifest))
     again, _ = tune("classification", "old", **settings)
     same(again.model.params, result.model.params)
@@ -322,6 +328,7 @@ def test_another_batch_size_goes_on_with_the_records_that_are_left(tune, monkeyp
     assert "batch_size 8 -> 16: the data goes on behind the 32 rows" in capsys.readouterr().err
 
 
+@pytest.mark.whole_run
 def test_preferences_begin_at_the_logarithm_of_two(tune):
     first, *_ = tune("preferences", "run").records
     assert first["validation_loss"] == pytest.approx(math.log(2), abs=1e-6)
@@ -337,8 +344,15 @@ def test_a_reference_beside_each_batch_is_the_one_that_was_measured_before(tune)
     jax.tree.map(partial(np.testing.assert_allclose, atol=2e-5), cached, beside)
 
 
-def test_packed_rows_are_fewer_and_their_first_loss_is_that_of_all(tune, base, write):
+@pytest.mark.parametrize("context", [64, pytest.param(131_072, marks=pytest.mark.whole_run)])
+def test_packed_rows_are_fewer_and_their_first_loss_is_that_of_all(
+    tune, base, write, context, monkeypatch, random_params
+):
+    monkeypatch.setattr(tune_instructions_module, "_PACKED", 64)
     settings = {"batch_size": 32, "steps": 1, "trained": "all"}
+    if context > 64:  # rows are no wider than they need be
+        shape = replace(base.config, context_length=context, positions="rope")
+        settings["model"] = replace(base, config=shape, params=random_params(shape))
     held_out = write("held_out.jsonl", questions(36)[32:])
     single = tune("instructions", "single", validation=held_out, **settings)
     rows = 32 // 2  # two of these fit into a row of 64 tokens
@@ -356,6 +370,7 @@ def test_packed_rows_are_fewer_and_their_first_loss_is_that_of_all(tune, base, w
     assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
 
 
+@pytest.mark.whole_run
 def test_new_special_tokens_need_parameters_that_are_trained(tune, tmp_path):
     with pytest.raises(ConfigError, match="special_tokens adds rows to the vocabulary"):
         tune("instructions", "run", special_tokens=True, trained=1)
@@ -365,6 +380,7 @@ def test_new_special_tokens_need_parameters_that_are_trained(tune, tmp_path):
     assert load_model(tmp_path / "run").config.vocab_size == 290 + 64
 
 
+@pytest.mark.whole_run
 def test_another_base_other_data_and_other_settings_are_refused(
     tune, base, write, tmp_path, capsys
 ):
@@ -388,7 +404,8 @@ def test_another_base_other_data_and_other_settings_are_refused(
 @pytest.mark.whole_run
 def test_several_devices_and_a_profile_change_nothing(tune, tmp_path, monkeypatch):
     assert jax.device_count() == 8
-    settings = {"data_parallel": 2, "fsdp": 4, "attention": "chunked", "unroll": 2}
+    layout = "data=2,fsdp=2,tensor=2"
+    settings = {"mesh": layout, "attention": "chunked", "unroll": 2}
     several = tune("instructions", "several", FolderOptions(profile=1), trained="lora", **settings)
     made = several.model.train_config
     assert {name: getattr(made, name) for name in settings} == settings
@@ -404,6 +421,27 @@ def test_several_devices_and_a_profile_change_nothing(tune, tmp_path, monkeypatc
     )
 
 
+@pytest.mark.whole_run
+@pytest.mark.parametrize(
+    ("kind", "trained"),
+    [("classification", "all"), ("preferences", "lora"), ("preferences", "all")],
+)
+def test_each_kind_is_tuned_by_devices_that_share_heads(kind, trained, tune, monkeypatch):
+    # An epsilon that is large beside what gradients are rounded by, or Adam would make whole steps
+    # of the rounding alone, as of a bias of keys, whose gradient is 0.
+    gentle = replace(FAST, weight_decay=0.0, epsilon=1e-3)
+    several = tune(
+        kind, "several", trained=trained, mesh="data=2,fsdp=2,tensor=2", optimizer=gentle
+    )
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    one = tune(kind, "one", trained=trained, optimizer=gentle)
+    jax.tree.map(
+        # 4 steps of 1e-2 times a gradient, clipped to 1, that is rounded by 1e-7, over epsilon.
+        partial(np.testing.assert_allclose, atol=4e-6),
+        *(jax.device_get(result_of(kind, result).model.params) for result in (one, several)),
+    )
+
+
 def test_settings_from_before_there_were_as_many_go_on(base_folder):
     config = InstructionConfig(init_from=base_folder, data=("a.jsonl",))
     old = to_dict(config)
@@ -416,6 +454,7 @@ def files_of(run):
     return {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize(("kind", "trained"), [("classification", "lora"), ("instructions", "all")])
 def test_a_finished_run_makes_again_what_it_lost(kind, trained, tune, tmp_path):
     run = tmp_path / "run"
@@ -434,6 +473,7 @@ def test_a_finished_run_makes_again_what_it_lost(kind, trained, tune, tmp_path):
         tune(kind, "run", trained=trained, seed=1)
 
 
+@pytest.mark.whole_run
 def test_what_somebody_put_beside_the_adapters_is_set_aside(tune, tmp_path):
     tune("instructions", "run", trained="lora")
     (tmp_path / "run/adapters/notes.txt").write_text("mine")

@@ -16,8 +16,8 @@ from jaxgpt.finetuning import pretrained
 from jaxgpt.finetuning.lora import fingerprint, init_adapters
 from jaxgpt.finetuning.lora_file import ADAPTERS, RECORD, load_adapters, save_adapters
 from jaxgpt.finetuning.pretrained import load_adapted
-from jaxgpt.finetuning.saved_classifier import load_classifier, with_class_head
 from jaxgpt.finetuning.settings import LoraConfig
+from jaxgpt.finetuning.tune_classifier import load_classifier, with_class_head
 from jaxgpt.tokenization.tokenizer import ByteTokenizer
 from jaxgpt.training.checkpoint import LoadedModel
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jaxgpt.assistant.chat import find_template
 from jaxgpt.errors import CheckpointError, JaxgptError
-from jaxgpt.finetuning.saved_classifier import load_classifier, with_class_head
+from jaxgpt.finetuning.tune_classifier import load_classifier, with_class_head
 from jaxgpt.training.checkpoint import TASK, load_model, save_model
 from jaxgpt.training.manifest import MANIFEST, verify, write_manifest
 

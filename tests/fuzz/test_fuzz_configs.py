@@ -21,13 +21,15 @@ from hypothesis import strategies as st
 from jaxgpt.config import ModelConfig
 from jaxgpt.config_file import from_dict, load_config, to_dict
 from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
-from jaxgpt.huggingface.config import read_gpt2_config, to_gpt2_config, token_ids
+from jaxgpt.families import gpt2
+from jaxgpt.families.known import FAMILIES, read_family
+from jaxgpt.huggingface.config import read_huggingface_config, to_config, token_ids
 from jaxgpt.model.parameters import count_parameters
 from jaxgpt.presets import get_preset
 from jaxgpt.training.memory import check_memory
 
 SETTINGS = to_dict(get_preset("tiny"))
-GPT2 = to_gpt2_config(ModelConfig(), "float32", token_ids(None))
+GPT2 = to_config(gpt2.GPT2, ModelConfig(), "float32", token_ids(None))
 BIG = 10**400
 IN_SECTIONS = [
     ("optimizer", "learning_rate"),
@@ -149,7 +151,54 @@ def hugging_face(tmp_path_factory):
 @example(Whole(b"[" * 100_000))
 def test_a_hugging_face_config_is_a_gpt2_or_refused(hugging_face, mutation):
     (hugging_face / "config.json").write_bytes(mutation(json.dumps(GPT2).encode()))
-    config = attempt(lambda: read_gpt2_config(hugging_face), CheckpointError)
+    config = attempt(lambda: read_huggingface_config(hugging_face)[1], CheckpointError)
     if isinstance(config, ModelConfig):
         attempt(lambda: (count_parameters(config), check_memory(config)), ResourceError)
         assert from_dict(ModelConfig(), to_dict(config)) == config
+
+
+OTHERS = {
+    name: {"model_type": family.model_type, **family.sizes[name]}
+    | family.write(family.read(family.sizes[name]))
+    for family in FAMILIES[1:]
+    for name in list(family.sizes)[:1]
+}
+PATTERN = ("sliding_window_pattern", "max_window_layers", "rope_local_base_freq")
+others_puts = st.builds(
+    lambda name, value: Put((name,), value),
+    st.sampled_from(sorted({name for values in OTHERS.values() for name in values} | set(PATTERN))),
+    st.sampled_from(HOSTILE),
+)
+rope_puts = st.builds(
+    lambda name, value: Put(("rope_parameters", name), value),
+    st.sampled_from(["rope_type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor"])
+    | st.sampled_from(["beta_fast", "beta_slow", "attention_factor", "truncate", "full_attention"])
+    | st.sampled_from(["original_max_position_embeddings", "sliding_attention", "mscale"]),
+    st.sampled_from(HOSTILE),
+)
+
+
+@given(name=st.sampled_from(sorted(OTHERS)), mutation=json_mutations | others_puts | rope_puts)
+@example("gemma3-270m", Put(("layer_types",), 5))
+@example("gemma3-270m", Put(("query_pre_attn_scalar",), 0))
+@example("gemma3-270m", Put(("query_pre_attn_scalar",), -1.0))
+@example("gemma3-270m", Put(("sliding_window_pattern",), -1))
+@example("llama-3.2-1b", Put(("num_hidden_layers",), 10**9))
+@example("llama-3.2-1b", Put(("vocab_size",), None))
+@example("olmo3-7b", Put(("rope_parameters", "full_attention", "factor"), "yarn"))
+@example("llama-3.2-1b", Put(("rope_parameters", "high_freq_factor"), 1.0))
+@example("olmo3-7b", Put(("rope_parameters", "full_attention", "beta_slow"), 0))
+@example("olmo3-7b", Put(("rope_parameters", "full_attention", "beta_fast"), -1))
+def test_a_hugging_face_config_of_another_family_is_read_or_refused(hugging_face, name, mutation):
+    (hugging_face / "config.json").write_bytes(mutation(json.dumps(OTHERS[name]).encode()))
+    found = attempt(lambda: read_huggingface_config(hugging_face), CheckpointError)
+    if isinstance(found, tuple):
+        config = found[1]
+        attempt(lambda: (count_parameters(config), check_memory(config)), ResourceError)
+        assert from_dict(ModelConfig(), to_dict(config)) == config
+
+
+def test_many_layers_are_counted_at_once():
+    values = OTHERS["gemma3-270m"] | {"num_hidden_layers": 10**9}
+    del values["layer_types"]
+    assert read_family(values)[1].window_period == 6

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import CheckpointError, JaxgptError
+from jaxgpt.families.gpt2 import GPT2
 from jaxgpt.finetuning.pretrained import load_pretrained
 from jaxgpt.huggingface.files import INDEX, WEIGHTS, read_headers
 from jaxgpt.huggingface.weights import load_gpt2, save_gpt2
@@ -55,7 +56,7 @@ def sharded(folder, tmp_path_factory):
         if path.is_file():
             name = "model-00001-of-00001.safetensors" if path.name == WEIGHTS else path.name
             (shards / name).write_bytes(path.read_bytes())
-    names = dict.fromkeys(read_headers(folder), "model-00001-of-00001.safetensors")
+    names = dict.fromkeys(read_headers(folder, GPT2), "model-00001-of-00001.safetensors")
     (shards / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": names}))
     return shards
 
@@ -177,7 +178,7 @@ def test_a_hostile_tokenizer_is_one_or_refused(folder, mutation):
         attempt(lambda: use(folder), JaxgptError)
 
 
-FILES = ("config.json", "tokenizer_config.json", "tokenizer.json")
+FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json")
 
 
 @given(changes=st.lists(st.tuples(st.sampled_from(FILES), json_mutations), min_size=1, max_size=2))
@@ -186,6 +187,8 @@ FILES = ("config.json", "tokenizer_config.json", "tokenizer.json")
 @example([("tokenizer_config.json", Put(("add_prefix_space",), True))])
 @example([("tokenizer_config.json", Put(("added_tokens_decoder",), {"x": 1}))])
 @example([("tokenizer_config.json", Whole(b"[" * 100_000))])
+@example([("generation_config.json", Put(("eos_token_id",), {"a": 1}))])
+@example([("generation_config.json", Whole(b"[" * 100_000))])
 @example([("config.json", Put(("eos_token_id",), 10**400))])
 @example([("config.json", Put(("eos_token_id",), [0, 1]))])
 @example([("config.json", Put(("eos_token_id",), 5000))])

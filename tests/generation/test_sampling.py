@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import ConfigError
-from jaxgpt.generation.sampling import SamplingConfig, filter_logits, likeliest, sample
+from jaxgpt.generation.sampling import (
+    SamplingConfig,
+    SamplingRows,
+    filter_logits,
+    likeliest,
+    sample,
+)
 
 UNSEEN = jnp.zeros((1, 4), dtype=bool)
 
@@ -153,3 +159,36 @@ def test_config_is_static_under_jit():
 def test_settings_out_of_range_are_refused(field, value):
     with pytest.raises(ConfigError, match=f"{field} is {value}; it must be"):
         SamplingConfig(**{field: value})
+
+
+ROWS = [
+    SamplingConfig(),
+    SamplingConfig(temperature=0.0),
+    SamplingConfig(temperature=0.7, top_k=5),
+    SamplingConfig(top_k=40),  # of 30 tokens
+    SamplingConfig(temperature=1.5, top_p=0.6),
+    SamplingConfig(min_p=0.2),
+    SamplingConfig(temperature=0.0, repetition_penalty=1.7),
+    SamplingConfig(temperature=0.6, top_k=9, top_p=0.8, min_p=0.1, repetition_penalty=0.8),
+]
+
+
+@pytest.mark.parametrize("chosen", [range(8), [0], [1, 6], [5, 0], [2, 1], [4]], ids=str)
+def test_rows_with_settings_of_their_own_are_each_as_alone(chosen):
+    noise = np.random.default_rng(0)
+    logits = jnp.asarray(3 * noise.standard_normal((8, 30)), jnp.float32)
+    seen, keys = jnp.asarray(noise.random((8, 30)) < 0.3), jax.random.split(jax.random.key(1), 8)
+    rows = np.array(chosen)
+    kinds = {"top_k": "int32"}
+    numbers = SamplingRows(
+        *(
+            np.array([getattr(ROWS[i], name) for i in chosen], kinds.get(name, "float32"))
+            for name in SamplingRows._fields
+        )
+    )
+    kept = filter_logits(logits[rows], numbers, seen[rows])
+    drawn = sample(logits[rows], seen[rows], keys[rows], numbers)
+    for place, i in enumerate(chosen):
+        own = logits[i : i + 1], ROWS[i], seen[i : i + 1]
+        np.testing.assert_allclose(kept[place], filter_logits(*own)[0], rtol=1e-6)
+        assert drawn[place] == sample(own[0], own[2], keys[i : i + 1], ROWS[i])[0]

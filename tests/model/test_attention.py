@@ -300,7 +300,7 @@ def _trace(params, tokens):
 )
 @pytest.mark.parametrize("name", ["attend_causally", "attention_weights"])
 def test_attention_that_is_replaced_is_replaced_everywhere(replace, compute, name):
-    calls, tokens = replace(name), jax.ShapeDtypeStruct((2, 5), int)
+    calls, tokens = replace(name), jax.ShapeDtypeStruct((2, 5), jnp.int32)
     jax.eval_shape(lambda *given: compute(*given), parameter_shapes(MODEL), tokens)
     assert calls
 

@@ -1,6 +1,7 @@
 """The kernels, without a GPU or TPU: what is chosen, what is lowered, and the same numbers."""
 
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -149,9 +150,9 @@ def close(new, old, length, width):
     np.testing.assert_allclose(new, old, atol=atol, rtol=0)
 
 
-def in_xla(*arrays, is_causal, implementation, attend=jax.nn.dot_product_attention):
+def in_xla(*arrays, is_causal, implementation, attend=jax.nn.dot_product_attention, **bounds):
     assert implementation == "cudnn"
-    return attend(*arrays, is_causal=is_causal, implementation="xla")
+    return attend(*arrays, is_causal=is_causal, implementation="xla", **bounds)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,47 @@ def test_a_kernel_gives_the_context_and_gradient_of_the_plain_function(kernel, l
         close(new_leaf, old_leaf, length, width=64)
 
 
+@pytest.mark.parametrize(("groups", "window"), [(2, 0), (1, 5), (4, 130)])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_kernel_takes_windows_scales_and_shared_keys_as_they_are(
+    kernel, groups, window, monkeypatch
+):
+    monkeypatch.setattr(jax.nn, "dot_product_attention", in_xla)
+    queries, out_grad = normal(1, 4, 256, 64), normal(1, 4, 256, 64, seed=3)
+    met = [normal(1, groups, 256, 64, seed=seed) for seed in (1, 2)]
+    interpret = {} if kernel == "cudnn" else {"interpret": True}
+
+    def contexts_and_gradients(attend, **options):
+        bound = partial(attend, scale=0.1, window=window, **options)
+        contexts, pullback = jax.vjp(bound, queries, *met)
+        return contexts, *pullback(out_grad)
+
+    new = jax.jit(lambda: contexts_and_gradients(KERNELS[kernel], **interpret))()
+    old = jax.jit(lambda: contexts_and_gradients(attend_causally))()
+    for new_leaf, old_leaf in zip(new, old, strict=True):
+        # What comes to a key's gradient is summed over the queries of the heads that share it.
+        close(new_leaf, old_leaf, 256 * 4 // groups, width=64)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_block_gives_a_kernel_no_copies_of_keys(kernel, monkeypatch):
+    monkeypatch.setattr(attention_kernels, "this_device", lambda: DEVICES[kernel])
+    shape = {"context_length": 128, "num_heads": 8, "head_dim": 64, "num_kv_heads": 2}
+    model = ModelConfig(300, num_layers=3, embed_dim=32, window=16, window_period=3, **shape)
+    given = []
+
+    def watched(queries, keys, values, **bounds):
+        given.append((keys.shape, bounds.get("window", 0)))
+        return queries
+
+    monkeypatch.setitem(KERNELS, kernel, watched)
+    loss = next_token_loss(model, Compute("bfloat16", unroll=3))
+    tokens = jax.ShapeDtypeStruct((2, 128), jnp.int32)
+    jax.eval_shape(loss, parameter_shapes(model), (tokens, tokens), None)
+    assert {shape for shape, _ in given} == {(2, 2, 128, 64)}
+    assert {window for _, window in given} == {0, 16}
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_kernel_is_called_on_its_platform(kernel):
     x = jax.ShapeDtypeStruct(GPT2, jnp.bfloat16)
@@ -192,6 +234,17 @@ def test_a_kernel_is_called_on_its_platform(kernel):
     assert both[0] == FORWARD[kernel]
     assert len(both) == 1 + len(BACKWARD[kernel])
     assert set(both[1:]) == BACKWARD[kernel]
+
+
+def test_windows_and_shared_keys_are_what_cudnn_is_asked_for():
+    queries, keys = (jax.ShapeDtypeStruct((2, heads, 1024, 64), jnp.bfloat16) for heads in (12, 3))
+    attend = partial(attend_cudnn, window=128, scale=0.5)
+    gradient = jax.grad(whole(attend), (0, 1, 2))
+    calls, text = lowered(gradient, queries, keys, keys, platform="cuda")
+    assert set(calls) == BACKWARD["cudnn"] | {FORWARD["cudnn"]}
+    assert "sliding_window_length\\22: 128" in text
+    assert "fmha_scale\\22: 0.5" in text
+    assert "tensor<2x1024x3x64xbf16>" in text.partition("custom_call")[2]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -31,7 +31,7 @@ from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.mesh import make_mesh, state_shardings
 from jaxgpt.training.muon import labels
 from jaxgpt.training.optimizer import decay_mask
-from jaxgpt.training.own_block import use_block
+from jaxgpt.training.own_parts import use_block
 from jaxgpt.training.run_folder import check_folder
 from jaxgpt.training.run_state import begin, state_template
 
@@ -188,15 +188,19 @@ def test_a_block_that_cannot_be_recorded_or_has_other_rows_is_refused():
 
 
 def test_what_gpt2_has_no_setting_for_is_not_converted(params, tmp_path):
-    with pytest.raises(CheckpointError, match="GPT-2 has no such block as test_block:gained"):
+    with pytest.raises(
+        CheckpointError, match="nearest is gpt2: its block is test_block:gained; it stays"
+    ):
         save_gpt2(tmp_path / "own", CONFIG, params)
-    with pytest.raises(CheckpointError, match="GPT-2 has positions, and this model has none"):
+    with pytest.raises(
+        CheckpointError, match="nearest is gpt2: positions is none, not learned; it stays here"
+    ):
         save_gpt2(tmp_path / "none", dataclasses.replace(SHAPE, positions="none"), params)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_goes_on_with_the_block_that_it_began_with(tmp_path):
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run/checkpoints/00000001").mkdir(parents=True)
     own = use_block(dataclasses.replace(TINY, model=SHAPE), GAINED)
     (tmp_path / "run/config.json").write_text(json.dumps(to_dict(own)))
     check_folder(tmp_path / "run", own, RunOptions())

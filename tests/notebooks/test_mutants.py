@@ -14,11 +14,7 @@ ROOT = Path(__file__).parents[2]
 MUTANTS = {
     "mask off by one": (
         "04_attention",
-        (
-            "model/attention.py",
-            "<= jnp.arange(first, end)[:, None]",
-            "<= jnp.arange(first, end)[:, None] + 1",
-        ),
+        ("model/attention.py", "mask = places <= asking", "mask = places <= asking + 1"),
     ),
     "no scale": ("04_attention", ("model/attention.py", "1 / math.sqrt(queries.shape[-1])", "1.0")),
     "scale by K": (

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.model.schema import dimensions
-from jaxgpt.parity.torch_reference import future
+from jaxgpt.parity.torch_reference import unseen
 
 
 def simplified_attention(x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
@@ -43,7 +43,7 @@ class CausalAttention(SelfAttention):
         """The context of each token."""
         queries, keys, values = self.query(x), self.key(x), self.value(x)
         scores = queries @ keys.mT / math.sqrt(keys.shape[-1])
-        scores = scores.masked_fill(future(x.shape[1]), -torch.inf)
+        scores = scores.masked_fill(unseen(x.shape[1]), -torch.inf)
         return self.dropout(torch.softmax(scores, dim=-1)) @ values
 
 

@@ -3,7 +3,6 @@
 import math
 
 import jax
-import numpy as np
 import pytest
 import torch
 
@@ -32,29 +31,3 @@ def rounding():
     which it is compared, is about 4 times the typical. The 2 leaves room for other processors.
     """
     return lambda n: 2 * math.sqrt(n) * 2.0**-24
-
-
-@pytest.fixture(scope="session")
-def agree():
-    """`agree(actual, expected, tolerance)`: no element is further off than that share of the
-    largest element in its leaf and the leaf's siblings.
-
-    Siblings share a measure because a key's bias has gradient 0, but for rounding: the softmax does
-    not change when all scores of a row rise by the same. Its measure is the key's weight.
-    """
-
-    def check(actual, expected, tolerance):
-        ours = dict(jax.tree.leaves_with_path(actual))
-        theirs = dict(jax.tree.leaves_with_path(expected))
-        assert ours.keys() == theirs.keys()
-        largest = {}
-        for path, leaf in theirs.items():
-            largest[path[:-1]] = max(largest.get(path[:-1], 0.0), np.abs(leaf).max())
-        for path, leaf in theirs.items():
-            name = jax.tree_util.keystr(path)
-            assert ours[path].shape == leaf.shape, name
-            assert largest[path[:-1]] > 0, f"{name} is zero throughout, which shows nothing"
-            error = np.abs(np.asarray(ours[path]) - np.asarray(leaf)).max() / largest[path[:-1]]
-            assert error <= tolerance, f"{name} is {error:.1e} of the largest off"
-
-    return check

@@ -16,17 +16,16 @@ from jaxgpt.benchmark import (
     contenders,
     decoding,
     jax_trainer,
-    rates,
     torch_trainer,
     training,
+    turns,
 )
-from jaxgpt.benchmark.busy import Bystanders, verdict
+from jaxgpt.benchmark import machine as rates
 from jaxgpt.benchmark.contenders import CONTENDERS, Unavailable, choose
 from jaxgpt.benchmark.report import bars, table, to_json
-from jaxgpt.benchmark.shapes import SHAPES, get_shape
-from jaxgpt.benchmark.torch_rates import measure_torch_products
-from jaxgpt.benchmark.turns import take_turns
-from jaxgpt.benchmark.workload import load_start, make_batches, save_start
+from jaxgpt.benchmark.torch_trainer import measure_torch_products
+from jaxgpt.benchmark.turns import share_of_others, take_turns, verdict
+from jaxgpt.benchmark.workload import SHAPES, get_shape, load_start, make_batches, save_start
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError, JaxgptError
 from jaxgpt.model.flops import flops_per_token
@@ -195,20 +194,24 @@ def test_turns_alternate():
         (10.2, 0.0, "other programs used 0.0% of the CPU"),
     ],
 )
-def test_others_are_seen(own, share, said, tmp_path):
+def test_others_are_seen(own, share, said, tmp_path, monkeypatch):
     # Of 20 s of two cores 10 s were busy: 6 user, 1 nice, 1 system, 0.5 + 0.5 interrupts, 1 stolen.
     # Guests' time is part of the users'.
     stat, seconds = tmp_path / "stat", iter([5.0, 5.0 + own])
+    monkeypatch.setattr(turns, "STAT", stat)
+    monkeypatch.setattr(turns.os, "times", lambda: (next(seconds), 0.0, 0.0, 0.0, 0.0))
     stat.write_text("cpu  100 0 100 1000 50 0 0 0 0 0\ncpu0 1 1 1 1\n")
-    watch = Bystanders(stat, own=lambda: next(seconds))
+    before = turns.cpu_times()
     stat.write_text("cpu  700 100 200 1900 150 50 50 100 300 0\ncpu0 1 1 1 1\n")
-    measured = watch.share()
+    measured = share_of_others(before, turns.cpu_times())
     assert measured == pytest.approx(share)
     assert verdict(measured, 10.0) == said
 
 
-def test_where_nothing_tells_what_others_did(tmp_path):
-    assert Bystanders(tmp_path / "none").share() is None
+def test_where_nothing_tells_what_others_did(tmp_path, monkeypatch):
+    monkeypatch.setattr(turns, "STAT", tmp_path / "none")
+    assert turns.cpu_times() is None
+    assert share_of_others(None, None) is None
     assert verdict(None, 10.0).startswith("not quotable: this system has no /proc")
 
 
@@ -283,14 +286,14 @@ def test_both_write_the_same_tokens(decoded):
 
 
 def test_another_token_ends_it(monkeypatch):
-    right = decoding._Jaxgpt.write
+    right = decoding.write
 
-    def wrong(self, prompts):
-        tokens = right(self, prompts)
+    def wrong(*arguments):
+        tokens = right(*arguments)
         tokens[0, 3] = (tokens[0, 3] + 1) % 31
         return tokens
 
-    monkeypatch.setattr(decoding._Jaxgpt, "write", wrong)
+    monkeypatch.setattr(decoding, "write", wrong)
     with pytest.raises(JaxgptError, match=r"after 8 tokens .* which is no tie"):
         decoding.measure_decoding(CONFIG, batch_sizes=(1,), prompt_tokens=5, new_tokens=6, turns=1)
 
@@ -314,8 +317,9 @@ def test_a_tie_is_no_difference():
 
 
 def test_the_text_is_no_single_token():
-    writer = decoding._Jaxgpt(CONFIG, decoding.varied_start(CONFIG), 11)
-    assert len(set(writer.write(np.array([[1, 2, 3, 4, 5]])).ravel())) > 3
+    params = decoding.prepare_params(decoding.varied_start(CONFIG))
+    text = decoding.write(CONFIG.model, params, 11, np.array([[1, 2, 3, 4, 5]]))
+    assert len(set(text.ravel())) > 3
 
 
 def test_a_context_too_short_is_refused():
@@ -344,7 +348,7 @@ def quick_children(monkeypatch):
 
 @pytest.mark.whole_run
 def test_processes_say_how_long_they_took_to_begin(quick_children):
-    report = children.measure_loading(CONFIG, ["jaxgpt", "torch"], turns=1)
+    report = children.measure_processes("load", CONFIG, ["jaxgpt", "torch"], 1)
     assert [row["contender"] for row in report.rows] == [
         "jaxgpt float32",
         "jaxgpt float32, from the cache",
@@ -370,24 +374,24 @@ def test_memory_is_the_median_of_the_processes(monkeypatch):
         return answers[name] | ({"peak_bytes": next(peaks)} if name == "jaxgpt" else {})
 
     monkeypatch.setattr(children, "_run", answer)
-    report = children.measure_memory(CONFIG, list(answers), turns=3)
+    report = children.measure_processes("memory", CONFIG, list(answers), 3)
     shown = [{key: row[key] for key in row if key.endswith("mb")} for row in report.rows]
     assert shown == [{"peak_mb": 6.0, "device_peak_mb": 2.0}, {"peak_mb": 5.0}]
     assert report.left_out == {"PyTorch compiled float32": "no compiler"}
     answers["torch"]["losses"] = [3.1]
     peaks = iter([4e6])
     with pytest.raises(JaxgptError, match="they do not do the same work"):
-        children.measure_memory(CONFIG, ["jaxgpt", "torch"])
+        children.measure_processes("memory", CONFIG, ["jaxgpt", "torch"], 1)
 
 
 def test_processes_do_without_pytorch(no_torch, monkeypatch):
     answer = {"losses": [3.0], "peak_bytes": 4e6, "device_peak_bytes": None}
     monkeypatch.setattr(children, "_run", lambda *_, **__: answer)
-    report = children.measure_memory(CONFIG, ["jaxgpt", "torch"])
+    report = children.measure_processes("memory", CONFIG, ["jaxgpt", "torch"], 1)
     assert len(report.rows) == 1
     assert report.left_out["PyTorch eager float32"].startswith("PyTorch ")
     with pytest.raises(ConfigError, match="no contender is left"):
-        children.measure_memory(CONFIG, ["torch"])
+        children.measure_processes("memory", CONFIG, ["torch"], 1)
 
 
 def test_a_process_that_fails_is_one_line(monkeypatch):
@@ -395,9 +399,10 @@ def test_a_process_that_fails_is_one_line(monkeypatch):
     with pytest.raises(
         JaxgptError, match=r"the process of jaxgpt float32 failed: .*no_such_module"
     ):
-        children.measure_memory(CONFIG, ["jaxgpt"])
+        children.measure_processes("memory", CONFIG, ["jaxgpt"], 1)
 
 
+@pytest.mark.whole_run
 def test_pytorchs_process_does_without_jax():
     code = (
         "import sys, jaxgpt.benchmark.child, jaxgpt.benchmark.torch_trainer;"

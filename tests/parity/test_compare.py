@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES
 from torch import nn
 from torch.nn import functional
 
@@ -26,9 +27,9 @@ from jaxgpt.parity import torch_reference
 from jaxgpt.parity.compare import compare, to_text
 from jaxgpt.parity.diagnosis import leaf_differences
 from jaxgpt.parity.diagnosis.causes import OPERATIONS, operation_of
+from jaxgpt.parity.diagnosis.diagnose import Attempt
 from jaxgpt.parity.diagnosis.differences import rounding as bound_of
 from jaxgpt.parity.diagnosis.table import OVERRIDES
-from jaxgpt.parity.diagnosis.trial import Attempt
 from jaxgpt.parity.overrides import Variant
 from jaxgpt.parity.recordings.recording import Recording, record_model, record_variant
 from jaxgpt.parity.recordings.recording_file import load_recording, save_recording
@@ -352,6 +353,7 @@ def test_causes_that_cannot_be_told_apart_are_both_named(params, planted):
     assert " or " in comparison.causes[0]
 
 
+@pytest.mark.whole_run
 def test_another_number_of_heads_is_named_where_their_width_is_given(random_params):
     config = dataclasses.replace(CONFIG, num_layers=1, num_kv_heads=2, head_dim=6)
     other = dataclasses.replace(config, num_heads=2, num_kv_heads=1, head_dim=12)
@@ -513,6 +515,7 @@ def test_another_order_of_layers_is_named(order, words, random_params):
     assert compare(a, alone(b)).causes == (f"B {words}",)
 
 
+@pytest.mark.whole_run
 def test_two_layers_exchanged_are_sought_from_the_first_difference(random_params, monkeypatch):
     config = dataclasses.replace(CONFIG, num_layers=5)
     params = random_params(config)
@@ -684,7 +687,8 @@ def test_two_pytorch_models_are_explained_from_the_one_that_can_be_traced(plante
 
 
 def test_every_activation_has_an_operation():
-    found = {operation_of(name).words for name in activation_names(2)}
+    names = activation_names(2) + activation_names(2, FAMILIES["gemma3"])
+    found = {operation_of(name).words for name in names}
     assert found == {operation.words for operation in OPERATIONS.values()}
 
 

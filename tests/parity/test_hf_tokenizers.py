@@ -210,13 +210,13 @@ def merges(folder):
     (folder / "merges.txt").write_text("#version: 0.2\na b\n")
 
 
-def bos_template(folder):
+def eos_template(folder):
     values = json.loads((folder / "tokenizer.json").read_text())
     values["post_processor"] = {
         "type": "TemplateProcessing",
         "single": [
-            {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
             {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
         ],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
         "special_tokens": {
@@ -228,17 +228,20 @@ def bos_template(folder):
 
 CONFIG = "tokenizer_config.json"
 REFUSED = [
-    (bos_template, "its post_processor, TemplateProcessing, adds 1 token"),
+    (eos_template, "its post_processor, TemplateProcessing, adds 1 token"),
     (alone("spiece.model"), "spiece.model is the vocabulary, and it is not GPT-2's"),
     (alone("tokenizer.model"), "tokenizer.model is the vocabulary, and it is not GPT-2's"),
     (alone("vocab.txt"), "vocab.txt is the vocabulary, and it is not GPT-2's"),
     (merges, "merges.txt is the vocabulary, and it is not GPT-2's"),
     (write("tokenizer.json", "{"), "tokenizer.json is not JSON"),
-    (write("tokenizer.json", "[]"), "tokenizer.json is not a JSON object"),
+    (
+        write("tokenizer.json", "[]"),
+        "tokenizer.json holds a list, not a mapping; save the tokenizer again",
+    ),
     (write("tokenizer.json", "[" * 10**5), "nested too deeply"),
     (write(CONFIG, "["), "tokenizer_config.json is not JSON"),
     (write(CONFIG, "[]"), "tokenizer_config.json holds a list"),
-    (write(CONFIG, '{"add_bos_token": true}'), "has add_bos_token True"),
+    (write(CONFIG, '{"add_bos_token": true}'), None),  # it names no token to add
     (write(CONFIG, '{"add_eos_token": true}'), "has add_eos_token True"),
     (write(CONFIG, '{"eos_token": "<none>"}'), "has eos_token '<none>', which no file of the"),
     (write(CONFIG, '{"eos_token": 3}'), "eos_token is 3, which is no token"),

@@ -74,7 +74,10 @@ def our_loss(config, params, inputs, targets):
     return nats / count
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(x, marks=() if x == 768 else pytest.mark.whole_run) for x in SIZES],
+)
 def pair(request, tmp_path_factory):
     """One size in both frameworks."""
     folder = tmp_path_factory.mktemp("hf")
@@ -116,6 +119,7 @@ def test_loss_and_every_gradient(pair, tmp_path):
         assert_close(ours, leaf, GRADIENTS, jax.tree_util.keystr(path))
 
 
+@pytest.mark.whole_run
 def test_greedy_continuation_of_ragged_prompts(pair):
     """Ours padded on the right in buckets, theirs on the left with positions from the mask."""
     prompts = [TOKENS[0, :11].tolist(), TOKENS[1, :4].tolist()]
@@ -429,7 +433,7 @@ def test_names_that_are_there_twice(folder):
         ({"n_head": 0}, "n_head is 0; it must be 1 or more"),
         ({"n_layer": "two"}, "n_layer is 'two'; it must be a int"),
         ({"vocab_size": True}, "vocab_size is True"),
-        ({"model_type": "llama"}, "model_type is 'llama'; only gpt2"),
+        ({"model_type": "bert"}, "model_type is 'bert'; only gpt2"),
         ({"model_type": "none"}, "model_type is None; only gpt2"),
         ({"activation_function": "relu"}, "activation_function is 'relu'; jaxgpt has gelu_new"),
         ({"activation_function": []}, "activation_function is []"),
@@ -616,6 +620,15 @@ def test_files_that_cannot_be_read(folder, monkeypatch):
     assert "model.safetensors cannot be read: [Errno 13] Permission denied" in refused(folder)
 
 
+LLAMA = {
+    "vocab_size": 20_000,
+    "norm": "rms",
+    "positions": "rope",
+    "gate": "silu",
+    "qkv_bias": False,
+    "out_bias": False,
+    "mlp_bias": False,
+}
 MEASURE = """
 import sys
 import jax
@@ -633,13 +646,17 @@ print((memory("VmHWM") - before) / sum(leaf.nbytes for leaf in jax.tree.leaves(p
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from /proc")
-@pytest.mark.parametrize("tied", [True, False])
-def test_loading_takes_little_more_than_the_weights(tied, tmp_path, random_params):
+@pytest.mark.parametrize(
+    "changes",
+    [{}, *(pytest.param(x, marks=pytest.mark.whole_run) for x in ({"tie_head": False}, LLAMA))],
+    ids=["tied", "own", "llama"],
+)
+def test_loading_takes_little_more_than_the_weights(changes, tmp_path, random_params):
     """85 MB in 12 layers; resident memory, which counts the mapped pages of the file too."""
     config = ModelConfig(
-        vocab_size=2000, context_length=64, num_layers=12, num_heads=6, embed_dim=384,
-        tie_head=tied,
+        vocab_size=2000, context_length=64, num_layers=12, num_heads=6, embed_dim=384
     )  # fmt: skip
+    config = replace(config, **changes)
     save_gpt2(tmp_path / "gpt", config, random_params(config))
     ran = subprocess.run(
         [sys.executable, "-c", MEASURE, tmp_path / "gpt"],

@@ -1,5 +1,6 @@
 """The numbers made in NumPy are PyTorch's own: bit for bit, wherever PyTorch uses AVX2."""
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -9,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import transformers
+from test_experts_parity import OURS, THEIRS, to_ours
 from torch import nn
 from torch.utils.data import DataLoader
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
+from jaxgpt.model.nested import flatten
 from jaxgpt.parity import torch_reference
 from jaxgpt.parity.torch_random import TorchGenerator, init_like_torch
 
@@ -274,3 +278,88 @@ def test_torch_is_not_imported():
     code = "import sys, jaxgpt.parity.torch_random; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+TINY = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+SHAPE = ModelConfig(
+    vocab_size=97,
+    context_length=64,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    embed_dim=32,
+    hidden_dim=48,
+    qkv_bias=False,
+    out_bias=False,
+    mlp_bias=False,
+    tie_head=False,
+    norm="rms",
+    positions="rope",
+    gate="silu",
+)
+WIDE = {"head_dim": 16, "qk_norm": "head"}
+# A class of transformers, its settings, and ours.
+FAMILIES = {
+    "Llama": ({}, {}),
+    "Llama with biases": (
+        {"attention_bias": True, "mlp_bias": True},
+        {"qkv_bias": True, "out_bias": True, "mlp_bias": True},
+    ),
+    "Llama tied": ({"tie_word_embeddings": True}, {"tie_head": True}),
+    "Mistral": ({"head_dim": 6}, {"head_dim": 6}),
+    "Qwen2": ({}, {"qkv_bias": True}),
+    "Qwen3": ({"head_dim": 16}, WIDE),
+    "Gemma3": (
+        {"head_dim": 16},
+        WIDE | {"norm_offset": True, "norm_place": "both", "tie_head": True, "gate": "gelu"},
+    ),
+    "Olmo2": ({}, {"qk_norm": "width", "norm_place": "after"}),
+    "Olmo3": ({}, {"qk_norm": "width", "norm_place": "after"}),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("seed", [0, 123])
+def test_init_like_the_classes_of_transformers(name, seed):
+    settings, own = FAMILIES[name]
+    kind = name.split()[0]
+    text = "Text" if kind == "Gemma3" else ""
+    theirs = getattr(transformers, f"{kind}{text}Config")(**TINY, **settings)
+    torch.manual_seed(seed)
+    model = getattr(transformers, f"{kind}ForCausalLM")(theirs)
+    ours = init_like_torch(dataclasses.replace(SHAPE, **own), seed, theirs.pad_token_id)
+    blocks, state = ours["blocks"], model.state_dict()
+    check(ours["embed"]["tokens"], state["model.embed_tokens.weight"], 1e-7)
+    if "head" in ours:
+        check(ours["head"]["weight"].T.copy(), state["lm_head.weight"], 1e-7)
+    for i in range(3):
+        rows = np.split(blocks["attn"]["qkv"]["weight"][i].T, 8)
+        parts = [np.concatenate(part) for part in (rows[:4], rows[4:6], rows[6:])]
+        found = dict(zip(("self_attn.q", "self_attn.k", "self_attn.v"), parts, strict=True))
+        found["self_attn.o"] = blocks["attn"]["out"]["weight"][i].T.copy()
+        for part in ("gate", "up", "down"):
+            found[f"mlp.{part}"] = blocks["mlp"][part]["weight"][i].T.copy()
+        for part, weight in found.items():
+            check(weight, state[f"model.layers.{i}.{part}_proj.weight"], 1e-7)
+    ends = {path.split(".")[-1]: leaf for path, leaf in flatten(ours).items() if leaf.ndim < 3}
+    scale = next(x for path, x in state.items() if "norm" in path)
+    assert (ends["scale"] == scale[0].item()).all()
+    assert not ends.get("bias", np.zeros(1)).any()
+    assert sum(leaf.size for leaf in flatten(ours).values()) == model.num_parameters()
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_init_like_the_classes_with_experts(name):
+    torch.manual_seed(5)
+    state = THEIRS[name]().state_dict()
+    theirs = to_ours(lambda path: jnp.asarray(state[path].numpy()), OURS[name])
+    ours = init_like_torch(OURS[name], 5)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(lambda a, b: check(a, np.ascontiguousarray(b), 1e-7), ours, theirs)

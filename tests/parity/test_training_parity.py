@@ -249,8 +249,12 @@ MEAN_TOLERANCE = 1.6e-4
 
 @pytest.mark.parametrize(
     ("model_config", "config"),
-    [(GPT2, CLIPPED), (OTHER, UNCLIPPED), (GPT2, MUON), (OTHER, UNCLIPPED_MUON)],
-    ids=["gpt2", "other", "gpt2-muon", "other-muon"],
+    [
+        pytest.param(GPT2, CLIPPED, id="gpt2"),
+        pytest.param(OTHER, UNCLIPPED, id="other", marks=pytest.mark.whole_run),
+        pytest.param(GPT2, MUON, id="gpt2-muon"),
+        pytest.param(OTHER, UNCLIPPED_MUON, id="other-muon", marks=pytest.mark.whole_run),
+    ],
 )
 def test_twenty_steps(model_config, config, random_params, agree, rounding):
     noise = np.random.default_rng(0)

@@ -49,6 +49,7 @@ def test_the_float32_runs_are_alike(runs, rounding):
     assert (runs.float64 != runs.torch).any()
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("change", [{"beta2": 0.96}, {"learning_rate": 3.01e-3}, {"epsilon": 1e-6}])
 def test_another_optimizer_shows(change, runs, monkeypatch):
     monkeypatch.setattr(trajectories, "train_in_jax", lambda *_: runs.jaxgpt)

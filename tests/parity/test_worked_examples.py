@@ -1,11 +1,14 @@
 """The worked examples agree with what the notebooks print, and would not if they were wrong."""
 
+import inspect
+import linecache
+
 import pytest
 
 from jaxgpt.errors import DataError
 from jaxgpt.worked import examples
+from jaxgpt.worked.byte_pairs import LetterPairs, spaced_words, whole_text
 from jaxgpt.worked.examples import CHAPTERS, Given, disagreement, load_facts, run_examples
-from jaxgpt.worked.letter_pairs import LetterPairs, spaced_words, whole_text
 
 FACTS = {fact["id"]: fact for fact in load_facts()}
 TEXT = "the cat sat on the mat. the cat ate\nthe rat  and sat"
@@ -42,16 +45,20 @@ def test_what_cannot_be_computed_says_why(outcomes):
 def test_every_example_has_a_fact_and_a_chapter():
     list(run_examples(Given(), []))  # imports the examples
     assert {name.split(".")[0] for name in FACTS} == CHAPTERS.keys()
-    assert FACTS.keys() == examples._EXAMPLES.keys()
+    assert FACTS.keys() == examples.EXAMPLES.keys()
 
 
 def test_a_traceback_names_the_example():
     list(run_examples(Given(), []))
-    names = [item.__qualname__ for item in examples._EXAMPLES.values()]
-    sizes = names.count("<lambda>")  # of the book's sizes, one function
-    assert sizes == 4
-    assert len(set(names)) == len(names) - sizes + 1
+    names = [
+        item.__qualname__ for item in examples.EXAMPLES.values() if item.__name__ != "<lambda>"
+    ]
+    assert len(set(names)) == len(names) > 40
     assert "_" not in names
+    for name, item in examples.EXAMPLES.items():
+        code = inspect.unwrap(item).__code__  # in tests wrapped by jaxtyping
+        line = linecache.getline(code.co_filename, code.co_firstlineno)
+        assert repr(name)[1:-1] in line or name.startswith("ch04.params."), line
 
 
 def test_another_story_is_a_miss():
@@ -136,7 +143,7 @@ def test_letter_pairs_refuse_a_special_token():
 
 
 def test_an_example_that_fails_is_a_miss(monkeypatch):
-    monkeypatch.setitem(examples._EXAMPLES, "appA.params", lambda given: [][0])
+    monkeypatch.setitem(examples.EXAMPLES, "appA.params", lambda given: [][0])
     outcome = run("appA.params")
     assert (outcome.verdict, outcome.reason) == ("miss", "IndexError('list index out of range')")
 

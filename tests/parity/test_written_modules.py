@@ -390,6 +390,7 @@ def test_of_a_module_that_is_no_gpt_it_is_said_what_was_compared(whole):
     assert "of the activations, only logits could be compared" in to_text(comparison, ours, theirs)
 
 
+@pytest.mark.whole_run
 def test_where_nothing_was_compared_in_between_that_is_said(whole):
     _, ours = whole
     kept = {name: ours.activations[name] for name in ("embed", "blocks.0", "logits")}

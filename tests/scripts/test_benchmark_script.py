@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from jaxgpt.benchmark import rates, training
+from jaxgpt.benchmark import machine as rates
+from jaxgpt.benchmark import training
 from jaxgpt.errors import ConfigError, ResourceError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
@@ -53,6 +54,21 @@ def test_decode_writes_what_it_is_told(script, capsys):
     assert "10 of 10" in out
 
 
+@pytest.mark.whole_run
+def test_a_server_of_its_own_is_put_under_load(script, capsys, tmp_path):
+    sizes = ("--context-length", "64", "--num-layers", "1", "--num-heads", "2", "--embed-dim", "8")
+    flags = ("--streams", "2", "--prompt-tokens", "3", "--new-tokens", "5", "--steps", "1")
+    out = tmp_path / "figures.json"
+    script.main(["serve", *sizes, *flags, "--out", str(out)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("serve: 1 layers, 2 heads, width 8, T=64, V=256, prompt 3 + 5")
+    assert [line.split("  ")[0] for line in lines[4:7]] == ["alone", "together", "joins the others"]
+    rows = json.loads(out.read_text())["rows"]
+    assert all(row["tokens_per_second"] > 0 < row["first_token_ms"] for row in rows)
+    with pytest.raises(ConfigError, match="context_length is 64, but 64 tokens of prompt and 128"):
+        script.main(["serve", *sizes])
+
+
 def test_a_batch_that_cannot_be_cut_is_refused(script):
     with pytest.raises(ConfigError, match="2; it must be a multiple of gradient_accumulation 3"):
         script.main([*SMALL, "--gradient-accumulation", "3"])
@@ -75,6 +91,14 @@ def test_a_model_too_large_is_refused(script):
         (["--steps-per-turn", "0"], "steps_per_turn is 0; it must be from 1 to 100,000"),
         (["--num-layers", "-1"], "num_layers is -1; it must be from 0"),
         (["--num-heads", "5"], "num_heads is 5, which does not divide embed_dim 384"),
+        (["--seeds", "1"], "--seeds goes with blocks"),
+        (["blocks", "--dtype", "float32"], "--dtype does not go with blocks"),
+        (["blocks", "--num-layers", "2"], "blocks trains --shape tiny or small as it is"),
+        (["blocks", "--seeds", "0,one"], "--seeds is '0,one'; write whole numbers with commas"),
+        (["blocks", "--contenders", "gpt3"], "no block is called gpt3; there are gpt2, rms-norm,"),
+        (["--streams", "4"], "--streams goes with serve"),
+        (["serve", "--streams", "1"], "streams is 1; it must be from 2 to 256"),
+        (["serve", "--remat"], "are of training, not of serve"),
         (["--shape", "huge"], "invalid choice"),
         (["speed"], "invalid choice"),
     ],

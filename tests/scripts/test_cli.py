@@ -7,6 +7,8 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
+import types
 import warnings
 from pathlib import Path
 
@@ -215,4 +217,13 @@ def test_fine_tuning_has_the_settings_of_every_run(kind, capsys):
         assert f"\n  {flag} " in pages["--help-all"]
         assert f"\n  {flag} " not in pages["--help"]
     options = pages["--help"].split("\ntraining\n")[1].splitlines()
-    assert [options[0].split()[0], options[3].split()[0]] == ["--init-from", "--data"]
+    first = [line.split()[0] for line in options if line.lstrip().startswith("--")]
+    assert first[:2] == ["--init-from", "--data"]
+
+
+@pytest.mark.parametrize("error", [SystemExit(128 + signal.SIGTERM), KeyboardInterrupt()])
+def test_a_signal_that_is_lost_in_a_callback_comes_again(cli, monkeypatch, error):
+    came = threading.Event()
+    monkeypatch.setattr(os, "kill", lambda process, number: came.set())
+    cli._send_again(types.SimpleNamespace(exc_value=error))
+    assert came.wait(5)

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError
-from jaxgpt.huggingface.hub import fetch_gpt2
+from jaxgpt.huggingface.hub import fetch_model
 from jaxgpt.huggingface.weights import load_gpt2, save_gpt2
 from jaxgpt.tokenization.huggingface_folder import TOKENIZER_FILES
 from jaxgpt.tokenization.tokenizer import ByteTokenizer
@@ -142,7 +142,9 @@ def test_what_cannot_be_converted(run, folder):
     fails(run, f"{gpt2} gpt --out none/ck", 2, "does not exist; create it first")
     fails(run, f"{gpt2} gpt", 2, "Missing from jaxgpt convert: --out")
     fails(run, f"{gpt2} gpt --out ck --dtype int8", 2, "--dtype")
-    fails(run, "convert.py --from bert --model gpt --out ck", 2, "('gpt2', 'jaxgpt')")
+    fails(
+        run, "convert.py --from bert --model gpt --out ck", 2, "('huggingface', 'gpt2', 'jaxgpt')"
+    )
     fails(run, f"{gpt2} run --out ck", 4, "run is a checkpoint of jaxgpt; set --from jaxgpt")
     fails(run, f"{own} gpt --out ck", 4, "gpt holds no checkpoint")
     fails(run, f"{gpt2} none --out ck", 4, "none: no such folder")
@@ -261,7 +263,7 @@ def test_an_index_of_the_hub_leads_nowhere_else(run, hub, folder):
 def test_only_a_name_of_the_hub_is_asked_for(hub):
     for name in ("gpt2", "../gpt", "a/..", "a/b/c", "/a", "a/b?c", "-/"):
         with pytest.raises(ConfigError, match="is no OWNER/NAME of the hub"):
-            fetch_gpt2(name)
+            fetch_model(name)
     assert asked(hub) == []
 
 

@@ -2,11 +2,15 @@
 
 import importlib
 import json
+import math
+import re
 import time
 from pathlib import Path
 
 import jax
 import pytest
+
+from jaxgpt.errors import ConfigError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -68,3 +72,43 @@ def test_figures_are_written(plan, tmp_path):
 def test_a_file_of_settings_is_planned(plan, tmp_path):
     (tmp_path / "run.toml").write_text('preset = "small"\n[model]\nnum_layers = 5\n')
     assert plan(str(tmp_path / "run.toml"))[0].startswith("5 layers, 2 heads, width 128")
+
+
+def test_every_mesh_of_devices_that_are_not_here_is_planned(plan, tmp_path):
+    path = tmp_path / "plan.json"
+    lines = plan("small", "--devices", "2..8", "--memory", "1GB", "--json", str(path))
+    figures = json.loads(path.read_text())
+    assert (figures["memory"], figures["per_host"]) == (10**9, 8)
+    counts = [math.prod(each["mesh"].values()) for each in figures["layouts"]]
+    assert counts == sorted(counts)
+    assert set(counts) == {2, 4, 8}
+    shown = [line.split()[0] for line in lines if line[:9].strip().isdecimal()]
+    assert shown == sorted(["2", "4", "8"] * 3)
+    fastest = figures["layouts"][0]
+    assert fastest["step_seconds"] <= fastest["step_seconds_in_turn"]
+
+
+def test_of_one_number_of_devices_the_traffic_of_the_fastest_is_shown(plan):
+    lines = plan("small", "--devices", "4", "--mesh", "fsdp=4", "--link", "100GB/s")
+    said = lines.index("with fsdp=4, each device sends in a step, by ring algorithms:")
+    assert any(line.startswith("  all-gather along fsdp: 25 times, ") for line in lines[said:])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--devices", "8.."), "devices is '8..'; write a number from 1 to 1,048,576, such as 64"),
+        (("--devices", "8", "--link", "450GB"), "link is '450GB'; write .* such as 450GB/s"),
+        (("--devices", "8", "--network", "0GB/s"), "network is '0GB/s'; write a number"),
+        (("--devices", "8", "--flops", "nan"), "flops is nan; it must be from"),
+        (("--devices", "8", "--utilization", "2"), "utilization is 2.0; it must be from 0.01 to 1"),
+        (("--devices", "8", "--per-host", "0"), "per_host is 0; it must be from 1"),
+        (("--devices", "8", "--gradient-accumulation", "2"), "is chosen for each mesh"),
+        (("--devices", "128"), "no mesh of 128 devices can be: "),
+        (("--per-host", "4"), "--per-host is of devices that are not here; add --devices"),
+    ],
+)
+def test_devices_that_cannot_be_are_refused(plan, flags, message, capsys):
+    with pytest.raises((ConfigError, SystemExit)) as refused:
+        plan("small", *flags)
+    assert re.search(message, f"{refused.value} {capsys.readouterr().err}")

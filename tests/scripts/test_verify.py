@@ -37,7 +37,7 @@ def test_it_does_without_torch(tmp_path):
 
 def test_a_miss_is_shown_and_exits_with_1(verify, monkeypatch, capsys):
     list(examples.run_examples(examples.Given(), []))  # imports the examples
-    monkeypatch.setitem(examples._EXAMPLES, "appA.params_toy", lambda given: 751)
+    monkeypatch.setitem(examples.EXAMPLES, "appA.params_toy", lambda given: 751)
     with pytest.raises(SystemExit) as stop:
         verify.main(["--only", "appA.params"])
     assert stop.value.code == 1

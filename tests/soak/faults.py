@@ -1,9 +1,10 @@
 """What can befall a run's folder while no process has it, by name.
 
 A fault is called with the folder and a random.Random; it returns what it did, or None where there
-is nothing to do it to. None of them takes the last whole state of a run.
+is nothing to do it to. None of them takes the last whole checkpoint of a run.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -67,9 +68,27 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in found if path.name.isdigit() and path.is_dir())
 
 
+def whole(run: Path) -> list[Path]:
+    """The checkpoints that are as they were written, oldest first."""
+    from jaxgpt.errors import CheckpointError
+    from jaxgpt.training.manifest import verify
+
+    found = []
+    for path in checkpoints(run):
+        with contextlib.suppress(CheckpointError):
+            verify(path, int(path.name))
+            found.append(path)
+    return found
+
+
+def newest_step(run: Path) -> int:
+    """The step of the newest whole checkpoint; 0 without one."""
+    return int(whole(run)[-1].name) if whole(run) else 0
+
+
 def _newest(run: Path) -> Path | None:
-    """The newest checkpoint, where there is an older one."""
-    return checkpoints(run)[-1] if len(checkpoints(run)) > 1 else None
+    """The newest whole checkpoint, where there is an older one."""
+    return whole(run)[-1] if len(whole(run)) > 1 else None
 
 
 def _files(folder: Path) -> list[Path]:
@@ -86,9 +105,9 @@ def _of_checkpoint(change: Callable[[Path, Random], str | None], name: str = "*"
 
 
 def _of_both_newest(run: Path, rng: Random) -> str | None:
-    if len(checkpoints(run)) < 3:
+    if len(whole(run)) < 3:
         return None
-    return "; ".join(str(_flip(rng.choice(_files(x)), rng)) for x in checkpoints(run)[-2:])
+    return "; ".join(str(_flip(rng.choice(_files(x)), rng)) for x in whole(run)[-2:])
 
 
 def _checkpoint_to_file(run: Path, rng: Random) -> str | None:
@@ -106,9 +125,9 @@ def _empty_checkpoint(run: Path, rng: Random) -> str | None:
 
 
 def _no_checkpoint(run: Path, rng: Random) -> str | None:
-    if found := checkpoints(run):
-        shutil.rmtree(found[-1])
-    return found[-1].name if len(found) > 1 else None
+    if newest := _newest(run):
+        shutil.rmtree(newest)
+    return newest and newest.name
 
 
 def _stranger(run: Path, rng: Random) -> str | None:
@@ -121,6 +140,22 @@ def _of(name: str, change: Callable[[Path, Random], str | None]) -> Fault:
     def fault(run: Path, rng: Random) -> str | None:
         files = sorted(path for path in run.glob(name) if path.is_file())
         return change(rng.choice(files), rng) if files else None
+
+    return fault
+
+
+def _of_any(change: Callable[[Path, Random], str | None], aside: tuple[str, ...] = ()) -> Fault:
+    """Of any file but those of the last whole checkpoint, and those `aside`."""
+
+    def fault(run: Path, rng: Random) -> str | None:
+        last = whole(run)[-1:] if len(whole(run)) == 1 else []
+        files = [
+            path
+            for path in (_files(run) if run.is_dir() else [])
+            if path.name not in aside and not any(path.is_relative_to(x) for x in last)
+        ]
+        path = rng.choice(files) if files else None
+        return f"{path.relative_to(run)}: {change(path, rng)}" if path else None
 
     return fault
 
@@ -158,14 +193,16 @@ def _partial(run: Path, rng: Random) -> str | None:
     """What a process that was killed leaves behind, of several writers at once."""
     if not run.is_dir():
         return None
-    for name in (".tokens.0a1b2c3d.partial", ".tokens.0a1b2c3d.old"):
-        (run / name).mkdir()
+    there = (run / "tokens").is_dir()
+    for name in (".tokens.0a1b2c3d.partial", *[".tokens.0a1b2c3d.old"] * there):
+        (run / name).mkdir(exist_ok=True)
         (run / name / "train-00000.bin").write_bytes(b"JAXG")
-    for name in (".config.json.0a1b2c3d.partial", ".metrics.jsonl.tmp", ".loss.png.tmp"):
+    drafts = ("config.json", "metrics.jsonl", "loss.png")
+    for name in (f".{draft}.0a1b2c3d.partial" for draft in drafts):
         (run / name).write_bytes(b"{")
     if (run / "checkpoints").is_dir():
         draft = run / "checkpoints" / ".00000030.1.tmp"
-        draft.mkdir()
+        draft.mkdir(exist_ok=True)
         (draft / "manifest.json").write_bytes(b"")
     return "drafts"
 
@@ -178,76 +215,74 @@ def _stale_lock(run: Path, rng: Random) -> str | None:
 
 
 def compiled(run: Path) -> Path:
-    """The folder of compiled programs that a run has to itself, if there is one."""
-    return run.with_name(f"{run.name}.compiled")
+    """The folder of compiled programs that a run has to itself, once they are damaged."""
+    return Path(f"{run.name}.compiled")
 
 
 def _of_program(change: Callable[[Path, Random], str | None]) -> Fault:
     def fault(run: Path, rng: Random) -> str | None:
+        if not compiled(run).is_dir():
+            shutil.copytree(os.environ["JAX_COMPILATION_CACHE_DIR"], compiled(run))
         done = [change(path, rng) for path in sorted(compiled(run).glob("*-cache"))]
         return f"all of {len(done)} programs" if done else None
 
     return fault
 
 
-def _nothing(run: Path, rng: Random) -> str:
-    return ""
-
-
-SHARD = "tokens/*.bin"
-LATE = ("save", "step", "end", "finished")
-EARLY = ("start", "tokens", *LATE)
-FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {
-    "none": (_nothing, EARLY),
-    "partial_left": (_partial, EARLY),
-    "stale_lock": (_stale_lock, EARLY),
-    "closed_stderr": (_nothing, EARLY),
-    "closed_stdout": (_nothing, LATE),
-    "ck_flip_array": (_of_checkpoint(_flip, "d/*"), LATE),
-    "ck_flip_any": (_of_checkpoint(_flip), LATE),
-    "ck_truncate": (_of_checkpoint(_truncate, "d/*"), LATE),
-    "ck_delete": (_of_checkpoint(_delete), LATE),
-    "ck_empty_file": (_of_checkpoint(_empty), LATE),
-    "ck_fifo": (_of_checkpoint(_to_fifo), LATE),
-    "ck_link": (_of_checkpoint(_to_link, "d/*"), LATE),
-    "ck_stranger": (_stranger, LATE),
-    "ck_flip_validation": (_of_checkpoint(_flip, "validation.json"), LATE),
-    "ck_no_manifest": (_of_checkpoint(_delete, "manifest.json"), LATE),
-    "ck_flip_manifest": (_of_checkpoint(_flip, "manifest.json"), LATE),
-    "ck_truncate_manifest": (_of_checkpoint(_truncate, "manifest.json"), LATE),
-    "ck_fifo_manifest": (_of_checkpoint(_to_fifo, "manifest.json"), LATE),
-    "ck_is_file": (_checkpoint_to_file, LATE),
-    "ck_empty_folder": (_empty_checkpoint, LATE),
-    "ck_gone": (_no_checkpoint, LATE),
-    "ck_both": (_of_both_newest, LATE),
-    "metrics_cut": (_of("metrics.jsonl", _truncate), LATE),
-    "metrics_garbage": (_of("metrics.jsonl", _append(b"\xff\0\xff garbage")), LATE),
-    "metrics_number": (_of("metrics.jsonl", _append(b'{"step": 1e999}\n')), LATE),
-    "metrics_middle": (_of("metrics.jsonl", _middle), LATE),
-    "metrics_flip": (_of("metrics.jsonl", _flip), LATE),
-    "metrics_gone": (_of("metrics.jsonl", _delete), LATE),
-    "metrics_folder": (_of("metrics.jsonl", _to_folder), LATE),
-    "config_empty": (_of("config.json", _empty), LATE),
-    "config_flip": (_of("config.json", _flip), LATE),
-    "config_gone": (_of("config.json", _delete), LATE),
-    "card_gone": (_of("README.md", _delete), ("end", "finished")),
-    "picture_gone": (_of("loss.png", _delete), ("end", "finished")),
-    "card_empty": (_of("README.md", _empty), ("end", "finished")),
-    "tok_flip": (_of(SHARD, _flip), EARLY),
-    "tok_flip_low": (_of(SHARD, lambda path, rng: _flip(path, rng, range(1))), EARLY),
-    "tok_delete": (_of(SHARD, _delete), EARLY),
-    "tok_truncate": (_of(SHARD, _truncate), EARLY),
-    "tok_fifo": (_of(SHARD, _to_fifo), EARLY),
-    "tok_gone": (_gone("tokens"), EARLY),
-    "tok_no_manifest": (_of("tokens/manifest.json", _delete), EARLY),
-    "tok_flip_manifest": (_of("tokens/manifest.json", _flip), EARLY),
-    "tok_empty_manifest": (_of("tokens/manifest.json", _empty), EARLY),
-    "tok_tokenizer": (_of("tokens/tokenizer/*", _flip), EARLY),
-    "tok_tokenizer_cut": (_of("tokens/tokenizer/*", _truncate), EARLY),
-    "tok_tokenizer_gone": (_gone("tokens/tokenizer"), EARLY),
-    "cache_flip": (_of_program(_flip), EARLY),
-    "cache_truncate": (_of_program(_truncate), EARLY),
-    "adapters_flip": (_of("adapters/*", _flip), LATE),
-    "adapters_gone": (_gone("adapters"), LATE),
+_FOR_PEOPLE = ("README.md", "loss.png")  # what is in them is nobody's to read but a person's
+_SHARD = "tokens/*.bin"
+FAULTS: dict[str, Fault] = {
+    "any_flip": _of_any(_flip, _FOR_PEOPLE),
+    "any_truncate": _of_any(_truncate, _FOR_PEOPLE),
+    "any_empty": _of_any(_empty),
+    "any_delete": _of_any(_delete),
+    "drafts_left": _partial,
+    "lock_left": _stale_lock,
+    "ck_flip_array": _of_checkpoint(_flip, "d/*"),
+    "ck_flip_any": _of_checkpoint(_flip),
+    "ck_truncate": _of_checkpoint(_truncate, "d/*"),
+    "ck_delete": _of_checkpoint(_delete),
+    "ck_empty_file": _of_checkpoint(_empty),
+    "ck_fifo": _of_checkpoint(_to_fifo),
+    "ck_link": _of_checkpoint(_to_link, "d/*"),
+    "ck_stranger": _stranger,
+    "ck_flip_validation": _of_checkpoint(_flip, "validation.json"),
+    "ck_no_manifest": _of_checkpoint(_delete, "manifest.json"),
+    "ck_flip_manifest": _of_checkpoint(_flip, "manifest.json"),
+    "ck_truncate_manifest": _of_checkpoint(_truncate, "manifest.json"),
+    "ck_fifo_manifest": _of_checkpoint(_to_fifo, "manifest.json"),
+    "ck_is_file": _checkpoint_to_file,
+    "ck_empty_folder": _empty_checkpoint,
+    "ck_gone": _no_checkpoint,
+    "ck_both": _of_both_newest,
+    "metrics_cut": _of("metrics.jsonl", _truncate),
+    "metrics_garbage": _of("metrics.jsonl", _append(b"\xff\0\xff garbage")),
+    "metrics_number": _of("metrics.jsonl", _append(b'{"step": 1e999}\n')),
+    "metrics_middle": _of("metrics.jsonl", _middle),
+    "metrics_flip": _of("metrics.jsonl", _flip),
+    "metrics_gone": _of("metrics.jsonl", _delete),
+    "metrics_folder": _of("metrics.jsonl", _to_folder),
+    "config_empty": _of("config.json", _empty),
+    "config_flip": _of("config.json", _flip),
+    "config_gone": _of("config.json", _delete),
+    "card_gone": _of("README.md", _delete),
+    "card_empty": _of("README.md", _empty),
+    "picture_gone": _of("loss.png", _delete),
+    "tok_flip": _of(_SHARD, _flip),
+    "tok_flip_low": _of(_SHARD, lambda path, rng: _flip(path, rng, range(1))),
+    "tok_delete": _of(_SHARD, _delete),
+    "tok_truncate": _of(_SHARD, _truncate),
+    "tok_fifo": _of(_SHARD, _to_fifo),
+    "tok_gone": _gone("tokens"),
+    "tok_no_manifest": _of("tokens/manifest.json", _delete),
+    "tok_flip_manifest": _of("tokens/manifest.json", _flip),
+    "tok_empty_manifest": _of("tokens/manifest.json", _empty),
+    "tok_tokenizer": _of("tokens/tokenizer/*", _flip),
+    "tok_tokenizer_cut": _of("tokens/tokenizer/*", _truncate),
+    "tok_tokenizer_gone": _gone("tokens/tokenizer"),
+    "cache_flip": _of_program(_flip),
+    "cache_truncate": _of_program(_truncate),
+    "adapters_flip": _of("adapters/*", _flip),
+    "adapters_gone": _gone("adapters"),
 }
-"""Each fault, and the moments of a kill after which it is worth trying."""
+"""Each fault; what two have before the first _ in common befalls the same part of the folder."""

@@ -1,48 +1,47 @@
 """Runs under random faults: killed, their folders damaged, and started again by the same command.
 
-`soak.py [--faults 100] [--seed 0]` trains a tiny GPT and tunes it with adapters, undisturbed; then
-it does one of the two again and again, killing it at a random moment and damaging its folder. The
-same command must come to its end, with the same parameters bit for bit, every record of
-metrics.jsonl, README.md, loss.png and whole tokens. Prints a line for each fault and a table, and
-exits with 1 if any was not survived. The folder of one that was not is kept.
+`soak.py [--faults 500] [--seed 0]` trains a tiny GPT, in one process and in two, and tunes it with
+adapters, undisturbed. Then it begins one of the three again and again. A process of it is killed or
+gets a signal at a moment of its work, finds the disk full, or a number that is not finite; up to
+four parts of its folder are damaged; the same command goes on, and meets the next. In the end it
+must come to the same parameters bit for bit, every record of metrics.jsonl, README.md, loss.png and
+whole tokens, without a traceback on the way. Prints a line for each fault and a table, and exits
+with 1 if any was not survived: all faults of a run count as not survived that does not end so. Its
+folder is kept. Disks are filled where a tmpfs can be mounted, which takes root.
 """
 
 import argparse
 import contextlib
-import hashlib
 import json
 import multiprocessing
 import os
-import runpy
 import shutil
-import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
-from faults import FAULTS, checkpoints, compiled
+from acts import ACTS, DISK, PEERS, befall, disk
+from ending import Ending, differences, ending, metrics
+from faults import FAULTS, compiled, newest_step
+from processes import MODULES, ROOT, launch, log, wrong
 
-ROOT = Path(__file__).resolve().parents[2]
-STEPS = 60
-SECONDS = 300  # after which a command counts as hanging
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+STEPS = 40
 SETTINGS = {
     "preset": "tiny",
     "steps": STEPS,
-    "checkpoint_every": 10,
+    "checkpoint_every": 8,
     "keep_checkpoints": 3,
     "evaluate_every": 20,
     "evaluation_batches": 2,
-    "sample_every": 20,
+    "sample_every": STEPS,
     "sample_tokens": 4,
-    "log_every": 5,
+    "log_every": 4,
     "batch_size": 8,
     "model": {
         **{"vocab_size": 0, "context_length": 64, "num_layers": 1, "num_heads": 1, "embed_dim": 8},
@@ -51,54 +50,34 @@ SETTINGS = {
     "data": {"data": ["text.txt"], "tokenizer": "bpe:270", "validation_fraction": 0.2},
     "optimizer": {"warmup_steps": 5},
 }
-TRAIN = ["train.py", "run.json"]
-TUNE = [
-    *("finetune_instructions.py", "--init-from", "base", "--data", "records.jsonl"),
-    *("--trained", "lora", "--rank", "2", "--epochs", "6", "--batch-size", "4"),
-    *("--checkpoint-every", "5", "--keep-checkpoints", "3", "--evaluate-every", "10"),
-    *("--sample-every", "10", "--log-every", "5", "--template", "phi"),
-]
-MODULES = [
-    *(
-        "jaxgpt.training.pretrain",
-        "jaxgpt.finetuning.tune_instructions",
-        "jaxgpt.finetuning.pretrained",
-    ),
-    *("jaxgpt.generation.text", "matplotlib.figure", "matplotlib.backends.backend_agg", "tyro"),
-]
-"""Imported once, by the process that all commands are forked from."""
-
-
-@dataclass(frozen=True)
-class Ending:
-    """What is the same of two runs of one command."""
-
-    state: str
-    """The sum of all arrays of the last checkpoint."""
-    records: list[str]
-    """The lines of metrics.jsonl but for times."""
-    tokens: str
-    """The fingerprint of the tokens, where the run has its own."""
-    model: str
-    """The sum of what generate.py would load of it."""
-    best: str
-    """The checkpoint that --best takes."""
+COMMANDS = {
+    "train": ["train.py", "run.json"],
+    "tune": [
+        *("finetune_instructions.py", "--init-from", "train", "--data", "records.jsonl"),
+        *("--trained", "lora", "--rank", "2", "--epochs", "6", "--batch-size", "4"),
+        *("--checkpoint-every", "5", "--keep-checkpoints", "3", "--evaluate-every", "15"),
+        *("--sample-every", "30", "--log-every", "4", "--template", "phi"),
+    ],
+    "launch": [
+        *("launch.py", "--processes", "2", "--"),
+        *("train", "run.json", "--peer-timeout", "5"),
+    ],
+}
+WEIGHTS = {"train": 14, "tune": 5, "launch": 1}
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faults", type=int, default=100)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--faults", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2, help="commands at a time")
-    parser.add_argument("--only", default="", help="faults whose names begin so")
-    parser.add_argument("--training", action="store_true", help="no fine-tuning")
+    parser.add_argument("--only", default="", help="commands, such as train,tune; by default all")
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
     options = parser.parse_args(argv)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="jaxgpt-soak-"))
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder.absolute() / "compiled"))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # The programs are small: to optimise them takes longer than it saves.
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
@@ -107,52 +86,115 @@ def main(argv: list[str]) -> int:
     multiprocessing.set_start_method("forkserver")
     multiprocessing.set_forkserver_preload(MODULES)
 
-    write_data()
-    commands = [TRAIN] if options.training else [TRAIN, TUNE]
-    references = {}
-    for command, out in zip(commands, ("base", "tuned"), strict=False):
-        code, seconds = launch(command, Path(out))
-        if code:
-            print(Path(f"{out}.log").read_text())
-            raise SystemExit(f"{' '.join(command)} undisturbed: exit code {code}")
-        print(f"undisturbed: {command[0]}, {seconds:.1f} s", flush=True)
-        references[command[0]] = ending(Path(out))
-
-    names = [name for name in FAULTS if name.startswith(options.only)]
-    if options.training:
-        names = [name for name in names if not name.startswith("adapters_")]
-    Random(options.seed).shuffle(names)
-    tried, failed = Counter(), Counter()
-
-    def fault(number: int) -> None:
-        rng = Random(f"{options.seed} {number}")
-        # Each in turn, so that all are tried where there are enough; the rest is chance.
-        name = names[number % len(names)]
-        began = time.monotonic()
-        command = commands[rng.random() < 0.3 and len(commands) > 1]
-        if name.startswith(("tok_", "adapters_")):  # which only one of the two has
-            command = commands[-(name[0] == "a")]
-        run = Path(f"run{number:03d}")
-        if name.startswith("cache_"):
-            shutil.copytree(os.environ["JAX_COMPILATION_CACHE_DIR"], compiled(run))
-        story, problem = suffer(name, command, run, references[command[0]], rng)
-        tried[name] += 1
-        failed[name] += bool(problem)
-        if not problem:
-            for path in (run, compiled(run)):
-                shutil.rmtree(path, ignore_errors=True)
-        line = f"{number:3d} {name:20} {command[0][:8]} {story}: {problem or 'survived'}"
-        print(f"{line}, {time.monotonic() - began:.1f} s", flush=True)
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(fault, range(options.faults)))
-    print("\nfault                 tried  failed")
-    for name, count in sorted(tried.items()):
-        print(f"{name:20} {count:6d} {failed[name]:7d}")
-    print(f"{'all':20} {tried.total():6d} {failed.total():7d}")
-    if failed.total() == 0 and options.folder is None:
+    names = options.only.split(",") if options.only else list(COMMANDS)
+    with disk() as fillable:
+        failed = soak(options.faults, options.seed, names, fillable)
+    if not failed and options.folder is None:
         shutil.rmtree(folder)
-    return int(failed.total() > 0)
+    return int(failed)
+
+
+def soak(faults: int, seed: int, names: list[str], fillable: bool) -> bool:
+    """Try so many faults; whether any was not survived."""
+    write_data()
+    references = {}
+    for name in names:
+        code, seconds = launch(COMMANDS[name], Path(name))
+        if code:
+            print(Path(f"{name}.log").read_text())
+            raise SystemExit(f"{name}, undisturbed: exit code {code}")
+        print(f"undisturbed: {name}, {seconds:.1f} s", flush=True)
+        references[name] = ending(Path(name))
+    acts = [act for act in ACTS if fillable or act != "full_disk"]
+    peers = [act for act in PEERS if act in acts or act not in ACTS]
+    texts = [act for act in acts if not act.endswith("_data")]  # of what keeps no tokens
+    decks = {"train": acts, "tune": texts, "launch": peers, "faults": list(FAULTS)}
+    # Each in turn, so that all are tried where there are enough; the rest is chance.
+    decks = {key: deque(Random(seed).sample(deck, len(deck))) for key, deck in decks.items()}
+    tried, failed, number = Counter(), Counter(), 0
+    while tried.total() < faults:
+        rng, began, problem, met = Random(f"{seed} {number}"), time.monotonic(), "", Counter()
+        name = rng.choices(names, [WEIGHTS[name] for name in names])[0]
+        run = DISK / f"run{number:03d}"
+        number += 1
+        try:
+            for fault, story in disturbed(name, run, references[name], rng, decks):
+                met[fault] += 1
+                count = (tried + met).total()
+                print(f"{count:3d} {run.name} {name:6} {fault:20} {story}", flush=True)
+        except NotSurvivedError as error:
+            problem = str(error)
+            failed += met
+            subprocess.run(["cp", "-a", str(run), run.name], check=False)  # with its pipes
+        tried += met
+        for path in (run, compiled(run)):
+            shutil.rmtree(path, ignore_errors=True)
+        print(f"    {run.name}: {problem or 'as undisturbed'}, {time.monotonic() - began:.0f} s")
+    print(f"\n{'fault':20} tried  recovered")
+    for name, count in (*sorted(tried.items()), ("all", tried.total())):
+        lost = failed.total() if name == "all" else failed[name]
+        print(f"{name:20} {count:5d} {count - lost:10d}")
+    return failed.total() > 0
+
+
+class NotSurvivedError(Exception):
+    """What is wrong with a run after its faults."""
+
+
+def disturbed(
+    name: str, run: Path, reference: Ending, rng: Random, decks: dict[str, deque[str]]
+) -> Iterator[tuple[str, str]]:
+    """Go through a run and yield each fault, with what it did; NotSurvivedError if one is not."""
+    lost, made, same_best = Counter(), Counter(), True
+    for _ in range(1 if name == "launch" else 2 + rng.randrange(5)):
+        decks[name].rotate(-1)
+        act, newest = decks[name][0], newest_step(run)
+        story, code, problem = befall(act, COMMANDS[name], run, reference.last, rng)
+        if story:
+            yield act, story
+        if newest_step(run) < newest:
+            problem = problem or f"the checkpoint of step {newest} is gone"
+        before, done = metrics(run), []
+        check(run, problem)
+        for fault, story in damages(run, rng, decks["faults"]):
+            yield fault, story
+            done.append(fault)
+        # A record that was destroyed cannot come back, nor one be told from what a flip made; the
+        # best checkpoint may have been destroyed, and then it is another.
+        lost += Counter(before) - Counter(metrics(run))
+        made += Counter(metrics(run)) - Counter(before)
+        spoilt = [fault for fault in (act, *done) if fault.startswith(("ck_", "any_", "full_"))]
+        same_best = same_best and not spoilt
+        if code == 0:
+            break
+    code, _ = launch(COMMANDS[name], run)
+    check(run, wrong(code, run, 0))
+    try:
+        with contextlib.redirect_stderr(None):  # it tells of what was set aside
+            found = ending(run)
+    except Exception as error:  # whatever it is, the run is not whole
+        raise NotSurvivedError(f"{type(error).__name__}: {str(error)[:200]}") from None
+    found = found if same_best else replace(found, best=reference.best)
+    check(run, "; ".join(differences(found, reference, lost, made, run)))
+
+
+def check(run: Path, problem: str) -> None:
+    """Raise NotSurvivedError if there is a problem, or a traceback among what was said."""
+    if problem or "Traceback" in log(run):
+        raise NotSurvivedError(problem or "a traceback")
+
+
+def damages(run: Path, rng: Random, deck: deque[str]) -> Iterator[tuple[str, str]]:
+    """Damage up to four parts of a run's folder; yield each fault, with what it did."""
+    parts, wanted = set(), 1 + rng.randrange(4)
+    for _ in range(len(deck)):
+        if len(parts) == wanted:
+            return
+        deck.rotate(-1)
+        part = deck[0].split("_")[0]
+        if part not in parts and run.is_dir() and (story := FAULTS[deck[0]](run, rng)):
+            parts.add(part)
+            yield deck[0], story
 
 
 def write_data() -> None:
@@ -167,188 +209,6 @@ def write_data() -> None:
     records = [{"instruction": sentence()[:8], "output": sentence()[:8]} for _ in range(24)]
     Path("records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     Path("run.json").write_text(json.dumps(SETTINGS))
-
-
-def start(command: list[str], run: Path, closed: int | None = None) -> Any:
-    """The command as a process of its own, with its output in a file beside the run."""
-    argv = [*command, "--out", str(run)]
-    process = multiprocessing.Process(target=_child, args=(argv, run, closed))
-    process.start()
-    return process
-
-
-def _child(argv: list[str], run: Path, closed: int | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what comes before the script is not its own
-    with open(f"{run}.log", "a") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
-    if closed is not None:  # as Python finds them behind `1>&-` and `2>&-`
-        os.close(closed)
-        setattr(sys, ("", "stdout", "stderr")[closed], None)
-    if compiled(run).is_dir():
-        import jax
-
-        jax.config.update("jax_compilation_cache_dir", str(compiled(run).absolute()))
-    sys.argv = argv
-    script = str(ROOT / "scripts" / argv[0])
-    sys.path.insert(0, str(ROOT / "scripts"))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    runpy.run_path(script, run_name="__main__")
-
-
-def launch(command: list[str], run: Path, closed: int | None = None) -> tuple[int | None, float]:
-    """The exit code of the command, undisturbed, and its seconds; None if it hangs."""
-    began = time.monotonic()
-    process = start(command, run, closed)
-    process.join(SECONDS)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        return None, time.monotonic() - began
-    return process.exitcode, time.monotonic() - began
-
-
-def killed(command: list[str], run: Path, moment: str, rng: Random) -> tuple[str, int, int]:
-    """Start the command and send it a signal at the moment; what was done, signal, exit code."""
-    here = _moment(moment, run, rng)
-    number, wait = rng.choice(SIGNALS), rng.random() ** 2 * 0.3
-    process = start(command, run)
-    began = time.monotonic()
-    while process.is_alive() and not here() and time.monotonic() - began < SECONDS:
-        time.sleep(0.0005)
-    if moment != "finished":
-        time.sleep(wait if moment in ("start", "step") else wait / 10)
-    alive = process.is_alive()
-    if alive:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, number)
-    process.join(SECONDS)
-    steps = checkpoints(run)[-1].name.lstrip("0") if checkpoints(run) else "none"
-    name = signal.Signals(number).name if alive else "left alone"
-    return f"{name} ({moment}, checkpoint {steps})", number, process.exitcode
-
-
-def _moment(name: str, run: Path, rng: Random) -> Callable[[], bool]:
-    step = rng.choice([10, 20, 20, 30, 40, 50])
-
-    def any_of(pattern: str) -> bool:
-        with contextlib.suppress(OSError):
-            return next(iter(run.glob(pattern)), None) is not None
-        return False
-
-    return {
-        "start": lambda: True,
-        "tokens": lambda: any_of(".tokens*") or any_of("tokens"),
-        "step": lambda: any_of(f"checkpoints/*{step}"),
-        "save": lambda: any_of(f"checkpoints/*{step - 10 or ''}") and any_of("checkpoints/.*"),
-        "end": lambda: any_of(f"checkpoints/000000{STEPS}") or any_of("checkpoints/00000030"),
-        "finished": lambda: False,
-    }[name]
-
-
-def suffer(
-    name: str, command: list[str], run: Path, reference: Ending, rng: Random
-) -> tuple[str, str]:
-    """Kill and damage a run and go on with it: what was done, and what is wrong, if anything."""
-    damage, moments = FAULTS[name]
-    if command is TUNE:  # which reads its records anew
-        moments = [moment for moment in moments if moment != "tokens"]
-    story, number, code = killed(command, run, rng.choice(moments), rng)
-    if code not in (0, 128 + number, -number):
-        return story, f"exit code {code} at the signal: {last_line(run)}"
-    lines = metrics(run)
-    done = damage(run, rng) if run.is_dir() else None
-    story += f", {done}" if done else ", nothing to damage" if done is None else ""
-    # A record that was destroyed cannot come back, nor one be told from what a flipped bit made.
-    lost, made = Counter(lines) - Counter(metrics(run)), Counter(metrics(run)) - Counter(lines)
-    closed = {"closed_stdout": 1, "closed_stderr": 2}.get(name)
-    if rng.random() < 0.2:
-        again, number, code = killed(command, run, rng.choice(["start", "step", "save"]), rng)
-        story += f", then {again}"
-        if code not in (0, 128 + number, -number):
-            return story, f"exit code {code} at the second signal: {last_line(run)}"
-    code, _ = launch(command, run, closed)
-    if code != 0:
-        return story, "hangs" if code is None else f"exit code {code}: {last_line(run)}"
-    if left := [path.name for path in run.rglob(".*") if path.name != ".lock"]:
-        story += f", left behind {len(left)} such as {min(left)}"
-    try:
-        found = ending(run)
-        if name.startswith("ck_"):  # which may have destroyed the best, and then it is another
-            found = replace(found, best=reference.best)
-        return story, "; ".join(differences(found, reference, lost, made, run))
-    except Exception as error:  # whatever it is, the run is not whole
-        return story, f"{type(error).__name__}: {str(error)[:200]}"
-
-
-def last_line(run: Path) -> str:
-    lines = Path(f"{run}.log").read_text(errors="replace").splitlines() or [""]
-    return lines[-1][:300]
-
-
-def metrics(run: Path) -> list[str]:
-    """The records that can be read, without what is measured by the clock."""
-    records = []
-    with contextlib.suppress(OSError):
-        for line in (run / "metrics.jsonl").read_text(errors="replace").splitlines():
-            with contextlib.suppress(ValueError, RecursionError):
-                record = json.loads(line)
-                kept = {k: v for k, v in record.items() if not k.endswith("_per_second")}
-                records.append(json.dumps(kept, sort_keys=True))
-    return records
-
-
-def ending(run: Path) -> Ending:
-    """What came of a run; raises whatever is raised where it is not whole."""
-    import jax
-    import numpy as np
-    import orbax.checkpoint as ocp
-
-    from jaxgpt.data.tokens import TokenDataset
-    from jaxgpt.finetuning.lora import fingerprint
-    from jaxgpt.finetuning.pretrained import load_pretrained
-    from jaxgpt.training.checkpoint import verify
-    from jaxgpt.training.kept import find_best
-
-    newest = checkpoints(run)[-1]
-    verify(newest)
-    digest = hashlib.sha256(newest.name.encode())
-    for part in ("params", "optimizer"):
-        with ocp.StandardCheckpointer() as checkpointer:
-            tree = checkpointer.restore((newest / part).absolute())
-        for path, leaf in jax.tree.leaves_with_path(tree):
-            digest.update(repr((jax.tree_util.keystr(path), leaf.shape, str(leaf.dtype))).encode())
-            digest.update(np.asarray(leaf).tobytes())
-    tokens = ""
-    if (run / "tokens").exists():
-        tokens = TokenDataset.open(run / "tokens", verify=True).fingerprint
-    model = fingerprint(load_pretrained(run).params)
-    return Ending(digest.hexdigest(), metrics(run), tokens, model, find_best(run).name)
-
-
-def differences(
-    found: Ending, wanted: Ending, lost: Counter[str], made: Counter[str], run: Path
-) -> list[str]:
-    """What is not as it was in the undisturbed run."""
-    problems = []
-    if found.state != wanted.state:
-        problems.append("OTHER PARAMETERS")
-    if found.model != wanted.model:
-        problems.append("another model is loaded")
-    if found.best != wanted.best:
-        problems.append(f"the best is {found.best}, no longer {wanted.best}")
-    if found.tokens != wanted.tokens:
-        problems.append("other tokens")
-    missing = Counter(wanted.records) - Counter(found.records) - lost
-    if missing:
-        problems.append(f"{missing.total()} records missing, such as {min(missing)[:80]}")
-    if more := Counter(found.records) - Counter(wanted.records) - made:
-        problems.append(f"{more.total()} records too many, such as {min(more)[:80]}")
-    for name in ("README.md", "loss.png"):
-        if not (run / name).is_file() or not (run / name).stat().st_size:
-            problems.append(f"no {name}")
-    return problems
 
 
 if __name__ == "__main__":

@@ -144,9 +144,9 @@ def test_what_is_no_matter_is_not_in_the_fingerprint():
     assert JsonTokenizer(plain, ends=[300]).fingerprint != tokenizer.fingerprint
 
 
-def bos(backend):
+def eos(backend):
     backend.post_processor = processors.TemplateProcessing(
-        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 300)]
+        single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 300)]
     )
 
 
@@ -172,7 +172,7 @@ def same_id_twice(values):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (bos, "its post_processor, TemplateProcessing, adds 1 token"),
+        (eos, "its post_processor, TemplateProcessing, adds 1 token"),
         (removing, "does not give a text back"),
         (
             lambda values: values.update(model={"type": "Unigram", "vocab": []}),
@@ -208,10 +208,10 @@ def same_id_twice(values):
 )
 def test_what_is_refused(change, message, capfd):
     backend = train()
-    if change in (bos, removing):
+    if change in (eos, removing):
         change(backend)
     values = description(backend)
-    if change not in (bos, removing):
+    if change not in (eos, removing):
         change(values)
     with pytest.raises(DataError, match=message):
         JsonTokenizer(values, source="x/tokenizer.json")

@@ -183,8 +183,8 @@ def damage_ranks(old: bytes, new: bytes):
         (damage_record(kind="words", unknown=True, words=[1]), "describes no tokenizer"),
         (damage_record(kind="words", unknown=True, words=["a", "a"]), "one twice"),
         (damage_record(sha256=None), "the record says None"),
-        (lambda folder: (folder / "ranks.tiktoken").unlink(), "cannot read"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "cannot read"),
+        (lambda folder: (folder / "ranks.tiktoken").unlink(), "cannot be read"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "cannot be read"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "is not JSON"),
     ],
 )

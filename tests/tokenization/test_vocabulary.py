@@ -101,12 +101,13 @@ def test_a_damaged_record_is_named(tmp_path, content):
         vocabulary.read_record(tmp_path)
 
 
-def test_what_is_no_readable_file_is_named(tmp_path):
+def test_what_is_no_readable_file_is_named(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="No such file"):
         vocabulary.read_record(tmp_path)
     os.mkfifo(tmp_path / "tokenizer.json")
     with pytest.raises(DataError, match="not a regular file"):
         vocabulary.read_record(tmp_path)
     (tmp_path / "large").write_bytes(b"12345")
-    with pytest.raises(DataError, match="larger than 4 bytes"):
-        vocabulary.read_bytes(tmp_path / "large", limit=4)
+    monkeypatch.setattr(vocabulary, "MAX_BYTES", 4)
+    with pytest.raises(DataError, match="large has 5 bytes; at most 4 are read"):
+        vocabulary.read_ranks(tmp_path / "large")

@@ -90,6 +90,17 @@ def test_why_a_disk_refuses(error, said):
     assert "\n" not in arrays.why(error)
 
 
+def test_a_full_disk_says_how_much_is_missing(tmp_path, monkeypatch):
+    usage = type("usage", (), {"free": 400_000})
+    monkeypatch.setattr(arrays.shutil, "disk_usage", lambda place: usage)
+    error = OSError(28, "No space left on device")
+    assert arrays.why(error, tmp_path, 1_900_000) == (
+        "the disk is full: a checkpoint takes up to 1.9 MB, and 0.4 MB are free; make room for "
+        "1.5 MB"
+    )
+    assert arrays.why(error, tmp_path, 400_000) == "the disk is full; make room"
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_full_disk_is_one_error_and_no_traceback_but_in_debugging(
     debug, tmp_path, caplog, monkeypatch

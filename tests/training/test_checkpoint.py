@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -40,7 +41,8 @@ def kept(base, state, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "run"
     for step in (20, 60):
         taken = replace(state, step=np.int32(step))
-        save(run, taken, base.train_config, base.tokenizer, "ab12", rows=7 * step)
+        how = {"rows": 7 * step, "validation_loss": 2.0}
+        save(run, taken, base.train_config, base.tokenizer, "ab12", **how)
     return run
 
 
@@ -85,7 +87,7 @@ def manifest_of(folder):
 
 def older_format(folder, **changes):
     """As jaxgpt wrote it before manifests had a sum and a number of rows."""
-    edit(folder, **{"format": 1, "rows": None, "sha256": None} | changes)
+    edit(folder, **{"format": 1, "rows": None, "sha256": None, "sizes": None} | changes)
 
 
 def swapped(folder):
@@ -99,7 +101,8 @@ def gone(folder):
 
 DAMAGES = {
     "no files": partial(edit, files={}),
-    "format 3": partial(edit, format=3),
+    "format 4": partial(edit, format=4),
+    "format 2": partial(edit, format=2),
     "format 1": partial(edit, format=1),
     "format true": partial(edit, format=True),
     "data": partial(edit, data="ab13"),
@@ -113,6 +116,12 @@ DAMAGES = {
     "sealed, step true": partial(edit, sealed=True, step=True),
     "sealed, rows negative": partial(edit, sealed=True, rows=-1),
     "sealed, dtype": partial(edit, sealed=True, dtype="int8"),
+    "sealed, no sizes": partial(edit, sealed=True, sizes={}),
+    "sealed, sizes of text": lambda folder: edit(
+        folder,
+        sealed=True,
+        sizes=dict.fromkeys(json.loads((folder / MANIFEST).read_text())["files"], "1"),
+    ),
     "sealed, one more": partial(edit, sealed=True, more=1),
     "sealed, no data": partial(edit, sealed=True, data=None),
     "sealed, sum no string": partial(edit, sealed=True, files={"config.json": [1]}),
@@ -142,6 +151,11 @@ DAMAGES = {
     "task slipped in": lambda folder: (folder / "task.json").write_text("{}"),
     "a file": replaced(lambda kept, path: path.write_text("a"), lambda folder: folder),
     "an empty folder": replaced(lambda kept, path: path.mkdir(), lambda folder: folder),
+    "a pipe": replaced(lambda kept, path: os.mkfifo(path), lambda folder: folder),
+    "validation gone": lambda folder: (folder / "validation.json").unlink(),
+    "validation flipped": lambda folder: (folder / "validation.json").write_bytes(
+        seal({"loss": 1.0, "measured_on": "ab12 0 0"})
+    ),
     "a link": replaced(lambda kept, path: path.symlink_to(kept), lambda folder: folder),
     "a dangling link": replaced(lambda kept, path: path.symlink_to("x"), lambda folder: folder),
     "another's": swapped,
@@ -206,6 +220,8 @@ def test_what_the_first_format_wrote_is_read(run, state, base):
     older_format(folder)
     restored = restore_latest(run, state)
     assert (restored.step, restored.rows) == (60, 60 * base.train_config.batch_size)
+    edit(folder, sealed=True, format=2, rows=420)
+    assert restore_latest(run, state).rows == 420
     older_format(folder, dtype=None)
     assert load_model(run).step == 60
 
@@ -216,6 +232,28 @@ def test_nothing_whole_is_an_error_that_leaves_all_where_it_is(run, capsys):
     with pytest.raises(DamagedError, match=r"00000060.*has changed since it was written"):
         load_model(run)
     assert len(checkpoints(run)) == 2
+
+
+def test_what_cannot_be_listed_is_not_begun_anew(run, state, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(CheckpointError, match="checkpoints cannot be read: Permission denied"):
+        restore_latest(run, state)
+
+
+def test_what_cannot_be_set_aside_is_said(run, state, monkeypatch):
+    edit(run / "checkpoints" / "00000060", files={})
+    before = sorted(os.listdir(run / "checkpoints"))
+
+    def refuse(path, to):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot be renamed .Permission denied.; move it"):
+        restore_latest(run, state)
+    assert sorted(os.listdir(run / "checkpoints")) == before
 
 
 def test_a_damaged_checkpoint_of_the_same_step_is_replaced(run, state, base):

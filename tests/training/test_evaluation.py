@@ -19,17 +19,18 @@ from jaxgpt.model.parameters import init_params
 from jaxgpt.presets import get_preset
 from jaxgpt.tokenization.bpe import train_bpe
 from jaxgpt.tokenization.tokenizer import load_tokenizer
+from jaxgpt.training import evaluation
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.evaluation import (
     Evaluation,
     evaluate_documents,
     evaluate_tokens,
     total_loss,
+    validation,
 )
 from jaxgpt.training.mesh import make_mesh
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.step import init_state
-from jaxgpt.training.validation import validation
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,25 @@ def test_the_loss_is_that_of_the_windows_by_hand(model, stride):
 
 def test_a_text_shorter_than_the_context_is_evaluated(model):
     assert evaluate_documents(model, [Document("abc")]).targets == 2
+
+
+def test_a_long_context_is_not_taken_by_default_unless_a_run_was_trained_on_it(model, monkeypatch):
+    shape = dataclasses.replace(model.config, context_length=131_072, positions="none")
+    config = dataclasses.replace(model.train_config, model=shape)
+    params = model.params | {"embed": {"tokens": model.params["embed"]["tokens"]}}
+    long = dataclasses.replace(model, config=shape, params=params, train_config=config)
+    whole = evaluate_documents(long, [Document(TEXT)])
+    monkeypatch.setattr(evaluation, "_MOST_CONTEXT", 16)
+    cut = evaluate_documents(long, [Document(TEXT)], context_length=16)
+    assert cut.targets == whole.targets
+    assert cut.loss != pytest.approx(whole.loss, rel=1e-3)
+    assert evaluate_documents(long, [Document(TEXT)]) == cut
+    pretrained = dataclasses.replace(long, step=1)
+    assert evaluate_documents(pretrained, [Document(TEXT)]) == whole
+    tuned = dataclasses.replace(pretrained, task={"kind": "instructions"})
+    assert evaluate_documents(tuned, [Document(TEXT)]) == cut
+    with pytest.raises(ConfigError, match="context_length is 131073; it must be from 1 to 131,072"):
+        evaluate_documents(long, [Document(TEXT)], context_length=131_073)
 
 
 def test_documents_are_cut_as_for_training(model, tmp_path):

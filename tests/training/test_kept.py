@@ -62,6 +62,14 @@ def test_the_best_stays_beside_the_newest(run):
     assert foreign_files(run) == []
 
 
+def test_each_so_many_steps_one_is_kept_for_good(run, keep):
+    for step in (60, 70, 80):
+        keep(run, step, None, checkpoint_every=10, keep_every=30)
+    assert steps(checkpoints(run)) == [20, 60, 70, 80]
+    keep(run, 90, None, checkpoint_every=10)
+    assert steps(checkpoints(run)) == [20, 80, 90]
+
+
 def test_a_better_one_takes_its_place(run, keep):
     keep(run, 60, 1.9)
     assert steps(checkpoints(run)) == [50, 60]

@@ -1,6 +1,7 @@
 """The loop, over steps that compute nothing."""
 
 import io
+from concurrent.futures import Future
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -179,6 +180,35 @@ def test_three_failures_in_a_row_or_the_last_end_the_run(steps, saved, tmp_path)
     assert done == saved
 
 
+def behind(save):
+    """The same save, by a thread, of which the loop gets the future."""
+
+    def begin(state):
+        future = Future()
+        try:
+            future.set_result(save(state))
+        except ResourceError as error:
+            future.set_exception(error)
+        return future
+
+    return begin
+
+
+def test_a_checkpoint_that_fails_beside_the_steps_is_tried_again_at_the_next(tmp_path):
+    save, saved = failing(2, 3, 5)
+    run(tmp_path, replace(CONFIG, checkpoint_every=1), save=behind(save))
+    assert saved == [1, 4, 6]
+    assert run.said.count("warning: the disk is full; the checkpoint before is kept") == 3
+
+
+@pytest.mark.parametrize(("steps", "saved"), [((2, 3, 4), [1]), ((6,), [1, 2, 3, 4, 5])])
+def test_three_failures_beside_the_steps_or_the_last_end_the_run(steps, saved, tmp_path):
+    save, done = failing(*steps)
+    with pytest.raises(ResourceError, match="the disk is"):
+        run(tmp_path, replace(CONFIG, checkpoint_every=1), save=behind(save))
+    assert done == saved
+
+
 def test_a_run_that_is_stopped_does_not_swallow_its_last_checkpoint(tmp_path):
     save, _ = failing(1)
     with pytest.raises(ResourceError):
@@ -196,6 +226,33 @@ def test_loss_spikes_are_said_once_and_recorded(tmp_path):
     assert spikes == [{"step": 151, "loss_spike": 9.0}, {"step": 152, "loss_spike": 12.0}]
     assert run.said.count("far above") == 1
     assert "warning: loss 9.0000 at step 151" in run.said
+
+
+def test_a_skipped_step_is_said_and_recorded_by_its_batch(tmp_path):
+    stream, losses = io.StringIO(), [1.0, np.nan, 1.0, np.inf, 1.0, np.nan]
+    reporter = Reporter(tmp_path, 6, 0, stream)
+
+    def step(state, loss, number):
+        metrics = {"loss": loss, "grad_norm": 1.0, "targets": 5, "skipped": number in (1, 3)}
+        return replace(state, step=state.step + 1), metrics
+
+    config = replace(CONFIG, seed=7, skip_bad_steps=2)
+    with pytest.raises(
+        NonFiniteError, match=r"step 6 has loss nan .*2 were skipped before.*number 5 of seed 7"
+    ) as caught:
+        fit(
+            TrainState(np.int32(0), {}, None),
+            config,
+            step_fn=step,
+            batch_at=lambda number: losses[number],
+            reporter=reporter,
+        )
+    assert caught.value.step == 6
+    skipped = [item for item in reporter.records if "skipped_batch" in item]
+    assert skipped == [{"step": 2, "skipped_batch": 1}, {"step": 4, "skipped_batch": 3}]
+    assert read_metrics(tmp_path) == reporter.records
+    said = "step 4 has loss inf and gradient norm 1.0; its batch is number 3 of seed 7. The step"
+    assert said in stream.getvalue()
 
 
 def test_losses_that_are_all_alike_have_no_spikes(tmp_path):

@@ -107,22 +107,26 @@ def test_the_state_lies_where_its_parameter_lies():
     specs = {name: leaf.sharding.spec for name, leaf in paths(template.opt_state).items()}
     means = [name for name in specs if name.startswith("muon.")]
     assert {name.removeprefix("muon.blocks.") for name in means} == MATRICES
-    assert all(specs[name] == jax.P(None, "fsdp", None) for name in means)
+    outputs = [name for name in means if ".out." in name or ".down." in name]
+    inputs = [name for name in means if name not in outputs]
+    assert all(specs[name] == jax.P(None, "fsdp", None) for name in inputs)
+    assert all(specs[name] == jax.P(None, None, "fsdp") for name in outputs)
 
 
 @pytest.mark.whole_run
 def test_devices_that_share_the_parameters_give_what_one_gives():
     tokens = np.random.default_rng(0).integers(0, 37, (8, 9)).astype(np.int32)
     after = []
-    for config in (config_of(), config_of(fsdp=4)):
+    for config in (config_of(), config_of(fsdp=4), config_of(mesh="fsdp=2,tensor=2")):
         mesh = make_mesh(config)
         params = init_params(SHAPE, jax.random.key(0))
         state = begin(params, config, state_template(params, config, mesh))
         step = make_step(config, mesh)
         after.append(step(state, (tokens[:, :-1], tokens[:, 1:]), np.int32(0))[0].params)
-    for one, other in zip(*map(jax.tree.leaves, after), strict=True):
-        # As in test_mesh.py: a rounding of the gradient is at most 1e-3 of an update.
-        np.testing.assert_allclose(one, other, atol=3e-6, rtol=0)
+    for one, *others in zip(*map(jax.tree.leaves, after), strict=True):
+        for other in others:
+            # As in test_mesh.py: a rounding of the gradient is at most 1e-3 of an update.
+            np.testing.assert_allclose(one, other, atol=3e-6, rtol=0)
 
 
 def test_the_plan_counts_one_mean_of_a_matrix_and_two_of_the_rest():

@@ -12,10 +12,10 @@ from jaxgpt.data.tokens import TokenDataset, TokenSplit
 from jaxgpt.presets import get_preset
 from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.tokenization.tokenizer import ByteTokenizer
-from jaxgpt.training.headline import SMALL_TEXT, headline
 from jaxgpt.training.loop import Hooks, fit
 from jaxgpt.training.overfitting import best, improved, newly_overfit, passes_line, validation_loss
 from jaxgpt.training.report import Reporter
+from jaxgpt.training.run_card import SMALL_TEXT, headline
 from jaxgpt.training.step import TrainState
 
 

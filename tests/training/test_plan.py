@@ -10,6 +10,7 @@ from jax.sharding import AxisType
 
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError, ResourceError
+from jaxgpt.model.flops import flops_per_token
 from jaxgpt.model.gpt import init_cache
 from jaxgpt.model.parameters import count_parameters, init_params, parameter_shapes
 from jaxgpt.presets import get_preset
@@ -22,6 +23,19 @@ from jaxgpt.training.run_state import state_template
 BOUND = 0.15  # of XLA's figure; the farthest of 60 steps of 4 MB to 26 GB on a CPU was 0.12
 
 SIZES = ("num_layers", "num_heads", "embed_dim", "context_length", "vocab_size")
+
+
+LLAMA = {
+    "norm": "rms",
+    "positions": "rope",
+    "gate": "silu",
+    "num_kv_heads": 2,
+    "hidden_dim": 320,
+    "qkv_bias": False,
+    "out_bias": False,
+    "mlp_bias": False,
+    "tie_head": False,
+}
 
 
 def _config(*sizes, batch_size=4, model=None, **settings):
@@ -58,10 +72,12 @@ def _held(config, mesh):
         _config(2, 2, 64, 64, 256, batch_size=8, model={"dropout": 0.1}),
         _config(3, 8, 256, 32, 300, model={"tie_head": False}, gradient_accumulation=4),
         _config(2, 4, 64, 64, 256, optimizer=OptimizerConfig(optimizer="muon")),
+        _config(4, 4, 128, 64, 256, model=LLAMA),
+        _config(4, 4, 64, 64, 256, model={"window": 16, "window_period": 2}),
     ],
     ids=[
         *("tiny", "remat", "bfloat16", "bfloat16-remat"),
-        *("long-remat", "words", "dropout", "accumulated", "muon"),
+        *("long-remat", "words", "dropout", "accumulated", "muon", "llama", "windows"),
     ],
 )
 def test_the_estimate_is_close_to_what_xla_says(config):
@@ -101,6 +117,25 @@ def test_parts_are_counted_as_they_are():
     cache = jax.tree.leaves(init_cache(config.model, 1, 64))
     assert plan.cache == sum(array.nbytes for array in cache)
     assert plan.flops_per_step == plan.flops_per_token * 4 * 64
+
+
+@pytest.mark.parametrize("period", [0, 2, 3])
+def test_layers_with_a_window_have_a_cache_no_longer_than_it(period):
+    config = _config(5, 2, 64, 64, 256, model={"window": 16, "window_period": period})
+    cache = jax.tree.leaves(init_cache(config.model, 1, 64))
+    assert make_plan(config).cache == sum(array.nbytes for array in cache)
+    assert {array.shape[2] for array in cache} == ({16, 64} if period else {16})
+
+
+def test_operations_are_those_of_products():
+    """6 for each number of a matrix, and 12 for each number of a key that is seen."""
+    model = _config(4, 4, 64, 128, 300, model=LLAMA | {"window": 32, "window_period": 4}).model
+    matrices = 4 * (64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 320) + 64 * 300
+    norms = (2 * 4 + 1) * 64
+    seen = 3 * 32 + 128
+    assert flops_per_token(model) == 6 * (matrices + norms) + 12 * 64 * seen
+    tied = replace(model, tie_head=True)
+    assert flops_per_token(tied) == flops_per_token(model)
 
 
 def test_activations_grow_with_the_batch_and_the_layers_and_shrink_by_remat():

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ from jaxgpt.training.checkpoint import Restored, load_model
 from jaxgpt.training.kept import checkpoints
 from jaxgpt.training.loss import next_token_loss
 from jaxgpt.training.manifest import verify
-from jaxgpt.training.pretrain import pretrain
+from jaxgpt.training.pretrain import pretrain, split_windows
 from jaxgpt.training.run_state import changes
 from jaxgpt.training.step import TrainState
 
@@ -184,6 +185,56 @@ def test_other_settings_or_data_are_refused_unless_allowed(small_run, tmp_path):
 
 
 @pytest.mark.whole_run
+def test_a_mixture_says_what_each_source_had_and_other_weights_are_other_data(
+    small_run, tmp_path, capsys
+):
+    text, run = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("It was a dark and stormy night. " * 400)
+    given = replace(small_run().data, data=(f"{text}=3", "stories=1"))
+    config = small_run(data=given, steps=4, sample_every=100)
+    pretrain(config, run)
+    assert f"{text}: 75% of the rows, 0.0333" in capsys.readouterr().err
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    by_source = [last[f"validation_loss/{name}"] for name in (text, "stories")]
+    assert last["validation_loss"] == pytest.approx(np.average(by_source, weights=[3, 1]))
+    assert last[f"share/{text}"] == 0.75
+    assert last[f"passes/{text}"] == pytest.approx(4 * 8 * 16 * 0.75 / 11520, 1e-2)
+    card = (run / "README.md").read_text()
+    assert f"| validation loss by source | {text}: {by_source[0]:.4f}<br>stories: " in card
+    tokens = {path: path.stat().st_mtime_ns for path in (run / "tokens").rglob("*.bin")}
+
+    other = replace(config, data=replace(given, data=(f"{text}=1", "stories=1")), steps=5)
+    with pytest.raises(CheckpointError, match=r"data\.data: .*stories=1"):
+        pretrain(other, run)
+    with pytest.raises(CheckpointError, match="--allow-data-change"):
+        pretrain(other, run, RunOptions(allow_config_change=True))
+    capsys.readouterr()
+    pretrain(other, run, RunOptions(allow_config_change=True, allow_data_change=True))
+    said = capsys.readouterr().err
+    assert "from here on the batches are of other data, or in other shares" in said
+    assert f"{text}: 50% of the rows" in said
+    assert tokens == {path: path.stat().st_mtime_ns for path in (run / "tokens").rglob("*.bin")}
+    pretrain(small_run(steps=3), run, RunOptions(overwrite=True))
+
+
+@pytest.mark.whole_run
+def test_a_mixture_stopped_and_resumed_is_the_undisturbed_run(small_run, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("It was a dark and stormy night. " * 400)
+    given = replace(small_run().data, data=(f"{text}=0.7", "stories=0.3"))
+    config, run = small_run(data=given, sample_every=5), tmp_path / "parts"
+    whole = pretrain(config, tmp_path / "whole").state
+
+    def stop(config, params, tokenizer):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return ""
+
+    assert int(pretrain(config, run, sampler=stop).state.step) == 6
+    (run / "tokens" / "1" / "train-00000.bin").unlink()
+    assert_same_bits(pretrain(config, run).state, whole)
+
+
+@pytest.mark.whole_run
 def test_another_batch_size_goes_on_at_the_row_where_it_stopped(
     small_run, tmp_path, monkeypatch, capsys
 ):
@@ -241,8 +292,40 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_number(small_run, tmp_
     )
     # Not through the constructor, which warns of such a rate.
     object.__setattr__(optimizer, "learning_rate", 1e30)
-    with pytest.raises(NonFiniteError, match=r"step \d+ has loss .* update was not made"):
+    message = r"step \d+ has loss .* update was not made\. Its batch is number \d of seed 0"
+    with pytest.raises(NonFiniteError, match=message):
         pretrain(replace(config, optimizer=optimizer), tmp_path / "run")
+
+
+@pytest.mark.whole_run
+def test_what_was_skipped_counts_after_a_kill(small_run, tmp_path, undisturbed):
+    config = small_run(skip_bad_steps=2, sample_every=5)
+    windows, _ = split_windows(config, TokenDataset.open(undisturbed[0] / "tokens"))
+    odd = [windows.batch(8 * number, 8, seed=0).inputs[2] for number in (3, 7)]
+
+    def planted(params, batch, rng, config):
+        nats, count = next_token_loss(config.model, config.compute)(params, batch, rng)
+        hit = (batch[0][:, None] == np.stack(odd)).all(axis=-1).any()
+        return jnp.where((rng is not None) & hit, jnp.nan, nats), count
+
+    def stop(config, params, tokenizer):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return ""
+
+    whole = pretrain(config, tmp_path / "whole", loss_fn=planted)
+    skipped = [item for item in whole.records if "skipped_batch" in item]
+    assert skipped == [{"step": 4, "skipped_batch": 3}, {"step": 8, "skipped_batch": 7}]
+    for _ in range(2):
+        pretrain(config, tmp_path / "run", loss_fn=planted, sampler=stop)
+    last = pretrain(config, tmp_path / "run", loss_fn=planted)
+    assert_same_bits(last.state, whole.state)
+    assert [item for item in last.records if "skipped_batch" in item] == skipped
+    assert "| skipped steps | 2 |" in (tmp_path / "run/README.md").read_text()
+    less = replace(config, skip_bad_steps=1)
+    for _ in range(2):  # also where it goes on
+        with pytest.raises(NonFiniteError, match=r"step 8 has loss nan .* 1 were skipped before"):
+            pretrain(less, tmp_path / "less", loss_fn=planted)
+    pretrain(config, tmp_path / "less", loss_fn=planted)
 
 
 def _command(run, steps):

@@ -236,7 +236,7 @@ def test_a_run_goes_on_with_the_devices_that_there_are(config, undisturbed, tmp_
     with monkeypatch.context() as patch:
         kill_at(patch, pretrain_module, "save", after=True)
         with pytest.raises(Killed):
-            pretrain(replace(config, fsdp=8), run, sampler=write_sample)
+            pretrain(replace(config, mesh="fsdp=4,tensor=2"), run, sampler=write_sample)
     result = pretrain(config, run, sampler=write_sample)
     for ours, theirs in zip(
         jax.tree.leaves(result.state.params),
@@ -244,5 +244,5 @@ def test_a_run_goes_on_with_the_devices_that_there_are(config, undisturbed, tmp_
         strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    with pytest.raises(ConfigError, match="fsdp 16 is 16, but there are 8 devices"):
+    with pytest.raises(ConfigError, match="fsdp=16,tensor=1 takes 16, but there are 8 devices"):
         pretrain(replace(config, fsdp=16), run)

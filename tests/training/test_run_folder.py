@@ -2,13 +2,14 @@
 
 import contextlib
 import itertools
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from jaxgpt.errors import CheckpointError
+from jaxgpt.errors import CheckpointError, ConfigError
 from jaxgpt.presets import get_preset
 from jaxgpt.run_config import RunOptions
 from jaxgpt.training import run_folder
@@ -119,6 +120,59 @@ def test_a_kill_before_the_first_write_leaves_a_folder_that_can_begin(tmp_path):
         assert (run / "config.json").exists()
 
 
+def test_a_kill_before_the_first_checkpoint_leaves_one_that_begins_without_lock_and_settings(
+    tmp_path,
+):
+    run = tmp_path / "run"
+    (run / ".replaced").mkdir(parents=True)
+    (run / "tokens").mkdir()
+    with claim(run, CONFIG, RunOptions()):
+        assert (run / "config.json").exists()
+    (tmp_path / "mine" / ".replaced").mkdir(parents=True)
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with (
+        pytest.raises(ConfigError, match=r"holds thesis\.txt but no run"),
+        claim(tmp_path / "mine", CONFIG, RunOptions()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("settings", ['{"seed": 0}', "other"])
+def test_settings_that_came_to_no_checkpoint_give_way(tmp_path, settings):
+    run = tmp_path / "run"
+    with claim(run, OTHER, RunOptions()):
+        pass
+    if settings != "other":
+        (run / "config.json").write_text(settings)
+    with claim(run, CONFIG, RunOptions()):
+        assert '"seed": 0' in (run / "config.json").read_text()
+
+
+def test_a_pipe_in_the_place_of_a_file_gives_way_with_what_came_to_no_checkpoint(tmp_path):
+    run = tmp_path / "run"
+    with claim(run, OTHER, RunOptions()):
+        (run / "tokens").mkdir()
+        os.mkfifo(run / "tokens" / "sums.bin")
+    (run / "config.json").write_text("{")
+    with claim(run, CONFIG, RunOptions()):
+        assert '"seed": 0' in (run / "config.json").read_text()
+        checkpoint(run, 2)
+    assert not (run / ".replaced").exists()
+    os.mkfifo(run / "mine")
+    with pytest.raises(ConfigError, match="mine"), claim(run, CONFIG, RunOptions(overwrite=True)):
+        pass
+
+
+def test_settings_beside_a_damaged_checkpoint_do_not(run):
+    (run / "checkpoints" / "00000001").rename(run / "checkpoints" / "00000001.corrupt-1")
+    before = contents(run)
+    (run / "config.json").write_text("{")
+    before[run / "config.json"] = b"{"
+    with pytest.raises(CheckpointError, match="damaged"), claim(run, CONFIG, RunOptions()):
+        pass
+    assert contents(run) == before
+
+
 class Killed(BaseException):
     """Nothing is done after it, as after a kill."""
 
@@ -164,3 +218,12 @@ def test_drafts_of_killed_processes_are_removed_and_others_kept(run):
     with claim(run, CONFIG, RunOptions()):
         assert not (run / ours).exists()
         assert (run / theirs).exists()
+
+
+def test_a_draft_that_was_written_after_all_else_was_put_back_is_no_run(tmp_path):
+    draft = tmp_path / "run" / "checkpoints" / ".00000010.7.tmp" / "params"
+    draft.mkdir(parents=True)
+    (draft / "manifest.ocdbt").touch()
+    with claim(tmp_path / "run", CONFIG, RunOptions()):
+        assert not draft.exists()
+    assert (tmp_path / "run" / "config.json").exists()

@@ -66,6 +66,7 @@ def test_lanes_lie_across_as_many_devices_as_share_them_evenly(config):
         assert [shard.data.shape[0] for shard in leaf.addressable_shards] == [1] * 4
 
 
+@pytest.mark.whole_run
 def test_the_faster_of_the_first_steps_goes_on_and_is_named(config, capsys):
     result = sweep(config, seeds=SEEDS, learning_rates=RATES)
     assert "a step of 4 lanes takes" in (said := capsys.readouterr().err)

@@ -13,21 +13,24 @@ from jaxtyping import Array
 
 from jaxgpt.model.layers import layer_norm
 from jaxgpt.model.schema import dimensions
+from jaxgpt.parity.diagnosis import switches
 from jaxgpt.parity.diagnosis.column_orders import column_orders
 from jaxgpt.parity.diagnosis.table import COARSE, EPSILONS, LINEAR, OVERRIDES, round_to
-from jaxgpt.parity.overrides import Change, Norm, Points, Variant, no_norm, rms_norm, unbiased_norm
+from jaxgpt.parity.overrides import Change, Norm, Variant, no_norm, rms_norm, unbiased_norm
 
 _RMS_EPSILONS = (1e-5, 1e-6, 1e-8, 2.0**-23)  # the last is PyTorch's default
 _WHERE = {
     "norm1": "the first norm of a block",
+    "post_norm1": "the norm of what attention gives",
     "norm2": "the second norm of a block",
+    "post_norm2": "the norm of what the feed-forward network gives",
     "norm": "the last norm",
 }
 _FACTORS = (
     *("norm1", "attn.q", "attn.k", "attn.v", "attn.weights", "attn.context"),
     *("norm2", "mlp.hidden", "norm"),
 )
-_PRODUCTS = ("attn.qkv", "attn.out", "mlp.up", "mlp.out")
+_PRODUCTS = ("attn.qkv", "attn.out", "mlp.gate", "mlp.up", "mlp.out")
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,12 @@ class Operation:
     causes: tuple[Causes, ...]
 
 
-def tabled(name: str) -> Causes:
-    """The rows of a name in `OVERRIDES`."""
+def tabled(rows: str | switches.Switch) -> Causes:
+    """The rows of a name in `OVERRIDES`, or those that a function of `switches` gives."""
 
     def causes(variant: Variant) -> Iterator[Cause]:
-        for words, changes in OVERRIDES[name].items():
+        found = OVERRIDES[rows].items() if isinstance(rows, str) else rows(variant)
+        for words, changes in found:
             yield Cause(words.format(variant), variant.changed(**changes))
 
     return causes
@@ -72,7 +76,8 @@ def _epsilons_of(norm: str) -> Causes:
     def causes(variant: Variant) -> Iterator[Cause]:
         own = variant.norm(norm)
         for epsilon in EPSILONS:
-            words = f"adds {epsilon:g} to the variance in {_WHERE[norm]} alone, not {own.epsilon:g}"
+            spread = variant.spread.rpartition(" in ")[0]
+            words = f"adds {epsilon:g} to {spread} in {_WHERE[norm]} alone, not {own.epsilon:g}"
             yield Cause(words, variant.changed(norms={norm: own._replace(epsilon=epsilon)}))
 
     return causes
@@ -82,7 +87,8 @@ def _other_norm(norm: str) -> Causes:
     """RMSNorm in one norm of a block, or the last; or nothing in its place."""
 
     def causes(variant: Variant) -> Iterator[Cause]:
-        yield from _rms(variant, (norm,), f"{_WHERE[norm]} alone")
+        if variant.config.norm == "layer":
+            yield from _rms(variant, (norm,), f"{_WHERE[norm]} alone")
         without = variant.changed(norms={norm: Norm(no_norm)})
         yield Cause(f"leaves out {_WHERE[norm]}", without)
 
@@ -90,7 +96,8 @@ def _other_norm(norm: str) -> Causes:
 
 
 def _rms_norms(variant: Variant) -> Iterator[Cause]:
-    yield from _rms(variant, tuple(_WHERE), "every layer norm")
+    if variant.config.norm == "layer":
+        yield from _rms(variant, tuple(_WHERE), "every layer norm")
 
 
 def _rms(variant: Variant, norms: Sequence[str], where: str) -> Iterator[Cause]:
@@ -101,6 +108,8 @@ def _rms(variant: Variant, norms: Sequence[str], where: str) -> Iterator[Cause]:
 
 def _variances(variant: Variant) -> Iterator[Cause]:
     """Bessel's correction, PyTorch's default for `var`."""
+    if variant.config.norm == "rms":
+        return
     norms = {name: variant.norms.get(name, Norm()) for name in _WHERE}
     unbiased = all(norm.compute is not unbiased_norm for norm in norms.values())
     old, new = (layer_norm, unbiased_norm) if unbiased else (unbiased_norm, layer_norm)
@@ -131,8 +140,9 @@ def _heads(variant: Variant) -> Iterator[Cause]:
     """Another number of heads, which no shape shows."""
     config = variant.config
     width, old, groups = (dimensions(config)[letter] for letter in "CHG")
-    for number in range(1, width + 1):
-        if width % number == 0 and number != old and groups * number % old == 0:
+    even = 2 if config.positions == "rope" else 1
+    for number in range(1, width + 1) if config.qk_norm != "head" else ():
+        if width % (even * number) == 0 and number != old and groups * number % old == 0:
             heads = {
                 "num_heads": number,
                 "num_kv_heads": config.num_kv_heads and groups * number // old,
@@ -166,7 +176,7 @@ def precisions(variant: Variant) -> Iterator[Cause]:
         words = f"computes in {dtype} throughout"
         yield Cause(words, replace(variant, params=cast), rounds_to=dtype)
     for dtype in COARSE:
-        at = {name: partial(_rounded, dtype, name) for name in _PRODUCTS}
+        at = {name: lambda x, d=dtype, n=name: round_to(d, x.seen[n]) for name in _PRODUCTS}
         rounded = _with_factors(variant, partial(round_to, dtype)).changed(at=at)
         words = f"computes matrix products in {dtype}, as autocast does"
         yield Cause(words, rounded, rounds_to=dtype)
@@ -183,13 +193,9 @@ def _with_factors(variant: Variant, change: Change) -> Variant:
     if variant.config.tie_head:
         head = {"weight": variant.params["embed"]["tokens"].T}
         variant = replace(variant, params=variant.params | {"head": head})
-    weights = ("head.weight", *(f"blocks.{path}.weight" for path in LINEAR))
+    weights = ("head.weight", *(f"blocks.{path}.weight" for path in (*LINEAR, "mlp.gate")))
     leaves, after = (dict.fromkeys(names, change) for names in (weights, _FACTORS))
     return variant.changed({"tie_head": False}, leaves, after=after)
-
-
-def _rounded(dtype: str, point: str, points: Points) -> Array:
-    return round_to(dtype, points.seen[point])
 
 
 def _to_tf32(x: Array) -> Array:
@@ -201,16 +207,22 @@ def _to_tf32(x: Array) -> Array:
 
 epsilons = tabled("epsilon")
 """What a layer norm adds to the variance."""
+_offsets, _late_norms = tabled(switches.offsets), tabled(switches.late_norms)
 
 
 def _of_norm(name: str, words: str, *more: Causes) -> Operation:
-    causes = epsilons, _epsilons_of(name), _variances, *more, _other_norm(name)
+    causes = epsilons, _offsets, _epsilons_of(name), _variances, *more, _other_norm(name)
     return Operation(words, causes)
+
+
+def _of_head_norm(words: str) -> Operation:
+    return Operation(words, (epsilons, _offsets, _late_norms))
 
 
 OPERATIONS = {
     "embed": Operation(
-        "a lookup in the token table and one in the position table", (tabled("positions"),)
+        "a lookup in the token table and one in the position table",
+        (tabled("positions"), tabled(switches.embedding_scales)),
     ),
     "norm1": _of_norm(
         *("norm1", "the first layer norm"),
@@ -220,20 +232,35 @@ OPERATIONS = {
         "one product and its bias",
         (tabled("bias of attn.qkv"), _stored_orders, tabled("three transposed")),
     ),
+    "attn.query_norm": _of_head_norm("the norm of queries"),
+    "attn.key_norm": _of_head_norm("the norm of keys"),
     "attn.context": Operation(
         "the split into heads, the scores, their scale and mask, a softmax, and means of values",
-        (tabled("mask"), tabled("scale"), _heads, _read_orders),
+        (
+            *(tabled(switches.windows), tabled(switches.sinks), tabled("mask")),
+            tabled("scale"),
+            *(tabled(switches.shared_heads), tabled(switches.rotations), _late_norms),
+            *(_heads, _read_orders),
+        ),
     ),
     "attn.out": Operation(
         "one product and its bias", (tabled("bias of attn.out"), tabled("transposed"))
     ),
+    "post_norm1": _of_norm("post_norm1", "the norm of what attention gives"),
     "middle": Operation(
         "the sum with the stream that enters the block", (tabled("attention's shortcut"),)
     ),
     "norm2": _of_norm("norm2", "the second layer norm", tabled("bias of norm2")),
+    "mlp.router": Operation("one product and its bias", ()),
+    "mlp.gate": Operation("one product and its bias", ()),
     "mlp.up": Operation("one product and its bias", (tabled("bias of mlp.up"),)),
-    "mlp.gelu": Operation("the activation function", (tabled("activation"),)),
-    "mlp.down": Operation("one product and its bias", (tabled("bias of mlp.down"),)),
+    "mlp.gelu": Operation(
+        "the activation function", (tabled(switches.activations), tabled("activation"))
+    ),
+    "mlp.down": Operation(
+        "one product and its bias", (tabled("bias of mlp.down"), tabled(switches.experts))
+    ),
+    "post_norm2": _of_norm("post_norm2", "the norm of what the feed-forward network gives"),
     "block": Operation(
         "the sum with the stream that enters the feed-forward network",
         (tabled("feed-forward's shortcut"),),

@@ -14,21 +14,15 @@ def column_orders(num_heads: int) -> Iterator[tuple[str, Callable[[Array], Array
 
     Columns that are not as many for queries as for keys and values are left as they are.
     """
-    for order in itertools.permutations(range(3)):
-        if order != (0, 1, 2):
-            names = ", ".join(("queries", "keys", "values")[part] for part in order)
-            taken = partial(jnp.take, indices=jnp.array(order), axis=-3)
-            yield names, partial(_rearranged, (3, num_heads), taken)
+    by_part, by_head = (partial(_rearranged, parts) for parts in ((3, num_heads), (num_heads, 3)))
+    for order in list(itertools.permutations(range(3)))[1:]:
+        names = ", ".join(("queries", "keys", "values")[part] for part in order)
+        yield names, partial(by_part, partial(jnp.take, indices=jnp.array(order), axis=-3))
     if num_heads > 1:
         swapped = partial(jnp.swapaxes, axis1=-3, axis2=-2)
-        yield (
-            "queries, keys and values of one head after another",
-            partial(_rearranged, (3, num_heads), swapped),
-        )
-        yield (
-            "all heads' queries, keys, values, of what stood head after head",
-            partial(_rearranged, (num_heads, 3), swapped),
-        )
+        yield "queries, keys and values of one head after another", partial(by_part, swapped)
+        words = "all heads' queries, keys, values, of what stood head after head"
+        yield words, partial(by_head, swapped)
 
 
 def _rearranged(parts: tuple[int, int], change: Callable[[Array], Array], x: Array) -> Array:
@@ -38,10 +32,7 @@ def _rearranged(parts: tuple[int, int], change: Callable[[Array], Array], x: Arr
 
 
 def turned(weight: Array | np.ndarray) -> Array:
-    """`weight` with each of its matrices (D, D), one or several side by side, transposed.
-
-    One of another shape is left as it is.
-    """
+    """`weight` with its matrices (D, D), side by side, transposed; another shape as it is."""
     rows, columns = weight.shape[-2:]
     if columns % rows:
         return jnp.asarray(weight)

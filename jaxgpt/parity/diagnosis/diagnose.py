@@ -5,11 +5,14 @@ other's activations are met.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from jaxgpt.parity.diagnosis.causes import (
     OPERATIONS,
@@ -20,15 +23,83 @@ from jaxgpt.parity.diagnosis.causes import (
     operation_of,
     precisions,
 )
-from jaxgpt.parity.diagnosis.differences import Row, unit_of
-from jaxgpt.parity.diagnosis.trial import Attempt, GiveUp, Trial
+from jaxgpt.parity.diagnosis.differences import Row, distance, rounding, roundings, unit_of
 from jaxgpt.parity.overrides import Variant
 from jaxgpt.parity.recordings.recording import Recording
-from jaxgpt.parity.trace import activation_names
+from jaxgpt.parity.trace import activation_names, run
 
 _MOST = 6  # causes at once; a comparison that needs more is of two different models
 _SHRINKS = 4  # how many times smaller a rounding that is the cause must make a mean difference
 _INDISTINGUISHABLE = 2  # two causes whose worst remainders differ by less fit equally well
+
+
+GiveUp = Callable[[int, Row], bool]
+"""Of a row and its number: whether to go no further."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trace from a variant gives, beside the activations that were to be met."""
+
+    variant: Variant
+    rows: list[Row]
+    activations: Mapping[str, np.ndarray]
+
+    @property
+    def first(self) -> Row | None:
+        """The first activation that still differs."""
+        return next((row for row in self.rows if row.differs), None)
+
+    @property
+    def reach(self) -> int:
+        """The number of activations that agree before the first that does not."""
+        return next((i for i, row in enumerate(self.rows) if row.differs), len(self.rows))
+
+    @property
+    def worst(self) -> float:
+        """The largest difference, in units of what rounding explains."""
+        return max(row.relative / row.bound for row in self.rows)
+
+
+class _GivenUp(Exception):
+    """Ends a forward pass that has shown enough."""
+
+
+class Attempt:
+    """Traces on the target's tokens, measured against the target's activations."""
+
+    def __init__(self, target: Recording, unit: float):
+        self.target, self.unit = target, unit
+
+    def run(
+        self, variant: Variant, unit: float | None = None, give_up: GiveUp = lambda *_: False
+    ) -> Trial | None:
+        """The trial of `variant`, with `unit` for what one rounding may be off, if it is another.
+
+        None if `give_up` says so of a row, or the positions are too few for the overrides.
+        """
+        target, rows, seen = self.target, [], {}
+        length = target.tokens.shape[1]
+        if variant.position_offset + length > variant.config.context_length:
+            return None
+        counts = roundings(variant.config, length)
+
+        def note(name: str, x: Array) -> None:
+            if name not in target.activations:
+                return
+            seen[name] = np.asarray(x, np.float32)
+            bound = rounding(counts[name], unit or self.unit)
+            row = Row("activation", name, *distance(seen[name], target.activations[name]), bound)
+            if give_up(len(rows), row):
+                raise _GivenUp
+            rows.append(row)
+
+        try:
+            with jax.default_matmul_precision("highest"):
+                run(variant, jnp.asarray(target.tokens), note)
+        except _GivenUp:
+            return None
+        return Trial(variant, rows, seen)
 
 
 @dataclass(frozen=True)
@@ -96,7 +167,7 @@ def _earlier(trial: Trial, first: Row, target: Recording) -> tuple[Causes, ...]:
     Any, where the target does not tell all that comes before; else only what is so small that it
     comes out of what rounding explains over several layers.
     """
-    names = activation_names(trial.variant.config.num_layers)
+    names = activation_names(trial.variant.config.num_layers, trial.variant.config)
     if all(name in target.activations for name in names[: names.index(first.name)]):
         return (epsilons,)
     return tuple(kind for operation in OPERATIONS.values() for kind in operation.causes)

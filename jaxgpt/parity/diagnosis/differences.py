@@ -61,17 +61,15 @@ def roundings(config: ModelConfig, length: int) -> dict[str, int]:
     """The lengths of the sums on the way to each activation, added up.
 
     A norm or a linear map is a sum over D or F, a score over K, a softmax and a mean of values over
-    T; a GELU is about 10 roundings.
+    T; a GELU is about 10 roundings. The angles of rotary positions are up to T times as large as
+    what they are rounded for, which is as T squared roundings.
     """
     sizes = dimensions(config)
     width, count, counts = config.embed_dim, 0, {}
-    inner = {
-        "context": sizes["K"] + 2 * length,
-        "middle": 1,
-        "gelu": 10,
-        "down": sizes["F"],
-    }
-    for name in activation_names(config.num_layers):
+    context = sizes["K"] + 2 * length + (length**2 if config.positions == "rope" else 0)
+    experts = width + 10 if config.experts.num_experts else 0  # what is inside has no names
+    inner = {"context": context, "middle": 1, "gelu": 10, "down": sizes["F"] + experts}
+    for name in activation_names(config.num_layers, config):
         last = name.rpartition(".")[2]
         count += 1 if last == "embed" or last.isdecimal() else inner.get(last, width)
         counts[name] = count
@@ -83,23 +81,19 @@ def differences(a: Recording, b: Recording) -> list[Row]:
     config = a.config or b.config or ModelConfig()
     counts = roundings(config, a.tokens.shape[1])
     unit = max(2.0**-24, min(unit_of(a.dtype), unit_of(b.dtype)))
+    bounds = {name: rounding(count, unit) for name, count in counts.items()}
     rows = [
-        activation_row(name, a.activations[name], b.activations[name], rounding(count, unit))
-        for name, count in counts.items()
+        Row("activation", name, *distance(a.activations[name], b.activations[name]), bound)
+        for name, bound in bounds.items()
         if name in a.activations and name in b.activations
     ]
     if a.loss is not None and b.loss is not None:
-        absolute, relative = distance(np.array(a.loss), np.array(b.loss))
-        rows.append(Row("loss", "loss", absolute, relative, rounding(counts["logits"], unit)))
+        apart = distance(np.array(a.loss), np.array(b.loss))
+        rows.append(Row("loss", "loss", *apart, bounds["logits"]))
     # The way back passes the same sums again, then those over the vocabulary and the tokens.
     backward = 2 * counts["logits"] + config.vocab_size + a.tokens.size
     rows.extend(_gradient_rows(a.gradients or {}, b.gradients or {}, rounding(backward, unit)))
     return rows
-
-
-def activation_row(name: str, a: np.ndarray, b: np.ndarray, bound: float) -> Row:
-    """How far an activation is apart."""
-    return Row("activation", name, *distance(a, b), bound)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -134,14 +128,11 @@ def _gradient_rows(
     for path, leaf in (*a.items(), *b.items()):
         parent = path.rpartition(".")[0]
         largest[parent] = max(largest.get(parent, 0.0), _largest(leaf))
-    for path in a:
-        if path not in b:
-            continue
+    for path in [path for path in a if path in b]:
         rows = min(len(a[path]), len(b[path]))  # of positions, where one context is longer
         measure, layer = largest[path.rpartition(".")[0]], None
         if path.startswith("blocks."):
-            apart = [_distance(x, y, measure)[0] for x, y in zip(a[path], b[path], strict=True)]
-            layer = int(np.argmax(apart))
-        yield Row(
-            "gradient", path, *_distance(a[path][:rows], b[path][:rows], measure), bound, layer
-        )
+            layers = zip(a[path], b[path], strict=True)
+            layer = int(np.argmax([_distance(x, y, measure)[0] for x, y in layers]))
+        apart = _distance(a[path][:rows], b[path][:rows], measure)
+        yield Row("gradient", path, *apart, bound, layer)

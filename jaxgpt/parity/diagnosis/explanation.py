@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.config import ModelConfig
 from jaxgpt.model.layers import Params
 from jaxgpt.parity.diagnosis.causes import operation_of
 from jaxgpt.parity.diagnosis.diagnose import Diagnosis, diagnose
@@ -14,6 +15,9 @@ from jaxgpt.parity.diagnosis.leaf_differences import compare_leaves
 from jaxgpt.parity.overrides import Variant
 from jaxgpt.parity.recordings.recording import Recording, record_variant
 from jaxgpt.parity.trace import activation_names
+
+# What parameters show of a config; the rest is for the causes to find out.
+_SHOWN = ("context_length", "qkv_bias", "out_bias", "mlp_bias", "tie_head", "positions")
 
 Explanation = tuple[tuple[str, ...], str]
 """The causes, and what they leave, or what it means that there is none."""
@@ -25,12 +29,9 @@ def explain(a: Recording, b: Recording) -> Explanation:
     First what can be read off: dropout, the dtype, parameters that are not the same. Then the
     known causes, tried on the model whose trace meets its own recording.
     """
+    random = "computes something else each time: dropout is left on; call its eval() first"
     sides = (("A", a), ("B", b))
-    causes = [
-        f"{letter} computes something else each time: dropout is left on; call its eval() first"
-        for letter, side in sides
-        if side.evaluated is not None
-    ]
+    causes = [f"{letter} {random}" for letter, side in sides if side.evaluated is not None]
     a, b = a.evaluated or a, b.evaluated or b
     rows = differences(a, b)
     first = next((row for row in rows if row.differs), None)
@@ -38,19 +39,13 @@ def explain(a: Recording, b: Recording) -> Explanation:
         return tuple(causes), _agreed(causes, "everything", rows)
     start = _start(a, b)
     if start is None:
-        return tuple(causes), _unknown(first, rows) + (
-            "; causes can be tried only where the parameters of a model are known, and give what "
-            "it computes"
-        )
+        why = "causes can be tried only where the parameters of a model are known, and give what "
+        return tuple(causes), f"{_unknown(first, rows, a.config or b.config)}; {why}it computes"
     letter, base, other, variant = start
     found = compare_leaves(base, other) if other.params is not None else []
     if found and other.params is not None and other.config is not None:
-        config = replace(
-            other.config,
-            num_heads=variant.config.num_heads,
-            gelu=variant.config.gelu,
-            norm_epsilon=variant.config.norm_epsilon,
-        )
+        shown = {name: getattr(other.config, name) for name in _SHOWN}
+        config = replace(variant.config, **shown)
         variant = replace(variant, config=config, params=_cast(other.params))
     elif unit_of(other.dtype) < unit_of(base.dtype):
         found.append(f"computes in {other.dtype}, not in {base.dtype}")
@@ -88,8 +83,8 @@ def _outcome(
 ) -> str:
     remaining, rows = diagnosis.trial.first, diagnosis.trial.rows
     if not causes:
-        return _unknown(first, compared)
-    this = _this(causes)
+        return _unknown(first, compared, diagnosis.trial.variant.config)
+    this = "this" if len(causes) == 1 else "these"
     if diagnosis.rounds_to:
         left = max(rows, key=lambda row: row.relative)
         return (
@@ -98,13 +93,10 @@ def _outcome(
         )
     if remaining is None:
         return _agreed(causes, "every activation", rows)
-    names = [row.name for row in rows]
+    names, one = [row.name for row in rows], len(causes) == 1
+    explained = f"{this} {'is' if one else 'are'} not all:"
     if names.index(remaining.name) > names.index(first.name):
-        explained = (
-            f"{this} explain{'s' if len(causes) == 1 else ''} the difference at {first.name}, but"
-        )
-    else:
-        explained = f"{this} {'is' if len(causes) == 1 else 'are'} not all:"
+        explained = f"{this} {'explains' if one else 'explain'} the difference at {first.name}, but"
     return (
         f"{explained} one of {remaining.relative:.1e} remains from {remaining.name} on, for which "
         "no known cause fits"
@@ -127,14 +119,11 @@ def _way_back(first: Row, causes: Sequence[str], variant: Variant, other: Record
 
 
 def _agreed(causes: Sequence[str], what: str, rows: Sequence[Row]) -> str:
-    return f"with {_this(causes)}, {what} agrees to {max(row.relative for row in rows):.1e}"
+    this = "this" if len(causes) == 1 else "these"
+    return f"with {this}, {what} agrees to {max(row.relative for row in rows):.1e}"
 
 
-def _this(causes: Sequence[str]) -> str:
-    return "this" if len(causes) == 1 else "these"
-
-
-def _unknown(first: Row, compared: Sequence[Row]) -> str:
+def _unknown(first: Row, compared: Sequence[Row], config: ModelConfig | None) -> str:
     """What is known of the place of a difference: as much as was compared before it."""
     if first.kind != "activation":
         return f"no known cause fits {first.label}"
@@ -144,7 +133,7 @@ def _unknown(first: Row, compared: Sequence[Row]) -> str:
             f"no known cause fits; nothing before {first.name} was compared, so the difference may "
             "stand anywhere"
         )
-    if agreed and not _is_next(agreed[-1], first.name):
+    if agreed and not _is_next(agreed[-1], first.name, config):
         return (
             f"no known cause fits; {agreed[-1]} agrees and nothing from there to {first.name} was "
             "compared, so the difference stands in between"
@@ -153,8 +142,8 @@ def _unknown(first: Row, compared: Sequence[Row]) -> str:
     return f"no known cause fits; what comes before agrees, so look at {words}"
 
 
-def _is_next(before: str, name: str) -> bool:
+def _is_next(before: str, name: str, config: ModelConfig | None) -> bool:
     """Whether no activation stands between the two."""
     last = max((int(x.split(".")[1]) for x in (before, name) if x.startswith("blocks.")), default=0)
-    names = activation_names(last + 1)
+    names = activation_names(last + 1, config)
     return names.index(name) == names.index(before) + 1

@@ -46,7 +46,7 @@ def compare_leaves(a: Recording, b: Recording) -> list[str]:
                 relations.setdefault(words, []).append(where)
             else:
                 other.append((where, distance(ours[path], theirs[path])[1]))
-    found += [words.format(_listed(paths)) for words, paths in relations.items()]
+    found += [words.format(", ".join(paths)) for words, paths in relations.items()]
     if other:
         path, relative = other[0]
         found.append(
@@ -66,18 +66,12 @@ def _order(ours: Leaves, theirs: Leaves) -> list[int] | None:
     """For each layer of theirs the one of ours that most leaves say it is, if not in order."""
     paths = [path for path in ours if path.startswith(_BLOCKS) and path in theirs]
     number = len(theirs[paths[0]])
-    mine, its = (
-        [leaves[path].reshape(number, -1)[:, :_ENOUGH] for path in paths]
-        for leaves in (ours, theirs)
-    )
-    same = np.array(
-        [
-            [sum(_same(x[i], y[j]) for x, y in zip(mine, its, strict=True)) for i in range(number)]
-            for j in range(number)
-        ]
-    )
-    order = [int(i) for i in same.argmax(axis=1)]
     in_order = list(range(number))
+    same = np.zeros((number, number), int)
+    for path in paths:
+        mine, its = (x[path].reshape(number, -1)[:, :_ENOUGH] for x in (ours, theirs))
+        same += [[_same(mine[i], its[j]) for i in in_order] for j in in_order]
+    order = [int(i) for i in same.argmax(axis=1)]
     clear = 2 * same[in_order, order].min() > len(paths) and same.max() > np.diag(same).min()
     return order if clear and order != in_order and sorted(order) == in_order else None
 
@@ -87,8 +81,7 @@ def _rounded_to(ours: Leaves, theirs: Leaves) -> str | None:
     if ours.keys() != theirs.keys() or all(_same(ours[path], theirs[path]) for path in ours):
         return None  # the latter after the layers were put in order
     for dtype in ("bfloat16", "float16"):
-        near = 4 * unit_of("float32")
-        kind = jnp.dtype(dtype)
+        near, kind = 4 * unit_of("float32"), jnp.dtype(dtype)
         rounded = ((x.astype(kind).astype(np.float32), theirs[path]) for path, x in ours.items())
         if all(distance(x, y)[1] <= near for x, y in rounded):
             return dtype
@@ -127,8 +120,8 @@ def _leaf(path: str, ours: Leaves, theirs: Leaves, num_heads: int) -> Iterator[t
     }
     for words in dict.fromkeys(found.values()):
         layers = [layer for layer, value in found.items() if value == words]
-        all_of_them = len(layers) == len(mine)
-        yield words, path if all_of_them else f"{path} of layer {_listed(list(map(str, layers)))}"
+        some = f"{path} of layer {', '.join(map(str, layers))}"
+        yield words, path if len(layers) == len(mine) else some
 
 
 def _relation(path: str, mine: np.ndarray, its: np.ndarray, num_heads: int) -> str:
@@ -149,7 +142,3 @@ def _relation(path: str, mine: np.ndarray, its: np.ndarray, num_heads: int) -> s
     if path.endswith(".positions") and _same(mine[1:], its[:-1]):
         return "has {} without its first row"
     return ""
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names)

@@ -15,7 +15,8 @@ from jaxtyping import Array
 from jaxgpt.model.layers import gelu
 from jaxgpt.model.schema import SCHEMA
 from jaxgpt.parity.diagnosis.column_orders import turned
-from jaxgpt.parity.overrides import Change, Changes, Points
+from jaxgpt.parity.diagnosis.switches import gated
+from jaxgpt.parity.overrides import Changes, Points
 
 LINEAR = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
 """The linear maps of a block."""
@@ -38,15 +39,14 @@ def _without_bias(*paths: str) -> dict[str, Any]:
     return {"leaves": {f"blocks.{path}.bias": jnp.zeros_like for path in paths}}
 
 
-def _activation(function: Change) -> dict[str, Changes]:
-    return {"at": {"mlp.hidden": lambda points: function(points.seen["mlp.up"])}}
-
-
 def _scaled(head: float, model: float = 0.0) -> dict[str, Changes]:
     """The scores times powers of a head's width and of the model's."""
 
     def scores(points: Points) -> Array:
-        factor = points.seen["attn.q"].shape[-1] ** head * points.variant.config.embed_dim**model
+        config, width = points.variant.config, points.seen["attn.q"].shape[-1]
+        factor = width**head * config.embed_dim**model
+        if config.attention_scale:
+            factor /= config.attention_scale * width**0.5
         return points.seen["attn.scores"] * factor
 
     return {"at": {"attn.scores": scores}}
@@ -60,6 +60,8 @@ def _masked(ahead: int | None) -> dict[str, Changes]:
         if ahead is not None:
             places = jnp.arange(scores.shape[-1])
             mask = places <= places[:, None] + ahead
+            if window := points.form.get("window"):
+                mask &= places > places[:, None] - window
             scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
         return jax.nn.softmax(scores, axis=-1).astype(own.dtype)
 
@@ -102,7 +104,7 @@ OVERRIDES: Mapping[str, Rows] = {
         for first in (0, 1, 2)
     },
     "epsilon": {
-        f"adds {epsilon:g} to the variance in a layer norm, not {{0.config.norm_epsilon:g}}": {
+        f"adds {epsilon:g} to {{0.spread}}, not {{0.config.norm_epsilon:g}}": {
             "config": {"norm_epsilon": epsilon}
         }
         for epsilon in EPSILONS
@@ -128,11 +130,11 @@ OVERRIDES: Mapping[str, Rows] = {
         "divides the scores by the root of a head's width": _scaled(0.0),
     },
     "activation": {
-        "computes GELU by tanh, not by erf": _activation(partial(gelu, form="tanh")),
-        "computes GELU by erf, not by tanh": _activation(partial(gelu, form="erf")),
-        "has ReLU in GELU's place": _activation(jax.nn.relu),
-        "has SiLU in GELU's place": _activation(jax.nn.silu),
-        "computes GELU as x sigmoid(1.702 x)": _activation(lambda x: x * jax.nn.sigmoid(1.702 * x)),
+        "computes GELU by tanh, not by erf": gated(partial(gelu, form="tanh")),
+        "computes GELU by erf, not by tanh": gated(partial(gelu, form="erf")),
+        "has ReLU in GELU's place": gated(jax.nn.relu),
+        "has SiLU in GELU's place": gated(jax.nn.silu),
+        "computes GELU as x sigmoid(1.702 x)": gated(lambda x: x * jax.nn.sigmoid(1.702 * x)),
     },
     "attention's shortcut": _without_shortcut("attention", "middle", "norm1", "attn.out"),
     "feed-forward's shortcut": _without_shortcut(

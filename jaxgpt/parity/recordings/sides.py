@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import CheckpointError, ConfigError, DataError
-from jaxgpt.finetuning.bases import find_adapters
+from jaxgpt.finetuning.lora_file import find_adapters
 from jaxgpt.finetuning.pretrained import find_tokenizer, is_own, load_pretrained
 from jaxgpt.huggingface.config import check_folder
 from jaxgpt.huggingface.weights import load_gpt2
@@ -40,10 +40,9 @@ class Side:
 def open_side(spec: str) -> Side:
     """The side that `spec` names.
 
-    It is a run's or a checkpoint's folder; a Hugging Face folder of a GPT-2; `file.py:function` (or
-    `file.py`, whose function is make_model), which is run; or an `.npz` of `save_recording`.
-
-    Raises CheckpointError or DataError if it cannot be read.
+    It is a run's or a checkpoint's folder; a Hugging Face folder; `file.py:function` (or
+    `file.py`, whose function is make_model), which is run; or an `.npz` of `save_recording`. Raises
+    CheckpointError or DataError if it cannot be read.
     """
     file, _, function = spec.rpartition(":") if ".py:" in spec else (spec, "", "make_model")
     if file.endswith(".py"):
@@ -92,7 +91,6 @@ def choose_tokens(
     """The tokens to compare on: of a recording, or `ids` (numbers apart by spaces), or of `text`.
 
     A text is encoded by the tokenizer named, by that of the first side that has one, or by GPT-2's.
-
     Raises ConfigError if there is not one source, or an id is no number; DataError if a recording
     has others, or there is no such tokenizer.
     """
@@ -114,16 +112,14 @@ def choose_tokens(
 
 
 def _parse_ids(ids: str) -> list[int]:
-    def is_odd(word: str) -> bool:
-        return not word.isdecimal() or len(word) > 10 or int(word) >= 2**31
-
-    odd = [word[:20] for word in ids.split() if is_odd(word)]
-    if odd or not ids.split():
+    words, largest = ids.split(), 2**31 - 1
+    odd = [x[:20] for x in words if not x.isdecimal() or len(x) > 10 or int(x) > largest]
+    if odd or not words:
         raise ConfigError(
             f"--tokens has {odd[0] if odd else 'no number'}; write whole numbers from 0, such as "
             '"15496 11 995"'
         )
-    return [int(word) for word in ids.split()]
+    return list(map(int, words))
 
 
 def _encode(sides: Sequence[Side], text: str, tokenizer: str) -> list[int]:

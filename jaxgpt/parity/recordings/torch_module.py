@@ -1,7 +1,7 @@
 """Record what a PyTorch module computes, by jaxgpt's names: forward hooks, and one gradient."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.model.schema import leaves
 from jaxgpt.parity.recordings.recording import Leaves, Recording, from_leaves
 from jaxgpt.parity.recordings.torch_families import Layout, recognise, signs
 from jaxgpt.parity.recordings.torch_file import blaming
@@ -22,18 +23,16 @@ from jaxgpt.parity.trace import check_tokens
 
 Note = Callable[[str, Tensor], None]
 
-# Role in the family, activation, and whether it is what enters the module or what leaves it.
+# Part of the model, activation, and whether it is what enters the part or what leaves it.
 _INNER = (
-    ("norm1", "norm1", "leaves"),
-    ("out", "attn.context", "enters"),
-    ("out", "attn.out", "leaves"),
-    ("norm2", "middle", "enters"),
-    ("norm2", "norm2", "leaves"),
-    ("up", "mlp.up", "leaves"),
-    ("down", "mlp.gelu", "enters"),
-    ("down", "mlp.down", "leaves"),
+    *((part, part, "leaves") for part in ("norm1", "attn.query_norm", "attn.key_norm")),
+    ("attn.out", "attn.context", "enters"),
+    *((part, part, "leaves") for part in ("attn.out", "post_norm1", "norm2")),
+    *((part, part, "leaves") for part in ("mlp.router", "mlp.gate", "mlp.up")),
+    ("mlp.down", "mlp.gelu", "enters"),
+    *((part, part, "leaves") for part in ("mlp.down", "post_norm2")),
+    ("mlp.out", "mlp.down", "leaves"),
 )
-_NORMS, _LINEARS = ("blocks.norm1", "blocks.norm2", "norm"), ("attn.out", "mlp.up", "mlp.down")
 
 
 def record_module(
@@ -99,12 +98,15 @@ def _run(
         found = read_leaves(layout, lambda tensor: tensor)
         config = config_of(layout, found, num_heads)
         check_tokens(tokens, config, name, least=2)
-        absent = {path: x for path, x in _without_effect(found, config) if path not in found}
+        absent = dict(_without_effect(found, config))
         params = from_leaves(found | absent)
         notes = (f"has no {', '.join(absent)}",) if absent else ()
     seen: dict[str, Tensor] = {}
     # In-place operations may come after, so each is copied as it stands.
-    with blaming(name), _hooked(layout, lambda key, x: seen.update({key: x.detach().clone()})):
+    with blaming(name), ExitStack() as stack:
+        if layout is not None:
+            for hook in _hooks(layout, lambda key, x: seen.update({key: _by_token(x, tokens)})):
+                stack.enter_context(hook)
         device = next((p.device for p in module.parameters()), None)
         ids = torch.tensor(tokens, dtype=torch.int64, device=device)
         logits, how = every_logit(module, ids, name, config.vocab_size if config else None)
@@ -140,34 +142,34 @@ def _gradients(module: nn.Module, layout: Layout | None, loss: Tensor) -> Leaves
 
 
 def _without_effect(found: Leaves, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """A scale of ones and a bias of zeros for each that jaxgpt always has."""
-    for path in _NORMS:
-        layers = () if path == "norm" else (config.num_layers,)
-        yield f"{path}.scale", np.ones((*layers, config.embed_dim), np.float32)
-        yield f"{path}.bias", np.zeros((*layers, config.embed_dim), np.float32)
-    for path in _LINEARS:
-        yield f"blocks.{path}.bias", np.zeros_like(found[f"blocks.{path}.weight"][:, 0])
+    """A scale without effect and a bias of zeros for each that a model of the config has."""
+    lacking = (leaf for leaf in leaves(config) if leaf.path not in found)
+    for leaf in sorted(lacking, key=lambda leaf: "norm" not in leaf.path):
+        shape = (config.num_layers,) * leaf.stacked + leaf.shape(config)
+        one = leaf.path.endswith("scale") and not config.norm_offset
+        yield leaf.path, np.full(shape, one, np.float32)
 
 
-@contextmanager
-def _hooked(layout: Layout | None, note: Note) -> Iterator[None]:
-    """Note the activations of a recognised module while it runs."""
-    handles = [] if layout is None else list(_hook_all(layout, note))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _by_token(x: Tensor, tokens: np.ndarray) -> Tensor:
+    """A copy of `x`, or of what it has of each head, before or after T, side by side."""
+    if x.ndim == 4 and x.shape[1] != tokens.shape[1]:
+        x = x.transpose(1, 2)
+    if x.ndim == 2:  # as of a router, to which all tokens are one row
+        x = x.reshape(len(tokens), -1, x.shape[-1])
+    return x.detach().clone().reshape(*x.shape[:2], -1)
 
 
-def _hook_all(layout: Layout, note: Note) -> Iterator[Any]:
+def _hooks(layout: Layout, note: Note) -> Iterator[Any]:
+    """The hooks that note the activations of a recognised module, each removed as it is left."""
     yield _hook(layout.block(0), partial(note, "embed"), "enters")
     for i in range(layout.num_layers):
-        for role, activation, side in _INNER:
-            target = layout.get(role, i)[0]
-            yield _hook(target, partial(note, f"blocks.{i}.{activation}"), side)
-        joined = _Join(partial(note, f"blocks.{i}.attn.qkv"), len(layout.get("qkv", i)))
-        for place, target in enumerate(layout.get("qkv", i)):
+        # Where no norm stands before the feed-forward network, the stream itself enters it.
+        second = next(part for part in ("norm2", "mlp.gate", "mlp.up") if layout.get(part, i))
+        for part, activation, side in (*_INNER, (second, "middle", "enters")):
+            for target in layout.get(part, i)[:1]:
+                yield _hook(target, partial(note, f"blocks.{i}.{activation}"), side)
+        joined = _joining(partial(note, f"blocks.{i}.attn.qkv"), len(layout.get("attn.qkv", i)))
+        for place, target in enumerate(layout.get("attn.qkv", i)):
             yield _hook(target, partial(joined, place), "leaves")
         yield _hook(layout.block(i), partial(note, f"blocks.{i}"), "leaves")
     yield _hook(layout.get("norm")[0], partial(note, "norm"), "leaves")
@@ -185,14 +187,14 @@ def _hook(module: nn.Module, note: Callable[[Tensor], None], side: str) -> Any:
     )
 
 
-class _Join:
+def _joining(note: Callable[[Tensor], None], count: int) -> Callable[[int, Tensor], None]:
     """Notes tensors that come one by one as one, side by side."""
+    parts: dict[int, Tensor] = {}
 
-    def __init__(self, note: Callable[[Tensor], None], count: int):
-        self._note, self._count, self._parts = note, count, {}
+    def join(place: int, part: Tensor) -> None:
+        parts[place] = part
+        if len(parts) == count:
+            note(torch.cat([parts[i] for i in range(count)], dim=-1))
+            parts.clear()
 
-    def __call__(self, place: int, part: Tensor) -> None:
-        self._parts[place] = part
-        if len(self._parts) == self._count:
-            self._note(torch.cat([self._parts[i] for i in range(self._count)], dim=-1))
-            self._parts = {}
+    return join

@@ -18,13 +18,13 @@ def every_logit(
     """The logits (B, T, V) that `module` gives for tokens (B, T), and how, where it took more runs.
 
     It may return them, flat (B T, V) or not, an output with `.logits`, or a tuple that holds them,
-    such as beside the loss. One that needs targets is given them. One that gives the last
-    token's logits alone is run with targets, if it takes any, as nanoGPT then gives all; or else on
-    every beginning of the tokens, the whole of them last.
-
-    Raises CheckpointError if it returns something else.
+    such as beside the loss. One that needs targets is given them. One that gives the last token's
+    logits alone is run with targets, if it takes any, as nanoGPT then gives all; or else on every
+    beginning of the tokens, the whole of them last. Raises CheckpointError if it returns something
+    else.
     """
-    targets = next((item for item in _parameters(module) if item.name in _TARGETS), None)
+    parameters = inspect.signature(module.forward).parameters
+    targets = next((item for item in parameters.values() if item.name in _TARGETS), None)
     needed = targets is not None and targets.default is inspect.Parameter.empty
 
     def run(ids: Tensor, *, given: bool = needed) -> Tensor:
@@ -69,7 +69,3 @@ def _logits(output: Any, name: str) -> Tensor:
 
 def _is_last(logits: Tensor, ids: Tensor) -> bool:
     return logits.is_floating_point() and logits.shape[:-1] in ((len(ids),), (len(ids), 1))
-
-
-def _parameters(module: nn.Module) -> list[inspect.Parameter]:
-    return list(inspect.signature(module.forward).parameters.values())

@@ -1,23 +1,22 @@
 """A recognised PyTorch module's parameters by jaxgpt's paths, and the config they belong to."""
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jaxgpt.config import ModelConfig
-from jaxgpt.errors import CheckpointError
+from jaxgpt.config import Experts, ModelConfig
+from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.families.known import read_family
 from jaxgpt.model.embedding import sinusoidal_positions
 from jaxgpt.parity.recordings.recording import Leaves
 from jaxgpt.parity.recordings.torch_families import Layout
 
-_PATHS = {
-    **{"norm1": "norm1", "qkv": "attn.qkv", "out": "attn.out"},
-    **{"norm2": "norm2", "up": "mlp.up", "down": "mlp.down"},
-}
 _HEADS = ("num_heads", "n_head", "n_heads", "num_attention_heads")
+_EPSILONS = ("eps", "variance_epsilon")
 
 
 def read_leaves(layout: Layout, read: Callable[[Tensor], Tensor], no_scale: float = 1.0) -> Leaves:
@@ -26,32 +25,52 @@ def read_leaves(layout: Layout, read: Callable[[Tensor], Tensor], no_scale: floa
     With the identity these are the parameters. A bias or a norm's scale that no layer has is left
     out, and one that some have is 0, or `no_scale`, in the others.
     """
-    found = {"embed.tokens": _host(read(_table(layout.get("tokens")[0])))}
+    found = {"embed.tokens": _host(read(_table(layout.get("embed.tokens")[0])))}
     if not has_sinusoids(layout):
-        found["embed.positions"] = _host(read(_table(layout.get("positions")[0])))
-    for role, path in _PATHS.items():
-        layers = [dict(_maps(layout.get(role, i), read)) for i in range(layout.num_layers)]
-        for name in ("weight", "scale", "bias"):
-            if rows := [layer.get(name) for layer in layers if name in layer]:
-                absent = np.full_like(rows[0], no_scale if name == "scale" else 0)
-                found[f"blocks.{path}.{name}"] = np.stack(
-                    [layer.get(name, absent) for layer in layers]
-                )
+        found["embed.positions"] = _host(read(_table(layout.get("embed.positions")[0])))
+    for part in layout.inside:
+        layers = [
+            dict(_in_block(part, layout.get(part, i), read)) for i in range(layout.num_layers)
+        ]
+        for path in dict.fromkeys(path for layer in layers for path in layer):
+            known = next(layer[path] for layer in layers if path in layer)
+            absent = np.full_like(known, no_scale if path.endswith("scale") else 0)
+            found[f"blocks.{path}"] = np.stack([layer.get(path, absent) for layer in layers])
     found |= {f"norm.{name}": x for name, x in _maps(layout.get("norm"), read)}
     if not is_tied(layout):
         found["head.weight"] = dict(_maps(layout.get("head"), read))["weight"]
     return found
 
 
+def _in_block(
+    part: str, modules: list[nn.Module], read: Callable[[Tensor], Tensor]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The leaves of a part of one block, by path."""
+    module: Any = modules[0]
+    if part == "attn.sinks":
+        yield part, _host(read(module.sinks))
+    elif part == "mlp.experts":
+        turned = not hasattr(module, "down_proj_bias")  # of gpt-oss gate and up stand in turn
+        for kind, end in (("weight", ""), ("bias", "_bias"))[: 1 if turned else 2]:
+            tensors = (getattr(module, f"{name}_proj{end}") for name in ("gate_up", "down"))
+            both, down = (read(x).mT if turned else read(x) for x in tensors)
+            gate, up = both.chunk(2, dim=-1) if turned else (both[..., ::2], both[..., 1::2])
+            for name, x in (("gate", gate), ("up", up), ("down", down)):
+                yield f"mlp.{name}.{kind}", _host(x)
+    elif part != "mlp.out":
+        for name, array in _maps(modules, read):
+            yield f"{part}.{name}", array
+
+
 def is_tied(layout: Layout) -> bool:
     """Whether the head is the token table."""
-    heads, (table,) = layout.get("head"), layout.get("tokens")
+    heads, (table,) = layout.get("head"), layout.get("embed.tokens")
     return not heads or _table(heads[0]) is _table(table)
 
 
 def has_sinusoids(layout: Layout) -> bool:
     """Whether the positions are no parameters: none at all, or the fixed sines."""
-    tables = [_table(module) for module in layout.get("positions")]
+    tables = [_table(module) for module in layout.get("embed.positions")]
     if not tables or tables[0].requires_grad or tables[0].shape[1] % 2:
         return not tables
     return bool(np.allclose(_host(tables[0]), sinusoidal_positions(*tables[0].shape), atol=1e-3))
@@ -63,19 +82,17 @@ def _maps(
     """The weight or scale, and the bias, of a norm or of linear maps side by side."""
     for names in (("weight", "scale"), ("bias", "shift")):
         tensors = [_first(module, *names) for module in modules]
-        parts = [
+        parts = []
+        for module, tensor in zip(modules, tensors, strict=True):
             # Conv1D of the library transformers keeps (in, out) already.
-            _host(read(tensor).mT if _is_turned(module, tensor) else read(tensor))
-            for module, tensor in zip(modules, tensors, strict=True)
-            if tensor is not None
-        ]
+            linear = isinstance(module, nn.Linear) or type(module).__name__.endswith("Router")
+            if tensor is not None:
+                parts.append(
+                    _host(read(tensor).mT if linear and tensor.ndim == 2 else read(tensor))
+                )
         if len(parts) == len(modules):
             is_scale = names[0] == "weight" and parts[0].ndim == 1
             yield "scale" if is_scale else names[0], np.concatenate(parts, axis=-1)
-
-
-def _is_turned(module: nn.Module, tensor: Tensor) -> bool:
-    return tensor.ndim == 2 and isinstance(module, nn.Linear)
 
 
 def _first(module: nn.Module, *names: str) -> Tensor | None:
@@ -97,30 +114,88 @@ def _host(tensor: Tensor) -> np.ndarray:
 def config_of(layout: Layout, leaves: Leaves, num_heads: int | None) -> ModelConfig:
     """The config as far as modules show it; `num_heads` stands in where none has an attribute.
 
-    Raises CheckpointError if neither tells the number of heads, or it does not divide the width.
+    That of a module of transformers is what its own config says. Raises CheckpointError if nothing
+    tells the number of heads, or it does not divide the width.
     """
+    biases = {
+        f"{name}_bias": f"blocks.{part}.bias" in leaves
+        for name, part in (("qkv", "attn.qkv"), ("out", "attn.out"), ("mlp", "mlp.up"))
+    }
+    said = _said(layout)
+    if said is not None:
+        return replace(said, tie_head=is_tied(layout), **biases)
     vocab_size, width = leaves["embed.tokens"].shape
-    tables = layout.get("positions")
+    columns, joined = (leaves[f"blocks.attn.{name}.weight"].shape for name in ("qkv", "out"))
+    hidden = leaves["blocks.mlp.up.weight"].shape[-1]
+    tables = layout.get("embed.positions")
     heads = _heads(layout) or num_heads
-    if heads is None or width % heads:
+    if heads is None or joined[-2] % heads:
         what = "nothing tells the number of heads" if heads is None else f"{heads} heads"
         raise CheckpointError(
-            f"{what}, where the width is {width}; give the module an attribute {_HEADS[0]} that "
-            "divides it"
+            f"{what}, where the width is {joined[-2]}; give the module an attribute {_HEADS[0]} "
+            "that divides it"
         )
-    epsilon = getattr(layout.get("norm1", 0)[0], "eps", None)
+    head_dim = joined[-2] // heads
+    groups = (columns[-1] // head_dim - heads) // 2
+    norms = *layout.get("norm1", 0), *layout.get("post_norm1", 0)
+    epsilons = [getattr(norm, name, None) for norm in norms for name in _EPSILONS]
+    form: dict[str, Any] = {"positions": "sinusoidal" if has_sinusoids(layout) else "learned"}
+    gelus = [x.approximate for x in layout.block(0).modules() if isinstance(x, nn.GELU)]
+    form |= {"qkv_bias": biases["qkv_bias"], "gelu": "erf" if gelus == ["none"] else "tanh"}
+    if "blocks.mlp.gate.weight" in leaves:
+        form |= biases | _form(layout, leaves, head_dim)
     return ModelConfig(
         vocab_size=vocab_size,
         context_length=len(_table(tables[0])) if tables else ModelConfig.context_length,
         num_layers=layout.num_layers,
         num_heads=heads,
         embed_dim=width,
-        qkv_bias="blocks.attn.qkv.bias" in leaves,
+        num_kv_heads=0 if groups == heads else groups,
+        head_dim=0 if joined[-2] == width else head_dim,
+        hidden_dim=0 if hidden == 4 * width else hidden,
         tie_head=is_tied(layout),
-        positions="sinusoidal" if has_sinusoids(layout) else "learned",
-        gelu=_gelu(layout.block(0)),
-        norm_epsilon=epsilon if isinstance(epsilon, float) and epsilon > 0 else 1e-5,
+        norm_epsilon=next((x for x in epsilons if isinstance(x, float) and x > 0), 1e-5),
+        **form,
     )
+
+
+def _said(layout: Layout) -> ModelConfig | None:
+    """What a module of transformers with a gate says of itself, where jaxgpt has such models."""
+    config: Any = getattr(layout.root, "config", None)
+    if not {"mlp.gate", "mlp.router"} & {*layout.inside} or not hasattr(config, "to_dict"):
+        return None
+    try:
+        return read_family(config.to_dict())[1]
+    except ConfigError:
+        return None
+
+
+def _form(layout: Layout, leaves: Leaves, head_dim: int) -> dict[str, Any]:
+    """The settings that parameters show of a block with a gate, as those of today have."""
+    after, before = (f"blocks.{name}norm1.scale" in leaves for name in ("post_", ""))
+    scale = leaves.get("blocks.attn.query_norm.scale")
+    normed = "none" if scale is None else "head" if scale.shape[-1] == head_dim else "width"
+    kinds = [type(part).__name__.lower() for part in layout.block(0).modules()]
+    router = next(iter(layout.get("mlp.router", 0)), None)
+    experts = Experts()
+    if router is not None:
+        experts = Experts(
+            num_experts=leaves["blocks.mlp.router.weight"].shape[-1],
+            experts_per_token=getattr(router, "top_k", 1),
+            router_bias="blocks.mlp.router.bias" in leaves,
+        )
+    sinks = "blocks.attn.sinks" in leaves
+    return {
+        "experts": experts,
+        "sinks": sinks,
+        "norm": "layer" if "norm.bias" in leaves else "rms",
+        "norm_place": ("both" if before else "after") if after else "before",
+        "qk_norm": normed,
+        "positions": "learned" if layout.get("embed.positions") else "rope",
+        "gate": "clamped"
+        if sinks
+        else ("gelu" if any("gelu" in kind for kind in kinds) else "silu"),
+    }
 
 
 def _heads(layout: Layout) -> int | None:
@@ -132,8 +207,3 @@ def _heads(layout: Layout) -> int | None:
                 if isinstance(value := getattr(owner, name, None), int) and value > 0:
                     return value
     return None
-
-
-def _gelu(block: nn.Module) -> Literal["tanh", "erf"]:
-    forms = [part.approximate for part in block.modules() if isinstance(part, nn.GELU)]
-    return "erf" if forms == ["none"] else "tanh"

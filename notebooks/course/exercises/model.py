@@ -24,6 +24,7 @@ def _leaves(width: int) -> dict[str, int]:
     return {
         leaf.path.removeprefix("blocks."): math.prod(leaf.shape(config))
         for leaf in jaxgpt.BLOCK_LEAVES
+        if leaf.present(config)
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from course.checks import exercise
 from course.recorded import CONFIG, params, tokens
 from course.sealed import KINDS, sealed, secret
-from jaxgpt.parity.diagnosis.differences import activation_row, differences
+from jaxgpt.parity.diagnosis.differences import Row, differences, distance
 from jaxgpt.parity.recordings.recording import record_model
 from jaxgpt.parity.trace import activation_names
 
@@ -155,7 +155,7 @@ _EITHER = "the measure is the largest number in either of the two, not in one of
 
 
 def _oracle(a: Arrays, b: Arrays, bounds: Mapping[str, float]) -> str | None:
-    rows = (activation_row(name, a[name], b[name], bounds[name]) for name in a)
+    rows = (Row("activation", name, *distance(a[name], b[name]), bounds[name]) for name in a)
     return next((row.name for row in rows if row.differs), None)
 
 

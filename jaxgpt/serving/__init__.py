@@ -1,0 +1,1 @@
+"""A model -> answers for many callers at once."""

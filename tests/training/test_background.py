@@ -1,0 +1,78 @@
+"""Checkpoints written beside the steps: of the state as it was, one at a time, nothing lost."""
+
+import threading
+from concurrent.futures import Future
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.errors import ResourceError
+from jaxgpt.training import background as background_module
+from jaxgpt.training.background import Background
+from jaxgpt.training.step import TrainState
+
+
+def make_state(step=0):
+    params = {"weight": jnp.arange(4.0)}
+    return TrainState(jnp.int32(step), params, {"mean": jnp.ones(4)})
+
+
+step = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+
+
+def test_what_is_written_is_the_state_as_it_was_and_the_step_does_not_wait():
+    may_write, written = threading.Event(), []
+
+    def save(state):
+        may_write.wait(10)
+        written.append(jax.device_get(state))
+
+    state = make_state()
+    with Background() as background:
+        future = background(save, state)
+        state = jax.block_until_ready(step(state))
+        assert isinstance(future, Future)
+        assert not written
+        may_write.set()
+    [found] = written
+    assert found.step == 0
+    np.testing.assert_array_equal(found.params["weight"], np.arange(4.0))
+    np.testing.assert_array_equal(state.params["weight"], np.arange(4.0) + 1)
+
+
+def test_the_next_waits_for_the_one_before():
+    order, first = [], threading.Event()
+
+    def save(state):
+        if int(state.step) == 1:
+            first.wait(10)
+        order.append(int(state.step))
+
+    with Background() as background:
+        background(save, make_state(1))
+        threading.Timer(0.05, first.set).start()
+        background(save, make_state(2))
+    assert order == [1, 2]
+
+
+def test_a_failure_is_its_futures():
+    def save(state):
+        raise ResourceError("the disk is full")
+
+    with Background() as background:
+        future = background(save, make_state())
+        with pytest.raises(ResourceError):
+            future.result()
+
+
+@pytest.mark.parametrize(("wanted", "free"), [(False, 10**12), (True, 10)])
+def test_where_it_is_not_wanted_or_there_is_no_memory_it_is_written_at_once(
+    wanted, free, monkeypatch
+):
+    monkeypatch.setattr(background_module, "free_memory", lambda: free)
+    threads, state = [], make_state()
+    with Background(wanted) as background:
+        assert background(lambda state: threads.append(threading.current_thread()), state) is None
+    assert threads == [threading.main_thread()]
