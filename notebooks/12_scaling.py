@@ -17,6 +17,7 @@ os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=600"  # on a busy machine, they wait
 )
+os.environ["NPROC"] = "16"  # threads: two for each device, so that none waits for another's
 
 import math
 import re

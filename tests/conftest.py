@@ -17,6 +17,10 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_cpu_use_fusion_emitters=false" * version("jax").startswith("0.10.")
 )
 
+# XLA makes as many threads as devices, which two programs that overlap can all hold while each
+# waits for a thread; with twice as many there is one.
+os.environ.setdefault("NPROC", "16")
+
 # No one reads where in the source an instruction comes from; to find that out takes time.
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 

@@ -21,7 +21,7 @@ from jaxgpt.training.optimizer import (
     schedule,
     updates_counted,
 )
-from jaxgpt.training.placing import place
+from jaxgpt.training.placing import place, computed
 from jaxgpt.training.run_state import state_template
 from jaxgpt.training.step import TrainState, train_step
 
@@ -36,7 +36,7 @@ class CompiledStep:
 
     def __call__(self, state: Any, batch: Any, number: Any, *rest: Any) -> Any:
         """The next state, and the metrics."""
-        return self.program(state, batch, number, self.numbers, *rest)
+        return computed(self.program(state, batch, number, self.numbers, *rest))
 
     def lower(self, state: Any, batch: Any, number: Any, *rest: Any) -> Any:
         """As of what `jax.jit` gives."""

@@ -26,7 +26,7 @@ from jaxgpt.terminal import one_line
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.loss import Loss, LossFunction, pretraining_loss
 from jaxgpt.training.mesh import batch_sharding, on_mesh
-from jaxgpt.training.placing import place
+from jaxgpt.training.placing import place, computed
 from jaxgpt.training.run_card import entropy_per_byte
 from jaxgpt.training.sharing import mesh_of
 from jaxgpt.training.step import TrainState, eval_step
@@ -78,13 +78,10 @@ def _measured(
 ) -> Iterator[tuple[Any, Any]]:
     """The loss of the batches so far and the targets of each, on the device."""
     nats = jnp.zeros((), jnp.float32)
-    # The devices of a processor share its threads, which programs that overlap can all hold while
-    # each waits for a device of its own.
-    one_by_one = jax.default_backend() == "cpu" and jax.device_count() > 1
     for batch in batches:
         more, targets = measure(params, place((batch.inputs, batch.targets), sharding))
         nats = nats + more
-        yield (jax.block_until_ready(nats) if one_by_one else nats), targets
+        yield computed(nats), targets
 
 
 def validation(

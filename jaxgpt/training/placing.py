@@ -62,5 +62,16 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(whole, tree)
 
 
+def computed(tree: Any) -> Any:
+    """`tree`, once it is computed where a processor stands for several devices.
+
+    These share its threads, which two programs that overlap can all hold while each waits for a
+    device of its own; so there is one at a time.
+    """
+    if jax.default_backend() == "cpu" and jax.local_device_count() > 1:
+        jax.block_until_ready(tree)
+    return tree
+
+
 def _same(x: jax.Array) -> jax.Array:
     return x  # one function, so that it is compiled once for a shape

@@ -56,9 +56,9 @@ MUTANTS = {
         "11_parity",
         (
             "generation/sampling.py",
-            "likeliest(logits, jax.nn.softmax(logits, axis=-1), config.top_p)",
-            "(own := jax.nn.softmax(logits, axis=-1)) + jnp.where("
-            "own[:, None] > own[..., None], own[:, None], 0).sum(-1) <= config.top_p",
+            "likeliest(logits, jax.nn.softmax(logits, axis=-1), target)",
+            "(chance := jax.nn.softmax(logits, axis=-1)) + jnp.where("
+            "chance[:, None] > chance[..., None], chance[:, None], 0).sum(-1) <= target",
         ),
     ),
 }
