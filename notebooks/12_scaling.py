@@ -612,7 +612,9 @@ def modern(x, **arguments):
     return jaxgpt.block(x, **arguments, **parts)
 
 
-kept = [row for row in jaxgpt.BLOCK_LEAVES if not row.path.endswith("bias")]
+names = ("norm1.scale", "attn.qkv.weight", "attn.out.weight")
+names += ("norm2.scale", "mlp.up.weight", "mlp.down.weight")
+kept = [row for row in jaxgpt.BLOCK_LEAVES if row.path.removeprefix("blocks.") in names]
 added = jaxgpt.Leaf("blocks.mlp.gate.weight", "D F", "normal", decays=True, sharded="D")
 MODERN = jaxgpt.Block(modern, leaves=(*kept, added), name="modern")
 print(*(row.path.removeprefix("blocks.") for row in MODERN.leaves[:4]))
