@@ -103,7 +103,7 @@ class Diff:
 
     def main(self) -> None:
         """Read both, print, leave with 1 where they differ."""
-        from jaxgpt.training.checkpoint_diff import diff_checkpoints, to_text
+        from jaxgpt.training.checkpoint_diff import diff_checkpoints, to_json, to_text
         from jaxgpt.training.inventory import NEWEST, choose
         from jaxgpt.training.mesh import select_platform
 
@@ -111,7 +111,7 @@ class Diff:
         named = [(self.a, self.b), (self.a, self.c)] if self.c else [(self.a, ""), (self.b, "")]
         one, other = (choose(Path(run), which or NEWEST) for run, which in named)
         found = diff_checkpoints(one, other)
-        say(json.dumps(asdict(found), indent=2) if self.json else to_text(found, one, other))
+        say(to_json(found) if self.json else to_text(found, one, other))
         raise SystemExit(0 if found.equal else 1)
 
 

@@ -251,6 +251,7 @@ def run(main: Callable[[list[str]], None], given: Sequence[str]) -> None:
         finish_together()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        finish_together()
         raise SystemExit(128 + signal.SIGPIPE) from None
     except KeyboardInterrupt as error:
         note("")

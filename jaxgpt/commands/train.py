@@ -9,6 +9,7 @@ stopped.
 
 import argparse
 import os
+import re
 import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -147,7 +148,7 @@ def train(arguments: Arguments, out: Path) -> None:
     except NonFiniteError as error:
         if error.step is None:
             raise
-        look = cli.again("--replay", str(error.step))
+        look = _by_one_process(cli.again("--replay", str(error.step)))
         raise NonFiniteError(f"{error}. Where it comes from: {look}", error.step) from None
     cli.leave_if_stopped(result.signal, out, int(result.state.step), result.config.steps)
     say(summary(result.records))
@@ -157,8 +158,24 @@ def train(arguments: Arguments, out: Path) -> None:
     say(f"write with it: {command('generate', '--checkpoint', out, '--prompt', prompt)}")
 
 
+def _by_one_process(line: str) -> str:
+    """A command line of `launch` as that of one process with the devices of all."""
+    import jax
+
+    return re.sub(
+        r"--processes[ =]\d+( --devices[ =]\d+)?(?=.* -- )",
+        f"--processes 1 --devices {jax.device_count()}",
+        line,
+    )
+
+
 def replay(arguments: Arguments, out: Path) -> None:
     """Take one step again, and print what was seen of it."""
+    if arguments.hosts.are_several() and arguments.hosts.num_processes != 1:
+        raise ConfigError(
+            "a step is replayed by one process; give launch --processes 1, and --devices as many "
+            "as all processes had"
+        )
     from jaxgpt.finetuning.pretrained import initial_params
     from jaxgpt.training.mesh import select_platform
     from jaxgpt.training.replay import replay, to_text

@@ -2,6 +2,8 @@
 
 import importlib
 import re
+import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from jaxgpt.shell import install_extra
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _RANGE = 1 << 14  # bytes asked for at once: a block of a shard's sums
 _RANGES = 256  # kept of a file
+_PAUSES = (0.5, 2.0)  # seconds before a read that failed is tried again
+_FINAL = (FileNotFoundError, PermissionError, ValueError)  # which another try does not mend
 
 
 def is_url(name: object) -> bool:
@@ -43,15 +47,23 @@ class RemoteFile:
     def _fetch(self, number: int) -> bytes:
         start, stop = number * _RANGE, min((number + 1) * _RANGE, self.size)
         content = self._told(lambda: self._files.cat_file(self._path, start=start, end=stop))
+        if len(content) > stop - start:
+            raise DataError(
+                f"{self._url}: its server gives whole files where ranges are asked for; copy the "
+                "folder here, or to a server that gives ranges"
+            )
         if len(content) != stop - start:
             raise DataError(f"{self._url}: bytes {start} to {stop} could not be read; try again")
         return content
 
-    def _told(self, read: Any) -> Any:
-        try:
-            return read()
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self._url} cannot be read: {error or 'nothing there'}") from None
+    def _told(self, read: Callable[[], Any]) -> Any:
+        for pause in (*_PAUSES, None):
+            try:
+                return read()
+            except Exception as error:  # of any class: each kind of store has its own
+                if pause is None or isinstance(error, _FINAL):
+                    raise _unreadable(self._url, error) from None
+                time.sleep(pause)
 
 
 class RemoteIds:
@@ -84,8 +96,10 @@ def copy_small_files(url: str, names: tuple[str, ...], folder: Path, limit: int)
                 raise DataError(f"{url}/{name} has {size:,} bytes; at most {limit:,} are read")
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(files.cat_file(source))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{url}/{name} cannot be read: {error}") from None
+        except DataError:
+            raise
+        except Exception as error:
+            raise _unreadable(f"{url}/{name}", error) from None
 
 
 def _opened(url: str) -> tuple[Any, str]:
@@ -97,5 +111,9 @@ def _opened(url: str) -> tuple[Any, str]:
             f"{url} is read through fsspec, which lacks what it needs{missing}; run "
             f"`{install_extra('remote')}`, and install what it names, or copy the folder here"
         ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{url} cannot be read: {error}") from None
+    except Exception as error:
+        raise _unreadable(url, error) from None
+
+
+def _unreadable(url: str, error: Exception) -> DataError:
+    return DataError(f"{url} cannot be read: {str(error) or type(error).__name__}")

@@ -99,6 +99,7 @@ class Family:
         """The model of a `config.json`; raises ConfigError for what jaxgpt does not compute."""
         for name, wanted in self.only.items():
             value = values.get(name, wanted)
+            value = wanted if value is None and not wanted else value  # as left out
             if value is not wanted and value != wanted:
                 raise ConfigError(f"{name} is {value!r}; jaxgpt has only {wanted}")
         given = dict(self.form)

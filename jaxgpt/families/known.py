@@ -28,7 +28,7 @@ def read_family(values: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
     """The family and the model of a `config.json`; raises ConfigError for what jaxgpt has not."""
     kind = values.get("model_type")
     for family in FAMILIES:
-        if kind is not None and kind == family.text_config:
+        if family.text_config and kind == family.text_config:
             values = values.get("text_config") or {}
             if not isinstance(values, dict):
                 raise ConfigError(f"text_config is {values!r:.80}; it must be a mapping")

@@ -1,7 +1,7 @@
 """Rotary positions and windows by type of layer, from and to `config.json`.
 
 Files of transformers before version 5 have `rope_theta` and `rope_scaling`; since then all is in
-`rope_parameters`, which is what is written.
+`rope_parameters`. Both are written, and say the same.
 """
 
 from collections.abc import Mapping
@@ -72,11 +72,19 @@ class LayerTypes:
         for name, theirs in _KEYS[kind].items():
             if (name, getattr(rope, name)) not in _LEFT_OUT:
                 full[theirs] = getattr(rope, name)
+        scaling = {name: value for name, value in full.items() if name != "rope_theta"}
+        # For readers that know no rope_parameters, who would take the default base for theirs.
+        values: dict[str, Any] = {
+            "rope_theta": rope.rope_base,
+            "rope_scaling": None if kind == "default" else scaling,
+        }
         if self.by_type:
             local = full if rope.rope_scale_local else base
             theta = rope.rope_local_base or (rope.rope_base if config.window else self.local_base)
             full = {_FULL: full, _LOCAL: local | {"rope_theta": theta or rope.rope_base}}
-        values: dict[str, Any] = {"rope_parameters": full}
+            if self.local_base:
+                values["rope_local_base_freq"] = theta or rope.rope_base
+        values["rope_parameters"] = full
         if self.windows == "all":
             values["sliding_window"] = config.window or None
         elif self.windows != "none":

@@ -92,7 +92,7 @@ def stream_texts(
     chunks = stream(
         model.config,
         model.params,
-        [prompt[-room:] for prompt in tokens] if truncate == "left" else tokens,
+        [_cut_left(tokenizer, prompt, room) for prompt in tokens] if truncate == "left" else tokens,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         seed=seed,
@@ -116,6 +116,14 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
     if not tokens and tokenizer.end_of_text is not None:
         return [tokenizer.end_of_text]
     return tokens or tokenizer.encode("\n")
+
+
+def _cut_left(tokenizer: Tokenizer, tokens: list[int], room: int) -> list[int]:
+    """The last `room` of a prompt's tokens; what begins every text of the model stays."""
+    prefix = list(prefix_of(tokenizer))
+    if len(tokens) <= room or tokens[: len(prefix)] != prefix or len(prefix) >= room:
+        return tokens[-room:]
+    return prefix + tokens[len(prefix) - room :]
 
 
 class TextWriter:

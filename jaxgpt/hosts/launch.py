@@ -25,23 +25,24 @@ def launch(command: Sequence[str], processes: int, devices: int) -> int:
     It is that of the first which failed, upon which the others end too. A CPU stands in for as many
     devices as are asked for; of an accelerator's, each process gets its own.
     """
-    port = _free_port()
-    children = [_start(command, index, processes, devices, port) for index in range(processes)]
-    held: list[list[str]] = [[] for _ in children]
-    readers = [
-        threading.Thread(target=_show, args=(child, index, held[index]), daemon=True)
-        for index, child in enumerate(children)
-        if index
-    ]
-    for reader in readers:
-        reader.start()
+    port, children = _free_port(), []
+    held: list[list[str]] = [[] for _ in range(processes)]
+    readers: list[threading.Thread] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        if children[0].poll() is None:  # by which the others hear of it
-            children[0].send_signal(number)
+        alive = [child for child in children if child.poll() is None]
+        # The first, by which the others hear of it; where that has ended, each of the others.
+        for child in alive[:1] if alive[:1] == children[:1] else alive:
+            child.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in _SIGNALS}
     try:
+        for index in range(processes):
+            children.append(_start(command, index, processes, devices, port))
+            if index:
+                given = children[index], index, held[index]
+                readers.append(threading.Thread(target=_show, args=given, daemon=True))
+                readers[-1].start()
         code = _wait(children)
     finally:
         for child in children:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 
-_MOST = 1 << 20  # bytes of what they print that are looked at
+_MOST = 1 << 20  # bytes of the last that they print that are looked at
 _kept: list[object] = []  # or the handler would be collected
 
 
@@ -31,7 +31,7 @@ def keep_apart(explain: Callable[[str], tuple[str, int] | None]) -> None:
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def on_abort(number: int) -> None:
-        said = os.pread(place.fileno(), _MOST, 0)
+        said = os.pread(place.fileno(), _MOST, max(0, os.fstat(place.fileno()).st_size - _MOST))
         found = explain(said.decode(errors="replace"))
         if found is None:
             os.write(errors, said)

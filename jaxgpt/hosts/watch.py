@@ -178,7 +178,7 @@ class Watch(threading.Thread):
         if not self._agreeing:
             self._lock.acquire()
             self._agreeing = True
-            self._tell("at", str(self._step))
+        self._tell("at", str(self._step))  # again, should the store have failed to take it
         steps = [words.get(f"at/{index}") for index in range(self._group.count)]
         if None not in steps:
             self._stop_at, self.signal = max(map(int, filter(None, steps))) + 1, asked[0]

@@ -78,6 +78,8 @@ def _unpacked(found: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     for name in [name for name in found if name.endswith("_blocks")]:
         whole, blocks = name.removesuffix("_blocks"), found[name]
         scales = found.get(f"{whole}_scales", blocks)
+        if len(scales.shape) < 2 or whole in found:
+            continue  # what remains is refused by its name
         if blocks.dtype == scales.dtype == "U8" and blocks.shape == (*scales.shape, 16):
             *outer, rows, count = scales.shape
             shape = (*outer, 32 * count, rows)

@@ -64,10 +64,13 @@ def load_huggingface(folder: str | Path, dtype: Dtype | None = None) -> tuple[Mo
     folder, dtype = Path(folder), typed("dtype", dtype, Dtype | None)
     family, config = read_huggingface_config(folder)
     tensors = read_headers(folder, family)
-    if config.num_layers > len(tensors):  # before a name is made for each
+    per_expert = any("{expert}" in str(names) for names in family.names.values())
+    count = config.num_layers * (max(1, config.experts.num_experts) if per_expert else 1)
+    if count > len(tensors):  # before a name is made for each
+        experts = f" and {config.experts.num_experts} experts in each" if per_expert else ""
         raise CheckpointError(
-            f"{folder}: config.json has {family.keys['num_layers'].name} {config.num_layers}, but "
-            f"there are only {len(tensors)} tensors; they do not belong together"
+            f"{folder}: config.json has {family.keys['num_layers'].name} {config.num_layers}"
+            f"{experts}, but there are only {len(tensors)} tensors; they do not belong together"
         )
     parts = parts_of(family, config)
     head, table = (str(family.names[path]) for path in ("head.weight", "embed.tokens"))

@@ -4,13 +4,13 @@ Which of a text's characters are the template's and which were said is known thr
 template's become control tokens, whatever a message holds.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from jaxgpt.errors import CheckpointError, DataError, JaxgptError, brief
+from jaxgpt.files import parse_json
 from jaxgpt.tokenization.added_tokens import CHAT_TEMPLATE, CONFIG, MAP, ROLES, content_of
 from jaxgpt.tokenization.json_tokenizer import SECRET, JsonTokenizer
 from jaxgpt.tokenization.sandbox import Program, RefusedError
@@ -31,7 +31,7 @@ def find_chat_template(tokenizer: Any) -> "ChatTemplate | None":
         CheckpointError: it is broken, or there are several and none is called default.
     """
     files = getattr(tokenizer, "files", {})
-    config, names = (json.loads(files.get(name, b"{}")) for name in (CONFIG, MAP))
+    config, names = (_mapping_in(files, name) for name in (CONFIG, MAP))
     found = config.get("chat_template")
     if CHAT_TEMPLATE in files:
         found = files[CHAT_TEMPLATE].decode(errors="replace")
@@ -48,6 +48,16 @@ def find_chat_template(tokenizer: Any) -> "ChatTemplate | None":
         raise CheckpointError(f"chat_template in {CONFIG} is {found!r:.60}; it must be a text")
     spelt = {role: content_of((names | config).get(role)) for role in ROLES}
     return ChatTemplate(found, tokenizer, {role: text for role, text in spelt.items() if text})
+
+
+def _mapping_in(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    try:
+        values = parse_json(files.get(name, b"{}").decode())
+    except ValueError as error:
+        raise CheckpointError(f"the tokenizer's {name} is damaged: {error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"the tokenizer's {name} is {values!r:.60}; it must be a mapping")
+    return values
 
 
 class ChatTemplate:
@@ -138,7 +148,9 @@ class ChatTemplate:
         return re.split("|".join(words), text)
 
     def _spelt(self, text: str) -> list[str]:
-        return [name for name, hidden in self._hidden.items() if hidden in text]
+        """The control tokens in a text, in their order."""
+        found = [name for name, hidden in self._hidden.items() if hidden in text]
+        return sorted(found, key=lambda name: text.index(self._hidden[name]))
 
     def _render(self, messages: Messages, *, prompt: bool = False) -> str:
         """The conversation as text, in which all control tokens are hidden ones."""

@@ -221,12 +221,12 @@ def _set_beginning(
 
     There is none without a `tokenizer.json`; where there is one, transformers heeds it alone.
     """
-    if named.get("add_eos_token"):
+    content, decided = content_of(named.get("bos_token")), os.path.isfile(folder / _TOKENIZER)
+    if named.get("add_eos_token") and not decided:
         raise DataError(
             f"{folder / CONFIG} has add_eos_token {named['add_eos_token']!r}, but jaxgpt adds no "
             "token after a text; take it out of the file, or name another by --tokenizer"
         )
-    content, decided = content_of(named.get("bos_token")), os.path.isfile(folder / _TOKENIZER)
     begin = tokens.id_of(content)
     if begin is not None and named.get("add_bos_token") and not decided:
         texts = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]

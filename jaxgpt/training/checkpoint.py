@@ -280,7 +280,12 @@ def newest_whole(path: Path) -> tuple[Path, dict[str, Any]]:
     """
     if (found := all_checkpoints(path)) == [path]:
         return path, verify(path)
-    folder, manifest, damaged = first_whole(found[::-1])
+    try:
+        folder, manifest, damaged = first_whole(found[::-1])
+    except DamagedError:
+        if any(map(os.path.isdir, found)):
+            raise
+        return newest_whole(path)  # a run that is being trained has pruned them meanwhile
     if damaged is not None:
         note(f"warning: {damaged}; the checkpoint of step {manifest['step']} is read instead")
     return folder, manifest

@@ -1,6 +1,8 @@
 """Two checkpoints side by side: the settings and the arrays in which they differ."""
 
-from dataclasses import dataclass
+import json
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,15 @@ def to_text(found: CheckpointDifference, a: Path, b: Path) -> str:
     count = len(found.leaves)
     verdict = f"different: {len(odd)} of {count} arrays" if odd else f"equal: all {count} arrays"
     return "\n".join([*lines, "", f"{verdict}, bit for bit"])
+
+
+def to_json(found: CheckpointDifference) -> str:
+    """The same as JSON; what is not finite, which JSON has no number for, is null."""
+    values = asdict(found)
+    for leaf in values["leaves"]:
+        for name in ("largest", "relative"):
+            leaf[name] = leaf[name] if math.isfinite(leaf[name]) else None
+    return json.dumps(values, indent=2)
 
 
 def _figures(leaf: LeafDifference) -> str:

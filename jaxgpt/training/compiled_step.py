@@ -21,7 +21,7 @@ from jaxgpt.training.optimizer import (
     schedule,
     updates_counted,
 )
-from jaxgpt.training.placing import place, computed
+from jaxgpt.training.placing import computed, place
 from jaxgpt.training.run_state import state_template
 from jaxgpt.training.step import TrainState, train_step
 

@@ -26,7 +26,7 @@ from jaxgpt.terminal import one_line
 from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.loss import Loss, LossFunction, pretraining_loss
 from jaxgpt.training.mesh import batch_sharding, on_mesh
-from jaxgpt.training.placing import place, computed
+from jaxgpt.training.placing import computed, place
 from jaxgpt.training.run_card import entropy_per_byte
 from jaxgpt.training.sharing import mesh_of
 from jaxgpt.training.step import TrainState, eval_step

@@ -106,7 +106,8 @@ def prune_run(
     CheckpointError if none is whole, or another process has the run; ResourceError if something
     cannot be removed.
     """
-    all_checkpoints(run)
+    if run not in (folder.parent.parent for folder in all_checkpoints(run)):
+        raise CheckpointError(f"{run} is one checkpoint; name the folder of its run")
     with nullcontext() if dry_run else hold(run, "which prunes by itself; wait, or stop it first"):
         gone, damaged = _superseded(run, keep, every)
         for folder in () if dry_run else gone:
@@ -163,7 +164,8 @@ def export(folder: Path, out: str | Path, *, overwrite: bool = False) -> None:
 
 
 def _entry(folder: Path, sums: bool) -> Entry:
-    step = int(folder.name) if folder.parent.name == FOLDER else None
+    named = folder.parent.name == FOLDER and folder.name.isdecimal()
+    step = int(folder.name) if named else None
     found, measured = damages(folder, step, sums=sums), read_validation(folder)
     if step is None:
         step = -1 if found else verify(folder, sums=False)["step"]

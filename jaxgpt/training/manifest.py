@@ -106,6 +106,8 @@ def _changed(
                 yield f"{folder / name} has changed since it was written (sha256)"
         except DamagedError as error:
             yield str(error)
+        except OSError as error:  # such as that a run has pruned it meanwhile
+            yield f"{folder / name} cannot be read: {error.strerror}"
 
 
 def _read(folder: Path) -> dict[str, Any]:

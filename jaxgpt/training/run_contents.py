@@ -16,6 +16,8 @@ from typing import Any
 from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import differences, from_dict, read_mapping
 from jaxgpt.data import ownership
+from jaxgpt.data.mixture import Dataset, Mixture, counts_of, read_weights
+from jaxgpt.data.paths import is_dataset
 from jaxgpt.data.tokens import TokenDataset
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.files import file_sha256
@@ -243,6 +245,19 @@ def _remove(path: Path) -> None:
 
 def _has_tokens_of_checkpoint(run: Path) -> bool:
     try:
-        return trained_on(run) == TokenDataset.open(run / TOKENS).fingerprint
-    except DataError:
+        return trained_on(run) == _tokens_of(run).fingerprint
+    except (ConfigError, DataError, KeyError, TypeError):
         return False
+
+
+def _tokens_of(run: Path) -> Dataset:
+    """The tokens in a run's folder, as what the newest checkpoint's settings name."""
+    names = _read(checkpoints(run)[-1] / CONFIG)["data"]["data"] if checkpoints(run) else ()
+    weights = read_weights(names)
+    if len(weights) <= 1:
+        return TokenDataset.open(run / TOKENS)
+    datasets = {
+        name: TokenDataset.open(name if is_dataset((name,)) else run / TOKENS / str(number))
+        for number, name in enumerate(weights)
+    }
+    return Mixture(datasets, counts_of(weights))

@@ -84,5 +84,28 @@ def test_what_is_missing_is_one_line(monkeypatch):
         TokenDataset.open("s3://bucket/data")
 
 
+class StoreError(Exception):
+    """Of no class that Python has, as those of some stores."""
+
+
+def test_a_store_that_fails_is_tried_again_and_then_told(url, monkeypatch):
+    monkeypatch.setattr(remote, "_PAUSES", (0.0, 0.0))
+    files, failures = fsspec.filesystem("memory"), [2]
+    read = type(files).cat_file
+
+    def cat_file(self, path, start=None, end=None, **more):
+        if start is not None and failures[0]:
+            failures[0] -= 1
+            raise StoreError("503")
+        return read(self, path, start=start, end=end, **more)
+
+    monkeypatch.setattr(type(files), "cat_file", cat_file)
+    assert len(TokenDataset.open(url).split("train").read(0, 100)) == 100
+    assert failures == [0]
+    failures[0] = 3
+    with pytest.raises(DataError, match="cannot be read: 503"):
+        TokenDataset.open(url)
+
+
 def missing(name):
     raise ImportError(f"No module named {name}")

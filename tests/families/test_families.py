@@ -17,7 +17,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import CheckpointError, ConfigError
-from jaxgpt.families.known import family_of, sizes
+from jaxgpt.families.known import family_of, read_family, sizes
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.huggingface.weights import load_huggingface, save_huggingface
@@ -155,6 +155,10 @@ def test_there_and_back_keeps_every_bit_and_setting(pair, tmp_path):
         ours.pop(name, None), theirs.pop(name, None)
     assert ours == theirs
     np.testing.assert_array_equal(their_logits(again, TOKENS), their_logits(pair.model, TOKENS))
+    # Who knows no rope_parameters reads the same.
+    values = json.loads((tmp_path / "out" / "config.json").read_text())
+    del values["rope_parameters"]
+    assert read_family(values)[1] == pair.config
 
 
 def test_a_config_of_before_version_5_is_the_same(pair, tmp_path):
@@ -190,6 +194,7 @@ def test_published_models_have_their_number_of_parameters(name):
 
 
 REFUSED = {
+    "no model_type": ({"model_type": ""}, "model_type is ''; only gpt2, llama"),
     "model_type": ({"model_type": "bamba"}, "model_type is 'bamba'; only gpt2, llama"),
     "rope_type": (
         {"rope_scaling": {"rope_type": "longrope", "factor": 2.0}},
@@ -301,12 +306,26 @@ def test_mxfp4_without_its_scales_is_refused_by_name(packed, tmp_path):
     refused(tmp_path, {}, "missing: layers.1.mlp.experts.down_proj; 1 unexpected: layers.1")
 
 
+def test_mxfp4_without_its_axes_is_refused_by_name(packed, tmp_path):
+    tensors = load_file(packed[1] / "model.safetensors")
+    name = "model.layers.1.mlp.experts.down_proj"
+    tensors[f"{name}_scales"] = np.zeros(3, np.uint8)
+    tensors[f"{name}_blocks"] = np.zeros((3, 16), np.uint8)
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((packed[1] / "config.json").read_text())
+    refused(tmp_path, {}, "missing: layers.1.mlp.experts.down_proj; 2 unexpected: layers.1")
+
+
 EXPERTS_REFUSED = {
     "dense layers": ({"mlp_only_layers": [1]}, "mlp_only_layers is [1]; jaxgpt has only []"),
     "every other": ({"decoder_sparse_step": 2}, "decoder_sparse_step is 2; jaxgpt has only 1"),
     "windows": ({"use_sliding_window": True}, "use_sliding_window is True; jaxgpt has only False"),
     "too many": ({"num_experts_per_tok": 9}, "experts_per_token is 9; it must be from 1 to 8"),
     "fewer": ({"num_experts": 7}, "unexpected: layers.0.mlp.experts.7.down_proj.weight"),
+    "more than any file": (
+        {"num_experts": 2 * 10**9},
+        "num_hidden_layers 5 and 2000000000 experts in each, but there are only",
+    ),
     "quantization": ({"quantization_config": {"quant_method": "mxfp4"}}, "is of 'mxfp4'; take"),
 }
 
@@ -325,3 +344,8 @@ def test_a_model_of_no_family_stays(random_params, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="qk_norm and norm_offset go with norm rms"):
         replace(config, qk_norm="head")
+
+
+def test_a_setting_that_is_null_is_as_left_out():
+    values = make_theirs("qwen3 experts").config.to_dict()
+    assert read_family(values | {"mlp_only_layers": None}) == read_family(values)

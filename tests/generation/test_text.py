@@ -172,6 +172,20 @@ def test_long_prompt_is_refused_or_truncated(model):
     assert kept == list(generate_text(model, "x" * 16, max_new_tokens=4))
 
 
+def test_a_truncated_prompt_keeps_what_begins_every_text(monkeypatch):
+    words = WordTokenizer.train("one two")
+    begin = words.encode("two")[0]
+    monkeypatch.setattr(WordTokenizer, "prefix", (begin,), raising=False)
+    config = ModelConfig(vocab_size=64, context_length=3, num_layers=1, num_heads=1, embed_dim=2)
+    seen = scripted(monkeypatch, [])
+    list(
+        generate_text(
+            Model(config, {}, words), "one one one two", max_new_tokens=1, truncate="left"
+        )
+    )
+    assert seen["prompts"] == [[begin, *words.encode("one two")]]
+
+
 def test_empty_stop_is_refused(model):
     with pytest.raises(ConfigError, match="stop string is empty"):
         next(generate_text(model, "a", max_new_tokens=4, stop=["b", ""]))

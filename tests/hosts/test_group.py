@@ -154,6 +154,23 @@ def test_a_signal_to_one_stops_all_behind_the_last_that_any_has_taken(groups):
     assert [[watch.stopped(step) for step in (6, 7)] for watch in watches] == [[False, True]] * 3
 
 
+def test_what_the_store_did_not_take_is_told_again(groups, monkeypatch):
+    watches = [Watch(group, 60.0) for group in groups]
+    watches[0]._tell("stop", "15")
+    told = watches[1]._tell
+
+    def fails(name, word):
+        monkeypatch.setattr(watches[1], "_tell", told)
+        raise RuntimeError("UNAVAILABLE")
+
+    monkeypatch.setattr(watches[1], "_tell", fails)
+    with pytest.raises(RuntimeError):
+        beat(watches[1:2])
+    for _ in range(2):
+        beat(watches)
+    assert [watch.signal for watch in watches] == [15, 15, 15]
+
+
 def test_a_silent_process_counts_as_dead_and_one_that_is_done_does_not(groups):
     watches = [Watch(group, 0.05) for group in groups]
     beat(watches)

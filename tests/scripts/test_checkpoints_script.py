@@ -174,6 +174,16 @@ def test_prune_does_not_count_what_is_damaged(command, run):
     assert steps(run) == [10, 20, 30, 40]
 
 
+def test_a_checkpoint_by_itself_is_looked_at_and_not_pruned(command, run):
+    path = folder(run, 20)
+    before = contents(run)
+    code, _, err = command("prune", path, "--keep", "1")
+    assert (code, contents(run)) == (4, before)
+    assert "is one checkpoint; name the folder of its run" in err
+    aside = path.rename(path.with_name("00000020.corrupt-1"))
+    assert command("verify", aside)[0] == 0
+
+
 def test_a_run_that_is_trained_is_not_pruned(command, run):
     with open(run / ".lock", "w") as lock:
         lock.write("17")

@@ -18,7 +18,7 @@ from jaxgpt.training import pretrain as pretrain_module
 from jaxgpt.training import run_folder
 from jaxgpt.training.kept import checkpoints
 from jaxgpt.training.pretrain import pretrain
-from jaxgpt.training.run_contents import foreign_files
+from jaxgpt.training.run_contents import foreign_files, undo_killed
 
 pytestmark = pytest.mark.whole_run
 
@@ -246,3 +246,24 @@ def test_a_run_goes_on_with_the_devices_that_there_are(config, undisturbed, tmp_
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     with pytest.raises(ConfigError, match="fsdp=16,tensor=1 takes 16, but there are 8 devices"):
         pretrain(replace(config, fsdp=16), run)
+
+
+def test_the_tokens_of_a_mixture_are_those_of_the_newest_checkpoint(config, tmp_path, monkeypatch):
+    text, run = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text(TEXT)
+    data = replace(config.data, data=(f"{text}=1", "stories=1"), tokenizer="bytes")
+    mixed = replace(config, data=data)
+    pretrain(mixed, run)
+    shard = run / "tokens" / "0" / "train-00000.bin"
+    before = shard.read_bytes()
+    text.write_text(TEXT + "It went on. " * 40)
+    allowed = RunOptions(allow_config_change=True, allow_data_change=True)
+    for after in (False, True):
+        with monkeypatch.context() as patch:
+            kill_at(patch, pretrain_module, "save", 1, after=after)
+            with pytest.raises(Killed):
+                pretrain(replace(mixed, steps=8), run, allowed)
+        new = shard.read_bytes()
+        assert new != before
+        undo_killed(run)
+        assert shard.read_bytes() == (new if after else before)
