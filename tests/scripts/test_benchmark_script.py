@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_a_table_figures_and_bars(script, tmp_path, capsys):
     assert "other programs" in lines[-1]
     report = json.loads(out.read_text())
     assert report["config"]["model"]["embed_dim"] == 16
-    assert report["machine"]["versions"]["torch"] == torch.__version__
+    assert report["machine"]["versions"]["torch"] == version("torch")
     assert {"cpu", "cores", "device", "products", "copy"} <= report["machine"].keys()
     assert len(report["rows"][0]["turns_ms"]) == 2
     assert report["quotable"] in (True, False)

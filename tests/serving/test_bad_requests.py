@@ -85,7 +85,7 @@ def check(answer, status, said):
         (b'{"n": NaN}', "NaN"),
         (b'{"temperature": 1e999}', "beyond the largest double"),
         (b'{"seed": 99999999999999999999999}', "beyond 64 bits"),
-        (b"[" * 2000, "nested too deeply"),
+        (b"[" * 1000 + b"]" * 1000, "nested too deeply"),
         (b'{"messages": "Who?"}', "messages is 'Who?'; it must be a list"),
         (b'{"messages": []}', "messages is missing or empty"),
         (b'{"messages": [1]}', "messages[0] is 1; it must be an object"),
