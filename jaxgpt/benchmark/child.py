@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.benchmark.contenders import CONTENDERS, Unavailable, build
+from jaxgpt.benchmark.processes import host_peak
 from jaxgpt.benchmark.workload import load_start, make_batches
 from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import from_dict, read_mapping
 from jaxgpt.terminal import say
 
 STEPS = 3  # the first two allocate what the third finds there
-_STATUS = Path("/proc/self/status")
 
 
 def main(folder: Path, name: str, platform: str, began: float) -> dict[str, Any]:
@@ -41,22 +41,13 @@ def main(folder: Path, name: str, platform: str, began: float) -> dict[str, Any]
         "import_seconds": imported,
         "first_step_seconds": first_step,
         "losses": losses + trainer.run(rest),
-        "peak_bytes": _host_peak(),
-        "device_peak_bytes": None if platform == "cpu" else _device_peak(library),
+        "peak_bytes": host_peak(),
+        "device_peak_bytes": None if platform == "cpu" else device_peak(library),
     }
 
 
-def _host_peak() -> int:
-    """The most resident memory that this process ever had."""
-    if _STATUS.exists():
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource  # not on Windows; on Linux it would count the parent's peak, too
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-
-
-def _device_peak(library: str) -> int | None:
+def device_peak(library: str) -> int | None:
+    """The most memory of the first device that a library ever had, where it can tell."""
     if library == "torch":
         import torch
 

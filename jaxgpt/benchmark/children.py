@@ -1,10 +1,7 @@
 """The suites `load` and `memory`: each contender in processes of its own, for a few steps."""
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,6 +14,7 @@ import jax
 from jaxgpt.benchmark import child
 from jaxgpt.benchmark.contenders import CONTENDERS, Unavailable, need_torch
 from jaxgpt.benchmark.machine import describe_machine
+from jaxgpt.benchmark.processes import run_module
 from jaxgpt.benchmark.report import Report
 from jaxgpt.benchmark.training import compare_losses, start
 from jaxgpt.benchmark.turns import take_turns
@@ -95,19 +93,12 @@ def _run(folder: Path, name: str, *, fresh: bool) -> dict[str, Any]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "TORCHINDUCTOR_CACHE_DIR": cache,
     }
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", child.__name__),
-            *(str(folder), name, jax.default_backend(), repr(time.time())),
-        ],
-        env=os.environ | caches,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise JaxgptError(f"the process of {CONTENDERS[name].label} failed: {last}")
-    return json.loads(done.stdout.splitlines()[-1])
+    words = str(folder), name, jax.default_backend(), repr(time.time())
+    try:
+        return run_module(child.__name__, *words, variables=caches)
+    except JaxgptError as failure:
+        label = CONTENDERS[name].label
+        raise JaxgptError(f"the process of {label} failed: {failure}") from None
 
 
 def _row(label: str, results: list[Any], figures: list[tuple[str, str, float]]) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.benchmark.contenders import Unavailable
-from jaxgpt.benchmark.machine import describe_machine
+from jaxgpt.benchmark.machine import describe_machine, measure_copy
 from jaxgpt.benchmark.report import Report
 from jaxgpt.benchmark.training import start
 from jaxgpt.benchmark.turns import Turns, take_turns
@@ -22,6 +23,8 @@ from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.dispatch import DecodingParams, prepare_params
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.huggingface.weights import Dtype, save_gpt2
+from jaxgpt.model.flops import multiplied_parameters
+from jaxgpt.model.gpt import init_cache
 from jaxgpt.model.layers import Params
 from jaxgpt.shell import install
 
@@ -36,48 +39,80 @@ def measure_decoding(
     prompt_tokens: int = 64,
     new_tokens: int = 128,
     turns: int = 5,
+    alone: bool = False,
 ) -> Report:
     """Time greedy texts of `new_tokens` after prompts of `prompt_tokens`, with a cache.
 
-    Raises JaxgptError unless both write the same tokens, but for ties within rounding; ConfigError
-    if the context has no room for them.
+    `alone` leaves transformers out. Raises JaxgptError unless both write the same tokens, but for
+    ties within rounding; ConfigError as `check_room` does.
     """
-    length, needed = config.model.context_length, prompt_tokens + new_tokens
-    if needed > length:
-        raise ConfigError(
-            f"context_length is {length}, but {prompt_tokens} tokens of prompt and {new_tokens} "
-            f"new ones need {needed}; take --shape small or larger, or fewer tokens"
-        )
+    check_room(config.model, prompt_tokens, new_tokens)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), varied_start(config))
-    ours = partial(write, config.model, prepare_params(jax.device_put(params)), new_tokens)
-    writers: dict[str, Any] = {_OURS: ours}
+    prepared = prepare_params(jax.device_put(params))
+    writers: dict[str, Any] = {_OURS: partial(write, config.model, prepared)}
     left_out: dict[str, str] = {}
+    theirs, sizes = None, {_OURS: prepared.dtype.itemsize, _THEIRS: jnp.dtype(dtype).itemsize}
     try:
-        theirs = _transformers(config, params, new_tokens)
-        writers[_THEIRS] = theirs.write
+        if not alone:
+            theirs = _transformers(config, params)
+            writers[_THEIRS] = theirs.write
     except Unavailable as reason:
-        theirs, left_out[_THEIRS] = None, str(reason)
+        left_out[_THEIRS] = str(reason)
+    copy = measure_copy()
     rows, others, seconds = [], [], []
     for batch_size in batch_sizes:
         prompts = make_tokens(config, batch_size * prompt_tokens).reshape(batch_size, -1)
-        texts = {name: writer(prompts) for name, writer in writers.items()}
-        same = theirs.compare(prompts, texts[_OURS], texts[_THEIRS]) if theirs else ""
-        taken = take_turns({name: partial(writers[name], prompts) for name in writers}, turns)
+        works = {
+            (name, count): partial(writer, count, prompts)
+            for name, writer in writers.items()
+            for count in dict.fromkeys((new_tokens, 1))
+        }
+        texts = {work: write_text() for work, write_text in works.items()}
+        same = ""
+        if theirs:
+            same = theirs.compare(prompts, *(texts[name, new_tokens] for name in writers))
+        taken = take_turns(works, turns)
         others.append(taken.others)
         seconds.append(taken.window)
-        rows += _rows(taken, batch_size, new_tokens, same)
+        for name in writers:
+            read = numbers_read(config.model, batch_size, prompt_tokens + new_tokens // 2)
+            row = _row(name, taken, batch_size, new_tokens, read * sizes[name] / copy)
+            if theirs:
+                whole = taken.median((_THEIRS, new_tokens))
+                row |= {"ratio": row["median_ms"] / 1e3 / whole, "same_tokens": same}
+            rows.append(row)
     return Report(
         suite="decode",
         shape=f"{describe(config.model)}, {dtype}, prompt {prompt_tokens} + {new_tokens} tokens",
         config=to_dict(config),
-        machine=describe_machine(),
+        machine=describe_machine() | {"copy": copy},
         rows=rows,
         figure="tokens_per_second",
         others=None if None in others else max(others),
         seconds=min(seconds),
         left_out=left_out,
-        notes=("tokens/s counts new tokens of all rows; a turn takes in the prompt, too",),
+        notes=(
+            "tokens/s counts new tokens of all rows; a turn takes in the prompt, too",
+            f"copies {copy / 1e9:,.0f} GB/s; its share is that of reading each weight and the keys "
+            "and values of all rows once, in the time of a token after the first",
+        ),
     )
+
+
+def check_room(model: ModelConfig, prompt_tokens: int, new_tokens: int) -> None:
+    """Raise ConfigError if the context has no room for so many tokens."""
+    length, needed = model.context_length, prompt_tokens + new_tokens
+    if needed > length:
+        raise ConfigError(
+            f"context_length is {length}, but {prompt_tokens} tokens of prompt and {new_tokens} "
+            f"new ones need {needed}; take --shape small or larger, or fewer tokens"
+        )
+
+
+def numbers_read(model: ModelConfig, rows: int, length: int) -> int:
+    """Numbers that the next token of each row needs, after `length` of them: weights and cache."""
+    cache = jax.eval_shape(lambda: init_cache(model, rows, length))
+    return multiplied_parameters(model) + sum(leaf.size for leaf in jax.tree.leaves(cache))
 
 
 def write(
@@ -90,7 +125,7 @@ def write(
     )
 
 
-def _transformers(config: TrainConfig, params: Params, new_tokens: int) -> Any:
+def _transformers(config: TrainConfig, params: Params) -> Any:
     try:
         from jaxgpt.benchmark.transformers_writer import TransformersWriter
     except ImportError as error:
@@ -99,7 +134,7 @@ def _transformers(config: TrainConfig, params: Params, new_tokens: int) -> Any:
         raise Unavailable(found if missing else str(error)) from None
     with tempfile.TemporaryDirectory(prefix="jaxgpt-benchmark-") as folder:
         save_gpt2(Path(folder) / "model", config.model, params)
-        return TransformersWriter(Path(folder) / "model", new_tokens, jax.default_backend())
+        return TransformersWriter(Path(folder) / "model", jax.default_backend())
 
 
 def varied_start(config: TrainConfig) -> Params:
@@ -112,18 +147,22 @@ def varied_start(config: TrainConfig) -> Params:
     return params | {"blocks": jax.tree.map(lambda leaf: 3 * leaf, params["blocks"])}
 
 
-def _rows(taken: Turns, batch_size: int, new_tokens: int, same: str) -> list[dict[str, Any]]:
-    rows = []
-    for name, seconds in taken.seconds.items():
-        row: dict[str, Any] = {
-            "contender": name,
-            "batch": batch_size,
-            "median_ms": 1e3 * taken.median(name),
-            "least_ms": 1e3 * min(seconds),
-            "tokens_per_second": batch_size * new_tokens / taken.median(name),
-            "turns_ms": [1e3 * second for second in seconds],
-        }
-        if _THEIRS in taken.seconds:
-            row |= {"ratio": taken.median(name) / taken.median(_THEIRS), "same_tokens": same}
-        rows.append(row)
-    return rows
+def _row(
+    name: str, taken: Turns, batch_size: int, new_tokens: int, copied: float
+) -> dict[str, Any]:
+    """A writer's figures; `copied` are the seconds of a token at the rate of copies."""
+    work = name, new_tokens
+    whole, first = taken.median(work), taken.median((name, 1))
+    row: dict[str, Any] = {
+        "contender": name,
+        "batch": batch_size,
+        "median_ms": 1e3 * whole,
+        "least_ms": 1e3 * min(taken.seconds[work]),
+        "tokens_per_second": batch_size * new_tokens / whole,
+        "first_token_ms": 1e3 * first,
+        "turns_ms": [1e3 * second for second in taken.seconds[work]],
+    }
+    if new_tokens > 1 and whole > first:
+        each = (whole - first) / (new_tokens - 1)
+        row |= {"token_ms": 1e3 * each, "copy_share": copied / each}
+    return row

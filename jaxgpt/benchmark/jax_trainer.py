@@ -1,5 +1,7 @@
 """jaxgpt's side: the step that `pretrain` jits, fed as `fit` feeds it."""
 
+import time
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -12,6 +14,7 @@ from jaxgpt.model.layers import Params
 from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.mesh import batch_sharding, state_shardings
 from jaxgpt.training.optimizer import make_optimizer
+from jaxgpt.training.plan import peak_of
 from jaxgpt.training.step import init_state
 
 
@@ -29,13 +32,36 @@ class JaxTrainer:
         self._sharding = batch_sharding(mesh)
         self._number = 0
 
+    def compile(self, batch: Batch) -> tuple[float, int]:
+        """Compile the step before it runs: seconds that took, and a device's most bytes in it."""
+        began = time.perf_counter()
+        program = self._lower(batch).compile()
+        seconds = time.perf_counter() - began
+        self._step = replace(self._step, program=program)
+        return seconds, peak_of(program)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of parameters and optimizer."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self._state))
+
+    def instructions(self, batch: Batch) -> int:
+        """Lines of the step's program, before it is compiled."""
+        return len(self._lower(batch).as_text().splitlines())
+
     def run(self, batches: list[Batch]) -> list[float]:
         """Take a step on each batch, wait for the last, and return the losses."""
         losses = []
         for batch in batches:
-            arrays = jax.device_put((batch.inputs, batch.targets), self._sharding)
+            arrays = self._put(batch)
             self._state, metrics = self._step(self._state, arrays, np.int32(self._number))
             self._number += 1
             losses.append(metrics["loss"])
         jax.block_until_ready(self._state)
         return [float(loss) for loss in jax.device_get(losses)]
+
+    def _put(self, batch: Batch) -> tuple[jax.Array, ...]:
+        return jax.device_put((batch.inputs, batch.targets), self._sharding)
+
+    def _lower(self, batch: Batch) -> jax.stages.Lowered:
+        return self._step.lower(self._state, self._put(batch), np.int32(0))

@@ -88,13 +88,19 @@ def peak(device_kind: str, dtype: str) -> float | None:
 def measure_rates(size: int = 0, megabytes: int = 0) -> Rates:
     """Rates of products of `size` squared matrices, and a copy, best of 5; 0 fills the device."""
     cpu = jax.default_backend() == "cpu"
-    size, megabytes = size or (1024 if cpu else 8192), megabytes or (128 if cpu else 1024)
+    size = size or (1024 if cpu else 8192)
     multiply, products = jax.jit(jnp.matmul), {}
     for dtype in ("float32", "bfloat16"):
         matrix = jax.random.normal(jax.random.key(0), (size, size), dtype)
         seconds = least_seconds(lambda m=matrix: jax.block_until_ready(multiply(m, m)))
         products[dtype] = 2 * size**3 / seconds
+    return Rates(size, {"JAX": products}, measure_copy(megabytes))
+
+
+def measure_copy(megabytes: int = 0) -> float:
+    """Bytes read and written in a second by an array's copy, best of 5; 0 is more than caches."""
+    megabytes = megabytes or (128 if jax.default_backend() == "cpu" else 1024)
     # Negated, not only copied, which the compiler might do without.
     array, negate = jnp.zeros(megabytes * 2**18, jnp.float32), jax.jit(jnp.negative)
     seconds = least_seconds(lambda: jax.block_until_ready(negate(array)))
-    return Rates(size, {"JAX": products}, 2 * array.nbytes / seconds)
+    return 2 * array.nbytes / seconds

@@ -1,6 +1,6 @@
 """What a suite found: rows of figures as a table, as JSON and as bars."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -53,9 +53,14 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "median_ms": ("ms, median", "{:,.1f}".format),
     "least_ms": ("ms, least", "{:,.1f}".format),
     "ratio": ("time / PyTorch", "{:.2f}".format),
+    "difference": ("largest difference", "{:.1e}".format),
+    "teraflops": ("TFLOP/s", "{:,.2f}".format),
+    "gigabytes": ("GB/s", "{:,.0f}".format),
     "tokens_per_second": ("tokens/s", "{:,.0f}".format),
     "times_alone": ("x alone", "{:.2f}".format),
     "first_token_ms": ("ms to first token", "{:,.1f}".format),
+    "token_ms": ("ms a token", "{:,.2f}".format),
+    "copy_share": ("of copy rate", "{:.1%}".format),
     "first_times_alone": ("x alone, first", "{:.2f}".format),
     "mfu": ("MFU", "{:.1%}".format),
     "product_share": ("of product rate", "{:.1%}".format),
@@ -65,8 +70,16 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "first_step_seconds": ("s to first step", "{:.2f}".format),
     "peak_mb": ("MB, host peak", "{:,.0f}".format),
     "device_peak_mb": ("MB, device peak", "{:,.0f}".format),
+    "compile_seconds": ("s to compile", "{:.1f}".format),
+    "sizes": ("sizes", str),
+    "values": ("figures", str),
+    "exponent": ("exponent", "{:.2f}".format),
+    "arithmetic": ("of the arithmetic", "{:.2f}".format),
 }
 """Figures by name: a table's heading, and how a value is written."""
+
+
+_TOLD = ("quotable", "verdict")  # by the rest of the report
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -74,13 +87,28 @@ def to_json(report: Report) -> dict[str, Any]:
     return asdict(report) | {"quotable": report.quotable, "verdict": report.verdict}
 
 
+def from_json(values: Mapping[str, Any]) -> Report:
+    """The report of which `values` are the JSON; raises KeyError or TypeError for none."""
+    made: dict[str, Any] = dict(values) | {"notes": tuple(values["notes"])}
+    return Report(**{name: value for name, value in made.items() if name not in _TOLD})
+
+
 def table(report: Report) -> str:
     """The report as text: the machine, the rows in columns, and what is to be said about them."""
-    machine = report.machine
+    return "\n".join(
+        [f"{report.suite}: {report.shape}", machine_line(report.machine), body(report)]
+    )
+
+
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """The processor, the device and the versions of what `describe_machine` says, in a line."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return f"{machine['cpu']}, {machine['cores']} cores; JAX on {machine['device']}; {versions}"
+
+
+def body(report: Report) -> str:
+    """The report's rows in columns, and what is to be said about them."""
     lines = [
-        f"{report.suite}: {report.shape}",
-        f"{machine['cpu']}, {machine['cores']} cores; JAX on {machine['device']}; {versions}",
         "",
         *_columns(report.rows),
         "",
@@ -96,7 +124,7 @@ def bars(report: Report) -> tuple[dict[str, float], str]:
     values = {}
     for row in report.rows:
         batch = f", batch {row['batch']}" if "batch" in row else ""
-        if row[report.figure] is not None:
+        if row.get(report.figure) is not None:
             values[row["contender"] + batch] = float(row[report.figure])
     what = f"{report.suite}: {COLUMNS[report.figure][0]}"
     return values, what if report.quotable else f"{what} ({report.verdict})"
@@ -106,8 +134,7 @@ def _columns(rows: list[dict[str, Any]]) -> list[str]:
     names = [name for name in COLUMNS if any(name in row for row in rows)]
     cells = [[COLUMNS[name][0] for name in names]]
     for row in rows:
-        values = [(COLUMNS[name][1], row.get(name)) for name in names]
-        cells.append(["unknown" if v is None else write(v) for write, v in values])
+        cells.append([_cell(row, name) for name in names])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(
@@ -116,3 +143,9 @@ def _columns(rows: list[dict[str, Any]]) -> list[str]:
         ).rstrip()
         for line in cells
     ]
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    if name not in row:
+        return ""
+    return "unknown" if row[name] is None else COLUMNS[name][1](row[name])

@@ -103,14 +103,21 @@ def compare_losses(losses: Mapping[str, Sequence[float]], platform: str = "cpu")
         tolerance = max(TOLERANCES[dtype] for dtype in dtypes)
         if platform != "cpu":
             tolerance = max(tolerance, _TF32)
-        pairs = zip(losses[name], losses[reference], strict=True)
-        for step, (loss, wanted) in enumerate(pairs, start=1):
-            if not abs(loss - wanted) <= tolerance * abs(wanted):
-                raise JaxgptError(
-                    f"{CONTENDERS[name].label} has loss {loss:.6f} at step {step}, but "
-                    f"{CONTENDERS[reference].label} has {wanted:.6f}, more than {tolerance:g} of "
-                    "it apart; they do not do the same work, so their speeds say nothing"
-                )
+        labels = CONTENDERS[name].label, CONTENDERS[reference].label
+        check_same(labels, losses[name], losses[reference], tolerance)
+
+
+def check_same(
+    labels: tuple[str, str], losses: Sequence[float], wanted: Sequence[float], tolerance: float
+) -> None:
+    """Raise JaxgptError unless two had the same losses, within that share, at every step."""
+    for step, (loss, other) in enumerate(zip(losses, wanted, strict=True), start=1):
+        if not abs(loss - other) <= tolerance * abs(other):
+            raise JaxgptError(
+                f"{labels[0]} has loss {loss:.6f} at step {step}, but {labels[1]} has "
+                f"{other:.6f}, more than {tolerance:g} of it apart; they do not do the same work, "
+                "so their speeds say nothing"
+            )
 
 
 def _reference(losses: Mapping[str, Any]) -> str:

@@ -18,20 +18,20 @@ _TIES = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 class TransformersWriter:
     """Greedy texts of `GPT2LMHeadModel.generate`; raises Unavailable without the platform."""
 
-    def __init__(self, folder: Path, new_tokens: int, platform: str):
-        self._device, self._new_tokens = find_device(platform), new_tokens
+    def __init__(self, folder: Path, platform: str):
+        self._device = find_device(platform)
         logging.disable_progress_bar()
         logging.set_verbosity_error()
         model: Any = GPT2LMHeadModel.from_pretrained(folder, local_files_only=True, dtype="auto")
         self._model = model.to(self._device).eval()
 
-    def write(self, prompts: np.ndarray) -> np.ndarray:
-        """The new tokens of each row."""
+    def write(self, new_tokens: int, prompts: np.ndarray) -> np.ndarray:
+        """The new tokens of each row, so many."""
         inputs = torch.from_numpy(prompts).to(self._device, torch.long)
         texts = self._model.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
-            max_new_tokens=self._new_tokens,
+            max_new_tokens=new_tokens,
             do_sample=False,
             pad_token_id=0,
         )

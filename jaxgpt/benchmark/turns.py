@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,22 @@ Work = Callable[[], Any]
 class Turns:
     """Seconds of each turn and what it gave, by name, and what else went on meanwhile."""
 
-    seconds: dict[str, list[float]]
-    results: dict[str, list[Any]]
+    seconds: dict[Any, list[float]]
+    results: dict[Any, list[Any]]
     others: float | None
     """CPU time of other programs, as a share of all cores."""
     window: float
     """Seconds from the first turn's start to the last one's end."""
 
-    def median(self, name: str) -> float:
+    def median(self, name: Hashable) -> float:
         """The median turn's seconds."""
         return statistics.median(self.seconds[name])
 
 
-def take_turns(works: Mapping[str, Work], count: int) -> Turns:
+def take_turns(works: Mapping[Any, Work], count: int) -> Turns:
     """`count` turns of each, in turn: whatever slows the machine for a while slows all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    results: dict[str, list[Any]] = {name: [] for name in works}
+    seconds: dict[Any, list[float]] = {name: [] for name in works}
+    results: dict[Any, list[Any]] = {name: [] for name in works}
     before, start = cpu_times(), time.perf_counter()
     for _ in range(count):
         for name, work in works.items():

@@ -1,33 +1,41 @@
-"""Time jaxgpt beside PyTorch, blocks beside GPT-2's, or a server under load.
+"""Time jaxgpt beside PyTorch, blocks beside GPT-2's, a server under load, or all of a GPU.
 
 Both do the same work by turns, and no speed is printed unless their losses or tokens agree. Close
 other programs first: a run during which they used more than 3% of the CPU is marked. blocks trains
 the preset small, or tiny, with each part of today's blocks at equal parameters; serve starts a
-server on this machine and asks it by one stream and by many.
+server on this machine and asks it by one stream and by many. device measures a GPU or TPU in parts,
+each in a process of its own, and goes on where it was stopped; growth says by which power of depth,
+width, T and batch a step takes time and memory.
 """
 
 import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from jaxgpt.benchmark.contenders import choose
 from jaxgpt.benchmark.workload import get_shape, with_steps
 from jaxgpt.commands import cli
 from jaxgpt.commands.progress import Progress
 from jaxgpt.config import TrainConfig
-from jaxgpt.errors import ConfigError
+from jaxgpt.errors import ConfigError, JaxgptError
 from jaxgpt.fields import check_range
 from jaxgpt.files import write_file
 from jaxgpt.presets import get_preset
-from jaxgpt.terminal import say
+from jaxgpt.shell import this_command
+from jaxgpt.terminal import note, say
 
 if TYPE_CHECKING:
     from jaxgpt.benchmark.report import Report
 
 _MOST = 100_000  # of anything that is counted here
-_TURNS = {"train": 10, "decode": 5, "load": 3, "memory": 1, "serve": 3}
+_REPORTS = Literal["train", "decode", "load", "memory", "blocks", "serve", "growth"]
+_SUITES = Literal[_REPORTS, "device"]
+_TURNS = {"train": 10, "decode": 5, "load": 3, "memory": 1, "serve": 3, "device": 10, "growth": 10}
+_CHOICES = ("attention", "remat", "unroll")
+# What goes with some suites alone.
+_OF = {"model": "serve", "streams": "serve", "minutes": "device", "anew": "device"}
 
 
 @dataclass(frozen=True)
@@ -64,10 +72,11 @@ class Shape:
 class Arguments:
     """What to measure, of whom, on what."""
 
-    suite: cli.Positional[Literal["train", "decode", "load", "memory", "blocks", "serve"]] = "train"
+    suite: cli.Positional[_SUITES] = "train"
     """train: optimizer steps; decode: greedy text; load: from a process's start to its first step;
     memory: the peak of a process in training; blocks: what GPT-2's block learns with each part of
-    Llama's and Qwen3's; serve: streams of a server, alone and at once."""
+    Llama's and Qwen3's; serve: streams of a server, alone and at once; device: all that a GPU or
+    TPU is asked for; growth: a step's time and memory against its sizes."""
     shape: Shape = field(default_factory=Shape)
     attention: Literal["auto", "chunked", "cudnn", "splash"] = "auto"
     """For jaxgpt, as in `jaxgpt train`."""
@@ -79,18 +88,19 @@ class Arguments:
     """Of jaxgpt, torch, torch-compile, jaxgpt-bf16, torch-bf16 and torch-compile-bf16; all if none
     is named. decode has two of its own, jaxgpt and transformers; blocks has its rows."""
     dtype: Literal["all", "float32", "bfloat16"] = "all"
-    """Only contenders that compute in this; for decode, the parameters' dtype, float32 at all."""
+    """Only contenders that compute in this; for decode, the parameters' dtype, float32 at all; all
+    is bfloat16 for device and float32 for growth."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to run; auto takes the best there is."""
     steps: int = 0
-    """Measured turns of each contender; 0 is 10 (train), 5 (decode), 3 (load, serve) or 1 (memory).
+    """Measured turns; 0 is 10 (train, device, growth), 5 (decode), 3 (load, serve) or 1 (memory).
     For blocks, the steps that gpt2 is trained; 0 is the preset's."""
     steps_per_turn: int = 1
     """For train: optimizer steps before the other's turn, at whose end the last is waited for."""
     prompt_tokens: int = 64
-    """For decode and serve: tokens that are there."""
+    """For decode, serve and device: tokens that are there."""
     new_tokens: int = 128
-    """For decode and serve: tokens that are written."""
+    """For decode, serve and device: tokens that are written."""
     model: str = ""
     """For serve: the folder of a model, as `jaxgpt serve` takes it; by default one of the shape,
     with random parameters."""
@@ -98,8 +108,12 @@ class Arguments:
     """For serve: streams at once."""
     seeds: str = "0"
     """For blocks: seeds, with commas between."""
+    minutes: float = 8.0
+    """For device: when to stop; the same command then goes on with the parts that are left."""
+    anew: bool = False
+    """For device: measure again what is in --out."""
     out: str = ""
-    """Where to write all figures as a .json."""
+    """Where to write all figures as a .json; for device, after each part."""
     plot: str = ""
     """Where to draw them as a .png."""
 
@@ -109,9 +123,10 @@ class Arguments:
         for name in ("steps_per_turn", "prompt_tokens", "new_tokens"):
             check_range(name, getattr(self, name), 1, _MOST)
         check_range("streams", self.streams, 2, 256)
-        for name in ("model", "streams"):
-            if self.suite != "serve" and getattr(self, name) != getattr(Arguments, name):
-                raise ConfigError(f"--{name} goes with serve")
+        check_range("minutes", self.minutes, 0.1, 1000)
+        for name, suite in _OF.items():
+            if self.suite != suite and getattr(self, name) != getattr(Arguments, name):
+                raise ConfigError(f"--{name} goes with {suite}")
         if self.suite != "blocks" and self.seeds != Arguments.seeds:
             raise ConfigError("--seeds goes with blocks")
         if self.suite == "blocks":
@@ -121,17 +136,20 @@ class Arguments:
             if self.shape.shape not in ("tiny", "small") or any(self.shape.sizes().values()):
                 raise ConfigError("blocks trains --shape tiny or small as it is; drop other sizes")
             cli.numbers("--seeds", self.seeds, int)
-        elif self.suite in ("decode", "serve"):
-            if self.contenders:
-                raise ConfigError(
-                    "--contenders goes with train, load and memory; decode has its two, and serve "
-                    "its rows"
-                )
-            if self.attention != "auto" or self.remat or self.unroll:
-                raise ConfigError(
-                    f"--attention, --remat and --unroll are of training, not of {self.suite}"
-                )
-        elif self.config().batch_size % self.config().gradient_accumulation:
+        elif self.contenders and self.suite not in ("train", "load", "memory"):
+            raise ConfigError(
+                "--contenders goes with train, load and memory; decode has its two, and "
+                "serve, device and growth their rows"
+            )
+        elif self.suite in ("decode", "serve", "device") and (
+            self.attention != "auto" or self.remat or self.unroll
+        ):
+            raise ConfigError(
+                f"--attention, --remat and --unroll are of training, not of {self.suite}"
+            )
+        if self.suite not in ("blocks", "decode", "serve") and (
+            self.config().batch_size % self.config().gradient_accumulation
+        ):
             raise ConfigError(
                 f"batch_size is {self.config().batch_size}; it must be a multiple of "
                 f"gradient_accumulation {self.config().gradient_accumulation}"
@@ -143,7 +161,13 @@ class Arguments:
 
     def config(self) -> TrainConfig:
         """The run that is measured."""
-        choices = {"attention": self.attention, "remat": self.remat, "unroll": self.unroll}
+        choices: dict[str, Any] = {
+            "attention": self.attention,
+            "remat": self.remat,
+            "unroll": self.unroll,
+        }
+        if self.suite == "growth" and self.dtype != "all":
+            choices["compute_dtype"] = self.dtype
         if self.suite != "blocks":
             return replace(self.shape.config(), **choices)
         config = get_preset(self.shape.shape)
@@ -152,17 +176,19 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     """Measure, print the table, write and draw."""
-    usage = "[train|decode|load|memory|blocks|serve]"
+    usage = f"[{'|'.join(get_args(_SUITES))}]"
     arguments = cli.parse(Arguments, "benchmark", argv, usage, description=__doc__)
 
     from jaxgpt.benchmark.report import bars, table, to_json
     from jaxgpt.training.mesh import select_platform
 
     # Leave a GPU's memory to the processes that are measured.
-    if arguments.suite in ("load", "memory", "serve"):
+    if arguments.suite in ("load", "memory", "serve", "device", "growth"):
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     select_platform(arguments.platform)
-    report = measure(arguments)
+    if arguments.suite == "device":
+        return _device(arguments)
+    report = measure(arguments, arguments.suite)
     say(table(report))
     if arguments.out:
         write_file(arguments.out, json.dumps(to_json(report), indent=2) + "\n")
@@ -172,7 +198,34 @@ def main(argv: list[str]) -> None:
         plot_bars(*bars(report), Path(arguments.plot))
 
 
-def measure(arguments: Arguments) -> "Report":
+def _device(arguments: Arguments) -> None:
+    """Measure the parts, each told once it is there; raises JaxgptError if some are missing."""
+    from jaxgpt.benchmark.device import heading, measure_device, panels
+    from jaxgpt.training.memory import check_memory
+
+    check_memory(arguments.config().model)
+    figures = measure_device(
+        arguments.config(),
+        dtype="float32" if arguments.dtype == "float32" else "bfloat16",
+        prompt_tokens=arguments.prompt_tokens,
+        new_tokens=arguments.new_tokens,
+        turns=arguments.steps or _TURNS["device"],
+        minutes=arguments.minutes,
+        out=arguments.out,
+        anew=arguments.anew,
+        tell=say,
+    )
+    if arguments.plot and (drawn := panels(figures)):
+        from jaxgpt.training.plots import plot_bar_panels
+
+        plot_bar_panels(drawn, Path(arguments.plot), heading(figures))
+    if missing := figures.missing:
+        why = [f"{name} ({figures.failed.get(name, 'not begun')})" for name in missing]
+        kept = f"; run the same command again for them: {this_command()}" if arguments.out else ""
+        raise JaxgptError(f"{len(why)} parts have no figures: {', '.join(why)}{kept}")
+
+
+def measure(arguments: Arguments, suite: _REPORTS) -> "Report":
     """The report of the suite."""
     from jaxgpt.benchmark.children import measure_processes
     from jaxgpt.benchmark.decoding import measure_decoding
@@ -181,14 +234,14 @@ def measure(arguments: Arguments) -> "Report":
     from jaxgpt.training.memory import check_memory
 
     config = arguments.config()
-    if arguments.suite == "blocks":
+    if suite == "blocks":
         from jaxgpt.benchmark.blocks import measure_blocks
 
         seeds = cli.numbers("--seeds", arguments.seeds, int)
         return measure_blocks(config, arguments.contenders, seeds=seeds, progress=Progress())
     check_memory(config.model)
-    turns = arguments.steps or _TURNS[arguments.suite]
-    if arguments.suite == "decode":
+    turns = arguments.steps or _TURNS[suite]
+    if suite == "decode":
         batch_size = arguments.shape.batch_size
         return measure_decoding(
             config,
@@ -198,7 +251,11 @@ def measure(arguments: Arguments) -> "Report":
             new_tokens=arguments.new_tokens,
             turns=turns,
         )
-    if arguments.suite == "serve":
+    if suite == "growth":
+        from jaxgpt.benchmark.growth import measure_growth
+
+        return measure_growth(config, turns=turns, tell=note)
+    if suite == "serve":
         return measure_serving(
             config,
             arguments.model,
@@ -208,6 +265,6 @@ def measure(arguments: Arguments) -> "Report":
             turns=turns,
         )
     names = choose(arguments.contenders, arguments.dtype)
-    if arguments.suite == "train":
+    if suite == "train":
         return measure_training(config, names, turns=turns, steps=arguments.steps_per_turn)
-    return measure_processes(arguments.suite, config, names, turns)
+    return measure_processes(suite, config, names, turns)

@@ -16,16 +16,24 @@ def active_parameters(model: ModelConfig) -> int:
     return count_parameters(model) - model.num_layers * idle
 
 
+def multiplied_parameters(model: ModelConfig) -> int:
+    """The `active_parameters` but for tables that no product takes.
+
+    They are that of positions, and that of tokens where the head is a matrix of its own.
+    """
+    length = model.context_length
+    tables = length * (model.positions == "learned") + model.vocab_size * (not model.tie_head)
+    return active_parameters(model) - tables * dimensions(model)["D"]
+
+
 def flops_per_token(model: ModelConfig) -> int:
     """Floating-point operations of a training step for each token (Chowdhery et al. 2022).
 
     6 N + 12 L C T, as nanoGPT counts; in a layer with a window, that in place of T. N are the
-    `active_parameters` but for tables that no product takes: of positions, and of tokens where the
-    head is a matrix of its own.
+    `multiplied_parameters`.
     """
     sizes, length = dimensions(model), model.context_length
-    tables = length * (model.positions == "learned") + model.vocab_size * (not model.tie_head)
-    products = 6 * (active_parameters(model) - tables * sizes["D"])
+    products = 6 * multiplied_parameters(model)
     near = sum(is_local(model, layer) for layer in range(model.num_layers))
     seen = (model.num_layers - near) * length + near * min(model.window, length)
     return products + 12 * sizes["C"] * seen

@@ -206,7 +206,12 @@ def compiled_step(config: TrainConfig, mesh: Mesh) -> Any:
 
 def compiled_peak(config: TrainConfig, mesh: Mesh) -> int:
     """The most bytes at once on each device of `mesh` in a step, by XLA, which compiles it."""
-    sizes = compiled_step(config, mesh).memory_analysis()
+    return peak_of(compiled_step(config, mesh))
+
+
+def peak_of(program: Any) -> int:
+    """The most bytes at once on each device in a compiled program, by XLA."""
+    sizes = program.memory_analysis()
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     return sizes.argument_size_in_bytes + results + sizes.temp_size_in_bytes
 

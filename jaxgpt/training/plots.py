@@ -219,14 +219,27 @@ def plot_differences(
 
 def plot_bars(values: Mapping[str, float], what: str, path: Path) -> None:
     """Draw one bar for each name, the first on top, as a PNG at `path`; `what` says the unit."""
-    places = range(len(values))
     with picture(path, what, [1.0 + 0.45 * len(values)]) as (axes,):
-        bars = axes.barh(places, list(values.values()), color=BARS)
-        figures = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values.values()]
-        axes.bar_label(bars, figures, padding=4)
-        axes.set_yticks(places, list(values))
-        axes.invert_yaxis()
-        axes.margins(x=0.12)
+        _draw_bars(axes, values)
+
+
+def plot_bar_panels(panels: Mapping[str, Mapping[str, float]], path: Path, title: str = "") -> None:
+    """Draw the bars of several things, one above the other, as a PNG at `path`."""
+    heights = [0.8 + 0.35 * len(values) for values in panels.values()]
+    with picture(path, title, heights) as rows:
+        for axes, (what, values) in zip(rows, panels.items(), strict=True):
+            _draw_bars(axes, values)
+            axes.set_title(what, loc="left", fontsize=9)
+
+
+def _draw_bars(axes: Any, values: Mapping[str, float]) -> None:
+    places = range(len(values))
+    bars = axes.barh(places, list(values.values()), color=BARS)
+    figures = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values.values()]
+    axes.bar_label(bars, figures, padding=4)
+    axes.set_yticks(places, list(values))
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
 
 
 def plot_stages(

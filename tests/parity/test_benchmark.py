@@ -291,7 +291,7 @@ def test_another_token_ends_it(monkeypatch):
 
     def wrong(*arguments):
         tokens = right(*arguments)
-        tokens[0, 3] = (tokens[0, 3] + 1) % 31
+        tokens[0, 3:4] = (tokens[0, 3:4] + 1) % 31
         return tokens
 
     monkeypatch.setattr(decoding, "write", wrong)

@@ -13,7 +13,8 @@ import torch
 
 from jaxgpt.benchmark import machine as rates
 from jaxgpt.benchmark import training
-from jaxgpt.errors import ConfigError, ResourceError
+from jaxgpt.benchmark.parts import PARTS
+from jaxgpt.errors import ConfigError, JaxgptError, ResourceError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 SMALL = (
@@ -70,6 +71,44 @@ def test_a_server_of_its_own_is_put_under_load(script, capsys, tmp_path):
         script.main(["serve", *sizes])
 
 
+DEVICE = ("device", *SMALL, "--dtype", "float32", "--prompt-tokens", "4", "--new-tokens", "5")
+
+
+@pytest.mark.whole_run
+def test_a_device_is_measured_in_parts_once(script, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    out, plot = tmp_path / "figures.json", tmp_path / "bars.png"
+    flags = [*DEVICE, "--out", str(out), "--plot", str(plot)]
+    script.main(flags)
+    first = capsys.readouterr().out
+    assert first.startswith(
+        "device: 2 layers, 2 heads, width 16, T=16, V=31, batch 2 in 1, float32"
+    )
+    kept = json.loads(out.read_text())
+    assert not kept["failed"]
+    assert set(kept["parts"]) == set(PARTS)
+    assert [row["batch"] for row in kept["parts"]["decode"]["rows"]] == [1, 8, 64, 256]
+    for row in kept["parts"]["decode"]["rows"]:
+        assert 0 < row["token_ms"] < row["first_token_ms"] + row["median_ms"]
+    assert all(row["compile_seconds"] > 0 for row in kept["parts"]["loop"]["rows"])
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    script.main(flags)
+    again = capsys.readouterr().out
+    assert again.count(f"kept from {out}") == len(PARTS)
+    assert json.loads(out.read_text()) == kept
+
+
+def test_parts_without_figures_are_an_error(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("jaxgpt.benchmark.device.run_module", _fails)
+    with pytest.raises(JaxgptError, match=r"8 parts have no figures: rates \(no card\), .*; run"):
+        script.main([*DEVICE, "--out", str(tmp_path / "figures.json")])
+    assert "rates: failed: no card" in capsys.readouterr().out
+
+
+def _fails(*_, **__):
+    raise JaxgptError("no card")
+
+
 def test_a_batch_that_cannot_be_cut_is_refused(script):
     with pytest.raises(ConfigError, match="2; it must be a multiple of gradient_accumulation 3"):
         script.main([*SMALL, "--gradient-accumulation", "3"])
@@ -100,6 +139,13 @@ def test_a_model_too_large_is_refused(script):
         (["--streams", "4"], "--streams goes with serve"),
         (["serve", "--streams", "1"], "streams is 1; it must be from 2 to 256"),
         (["serve", "--remat"], "are of training, not of serve"),
+        (["--minutes", "2"], "--minutes goes with device"),
+        (["growth", "--anew"], "--anew goes with device"),
+        (["device", "--minutes", "0"], "minutes is 0.0; it must be from 0.1"),
+        (["device", "--remat"], "are of training, not of device"),
+        (["growth", "--contenders", "torch"], "--contenders goes with train, load and memory"),
+        (["device", *SMALL, "--platform", "gpu"], "--platform gpu: no such device here"),
+        (["device", *SMALL], "context_length is 16, but 64 tokens of prompt and 128 new ones"),
         (["--shape", "huge"], "invalid choice"),
         (["speed"], "invalid choice"),
     ],
