@@ -106,7 +106,7 @@ def measure_growth(
     )
 
 
-def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
+def exponent(sizes: Sequence[int], values: Sequence[int | float]) -> float | None:
     """The slope of the line nearest to the points, both axes logarithmic; None unless all exceed 0.
 
     What grows as a power of a size has that power.

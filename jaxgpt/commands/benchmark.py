@@ -1,4 +1,4 @@
-"""Time jaxgpt beside PyTorch, blocks beside GPT-2's, a server under load, or all of a GPU.
+"""Time jaxgpt beside PyTorch, blocks beside GPT-2's, a server, or a GPU.
 
 Both do the same work by turns, and no speed is printed unless their losses or tokens agree. Close
 other programs first: a run during which they used more than 3% of the CPU is marked. blocks trains
