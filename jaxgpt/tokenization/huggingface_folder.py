@@ -28,7 +28,7 @@ from jaxgpt.tokenization.gpt2_vocabulary import (
     is_gpt2_vocabulary,
     ranks_by_letters,
 )
-from jaxgpt.tokenization.json_tokenizer import JsonTokenizer
+from jaxgpt.tokenization.json_tokenizer import JsonTokenizer, token_bytes
 from jaxgpt.tokenization.tokenizer_description import DESCRIPTION_BYTES, byte_levels, normal_form
 from jaxgpt.tokenization.tokenizer_json import describe
 from jaxgpt.tokenization.vocabulary import END_OF_TEXT
@@ -106,6 +106,10 @@ def read_huggingface_folder(folder: Path) -> BPETokenizer | JsonTokenizer | Defe
     ends = ends or ([] if own is None else [own])
     if own in ends:  # what stands between documents is the tokenizer's, where the model ends at it
         ends = [own, *(end for end in ends if end != own)]
+    padding = next(_ids(folder, (generation, model), "pad_token_id", size), None)
+    # Where the model has more rows than there are tokens, some name one of those: none is written.
+    there = token_bytes(description).keys()
+    ends = [end for end in ends if end in there] or ends
     files = {
         name: read_regular(folder / name, limit=DESCRIPTION_BYTES)
         for name in _KEPT
@@ -118,7 +122,7 @@ def read_huggingface_folder(folder: Path) -> BPETokenizer | JsonTokenizer | Defe
         description,
         ends=tuple(dict.fromkeys(ends)),
         begin_of_text=next(_ids(folder, (generation, model), "bos_token_id", size), None),
-        padding=next(_ids(folder, (generation, model), "pad_token_id", size), None),
+        padding=padding if padding in there else None,
         files=files,
         source=source,
     )

@@ -141,6 +141,9 @@ def test_where_the_end_is_read(folder):
         configure(folder, eos_token_id=bad)
         with pytest.raises(DataError, match="it must be a number or a list of them"):
             load_tokenizer(folder)
+    configure(folder, eos_token_id=[301, 310], pad_token_id=311)  # rows that no token has
+    tokenizer = load_pretrained(folder).tokenizer
+    assert (tokenizer.ends, tokenizer.padding) == ((301,), None)
     configure(folder, eos_token_id=310)
     with pytest.raises(DataError, match="eos_token_id is 310, which no token has"):
         load_tokenizer(folder)
