@@ -30,7 +30,7 @@ from jaxgpt.model.flops import flops_per_token
 from jaxgpt.terminal import say
 from jaxgpt.training.fits import check_step
 from jaxgpt.training.mesh import select_platform
-from jaxgpt.training.plan import make_plan, multiplies_bfloat16
+from jaxgpt.training.plan import Narrow, make_plan, multiplies_bfloat16
 
 TIMES = (1, 2, 4)
 """What each size is multiplied by, while the others stay."""
@@ -72,17 +72,17 @@ def measure_growth(
     runs = {(size, times): grown(config, size, times) for size in SIZES for times in TIMES}
     for run in runs.values():
         check_step(run, 1)
-    wide = config.compute_dtype == "float32" or multiplies_bfloat16()
+    narrow: Narrow = "all" if config.compute_dtype == "float32" else multiplies_bfloat16()
     found: dict[Any, dict[str, Any]] = {}
 
-    _point(config, 1, wide)  # reads the libraries from the disk, and does not count
+    _point(config, 1, narrow)  # reads the libraries from the disk, and does not count
 
     def measure() -> None:
         for place, run in runs.items():
             same = next((other for other in found if runs[other] == run), None)
             if same is None:
                 tell(f"{place[0]} x {place[1]}")
-            found[place] = found[same] if same else _point(run, turns, wide)
+            found[place] = found[same] if same else _point(run, turns, narrow)
 
     taken = take_turns({"growth": measure}, 1)
     return Report(
@@ -133,14 +133,14 @@ def _row(
     }
 
 
-def _point(run: TrainConfig, turns: int, wide: bool) -> dict[str, Any]:
+def _point(run: TrainConfig, turns: int, narrow: Narrow) -> dict[str, Any]:
     request = {"config": to_dict(run), "platform": jax.default_backend(), "steps": turns}
     try:
         found = run_module(__name__, request=request, variables=UNCACHED)
     except JaxgptError as failure:
         raise JaxgptError(f"{describe(run.model)}, batch {run.batch_size}: {failure}") from None
     tokens = run.batch_size * run.model.context_length
-    plan = make_plan(run, bfloat16=wide).peak
+    plan = make_plan(run, bfloat16=narrow).peak
     return found | {"flops": flops_per_token(run.model) * tokens, "plan": plan}
 
 

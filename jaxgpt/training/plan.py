@@ -1,9 +1,10 @@
 """What a run takes in memory and arithmetic: by a formula, or by XLA on the devices at hand."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -85,12 +86,16 @@ def settle_vocabulary(config: TrainConfig) -> TrainConfig:
     return replace(config, model=replace(config.model, vocab_size=ids))
 
 
-def make_plan(config: TrainConfig, devices: int = 1, *, bfloat16: bool = True) -> Plan:
+Narrow = Literal["all", "plain", "none"]
+"""Which products in bfloat16 are computed as they are: all, those of which no factor is transposed,
+as in the forward pass, or none. The factors of the others are widened to float32."""
+
+
+def make_plan(config: TrainConfig, devices: int = 1, *, bfloat16: Narrow = "all") -> Plan:
     """The plan of a run on `devices`, laid out by `config.axes`, by a formula.
 
-    `bfloat16` is whether they multiply in it (`multiplies_bfloat16`); where they do not, XLA widens
-    what it multiplies to float32. Raises ConfigError if the vocabulary is not settled,
-    ResourceError if no machine could hold the parameters.
+    `bfloat16` is which products they compute in it (`multiplies_bfloat16`). Raises ConfigError if
+    the vocabulary is not settled, ResourceError if no machine could hold the parameters.
     """
     model, axes = config.model, config.axes
     parameters, bytes_of, means = _state_bytes(model, config.optimizer, config.steps, axes[1:])
@@ -102,7 +107,10 @@ def make_plan(config: TrainConfig, devices: int = 1, *, bfloat16: bool = True) -
         )
     rows = config.batch_size // (devices // axes.tensor)
     micro_batch, length = rows // config.gradient_accumulation, model.context_length
-    width = jnp.dtype(config.compute_dtype).itemsize if bfloat16 else 4
+    width, works_in = (
+        jnp.dtype(config.compute_dtype).itemsize if bfloat16 in narrow else 4
+        for narrow in (("all", "plain"), ("all",))
+    )
     block = bytes_of["blocks"] // model.num_layers
     return Plan(
         parameters=dict(parameters),
@@ -111,9 +119,9 @@ def make_plan(config: TrainConfig, devices: int = 1, *, bfloat16: bool = True) -
         batch=2 * 4 * rows * length,
         micro_batch=micro_batch,
         gradients=whole if config.gradient_accumulation == 1 else 2 * whole,
-        cast=0 if config.compute_dtype == "float32" else whole * width // 4,
+        cast=0 if config.compute_dtype == "float32" else whole * works_in // 4,
         kept=kept_bytes(config, micro_batch * length, model.num_layers, width),
-        working=working_bytes(config, micro_batch * length, width, block),
+        working=working_bytes(config, micro_batch * length, works_in, block),
         cache=_cache_bytes(model),
         flops_per_token=flops_per_token(model),
         flops_per_step=flops_per_token(model) * config.batch_size * length,
@@ -187,12 +195,19 @@ def _sizes(config: TrainConfig) -> dict[str, int]:
     return sizes | {"F": experts.experts_per_token * (sizes["F"] + sizes["D"])}
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether XLA multiplies bfloat16 as it is on this machine's devices; compiles one product."""
+def multiplies_bfloat16() -> Narrow:
+    """Which products XLA computes in bfloat16 on this machine's devices; compiles up to two."""
     if jax.default_backend() != "cpu":
-        return True
+        return "all"
     matrix = jax.ShapeDtypeStruct((16, 16), jnp.bfloat16)
-    return "f32[" not in (jax.jit(jnp.matmul).lower(matrix, matrix).compile().as_text() or "f32[")
+
+    def is_narrow(multiply: Callable[..., Any]) -> bool:
+        program = jax.jit(multiply).lower(matrix, matrix).compile()
+        return "f32[" not in (program.as_text() or "f32[")
+
+    if not is_narrow(jnp.matmul):
+        return "none"
+    return "all" if is_narrow(lambda x, grad: x.T @ grad) else "plain"
 
 
 @lru_cache(maxsize=1)

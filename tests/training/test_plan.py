@@ -152,9 +152,11 @@ def test_bfloat16_halves_what_is_kept_but_where_it_is_widened():
     config = _config(2, 2, 64, 64, 256)
     narrow = replace(config, compute_dtype="bfloat16")
     plan = make_plan(config)
-    assert 2 * make_plan(narrow).kept == make_plan(narrow, bfloat16=False).kept == plan.kept
+    assert 2 * make_plan(narrow).kept == make_plan(narrow, bfloat16="none").kept == plan.kept
     assert make_plan(narrow).cast == plan.gradients / 2
-    assert make_plan(narrow, bfloat16=False).cast == plan.gradients
+    assert make_plan(narrow, bfloat16="none").cast == plan.gradients
+    plain = make_plan(narrow, bfloat16="plain")
+    assert (plain.kept, plain.cast) == (make_plan(narrow).kept, plan.gradients)
 
 
 @pytest.mark.parametrize(
