@@ -1,11 +1,8 @@
 """Time jaxgpt beside PyTorch, blocks beside GPT-2's, a server, or a GPU.
 
 Both do the same work by turns, and no speed is printed unless their losses or tokens agree. Close
-other programs first: a run during which they used more than 3% of the CPU is marked. blocks trains
-the preset small, or tiny, with each part of today's blocks at equal parameters; serve starts a
-server on this machine and asks it by one stream and by many. device measures a GPU or TPU in parts,
-each in a process of its own, and goes on where it was stopped; growth says by which power of depth,
-width, T and batch a step takes time and memory.
+other programs first: a run during which they used more than 3% of the CPU is marked. device
+measures a GPU or TPU in parts, each in a process of its own, and goes on where it was stopped.
 """
 
 import json
@@ -75,8 +72,9 @@ class Arguments:
     suite: cli.Positional[_SUITES] = "train"
     """train: optimizer steps; decode: greedy text; load: from a process's start to its first step;
     memory: the peak of a process in training; blocks: what GPT-2's block learns with each part of
-    Llama's and Qwen3's; serve: streams of a server, alone and at once; device: all that a GPU or
-    TPU is asked for; growth: a step's time and memory against its sizes."""
+    Llama's and Qwen3's, at equal parameters, in the preset small or tiny; serve: streams of a
+    server on this machine, alone and at once; device: all that a GPU or TPU is asked for; growth:
+    by which power of depth, width, T and batch a step takes time and memory."""
     shape: Shape = field(default_factory=Shape)
     attention: Literal["auto", "chunked", "cudnn", "splash"] = "auto"
     """For jaxgpt, as in `jaxgpt train`."""
@@ -96,14 +94,13 @@ class Arguments:
     """Measured turns; 0 is 10 (train, device, growth), 5 (decode), 3 (load, serve) or 1 (memory).
     For blocks, the steps that gpt2 is trained; 0 is the preset's."""
     steps_per_turn: int = 1
-    """For train: optimizer steps before the other's turn, at whose end the last is waited for."""
+    """For train: steps before the other's turn; at the end of a turn, the last is waited for."""
     prompt_tokens: int = 64
-    """For decode, serve and device: tokens that are there."""
+    """Tokens that are there, for decode, serve, device."""
     new_tokens: int = 128
-    """For decode, serve and device: tokens that are written."""
+    """Tokens to be written, for decode, serve, device."""
     model: str = ""
-    """For serve: the folder of a model, as `jaxgpt serve` takes it; by default one of the shape,
-    with random parameters."""
+    """For serve: the folder of a model; by default one of the shape, with random parameters."""
     streams: int = 16
     """For serve: streams at once."""
     seeds: str = "0"
