@@ -107,7 +107,7 @@ def test_what_cannot_fit_is_refused_before_any_step(taken):
 def test_a_process_tells_what_its_steps_took(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     wide = replace(CONFIG, model=replace(CONFIG.model, vocab_size=4096, embed_dim=512))
-    points = [growth._point(run, 2, True) for run in (CONFIG, wide)]
+    points = [growth._point(run, 2, "all") for run in (CONFIG, wide)]
     for point in points:
         assert 0 < point["seconds"] < point["compile_seconds"] + 10
         assert point["host_peak_bytes"] > 50e6
