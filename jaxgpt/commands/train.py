@@ -162,11 +162,10 @@ def _by_one_process(line: str) -> str:
     """A command line of `launch` as that of one process with the devices of all."""
     import jax
 
-    return re.sub(
-        r"--processes[ =]\d+( --devices[ =]\d+)?(?=.* -- )",
-        f"--processes 1 --devices {jax.device_count()}",
-        line,
-    )
+    own, between, command = line.partition(" -- ")
+    own = re.sub(r" --devices[ =]\d+", "", own)
+    alone = f"--processes 1 --devices {jax.device_count()}"
+    return re.sub(r"--processes[ =]\d+", alone, own) + between + command
 
 
 def replay(arguments: Arguments, out: Path) -> None:

@@ -30,7 +30,7 @@ class RemoteFile:
     """The bytes of a file behind a URL, fetched in ranges where they are sliced.
 
     Raises DataError where fsspec, or what it needs for this kind of URL, is not installed, and
-    where the file cannot be read.
+    where the file cannot be read in three tries.
     """
 
     def __init__(self, url: str) -> None:

@@ -25,11 +25,14 @@ def launch(command: Sequence[str], processes: int, devices: int) -> int:
     It is that of the first which failed, upon which the others end too. A CPU stands in for as many
     devices as are asked for; of an accelerator's, each process gets its own.
     """
-    port, children = _free_port(), []
+    port, children, early = _free_port(), [], []
     held: list[list[str]] = [[] for _ in range(processes)]
     readers: list[threading.Thread] = []
 
-    def forward(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None = None) -> None:
+        if len(children) < processes:
+            early.append(number)
+            return
         alive = [child for child in children if child.poll() is None]
         # The first, by which the others hear of it; where that has ended, each of the others.
         for child in alive[:1] if alive[:1] == children[:1] else alive:
@@ -43,6 +46,8 @@ def launch(command: Sequence[str], processes: int, devices: int) -> int:
                 given = children[index], index, held[index]
                 readers.append(threading.Thread(target=_show, args=given, daemon=True))
                 readers[-1].start()
+        for number in early:
+            forward(number)
         code = _wait(children)
     finally:
         for child in children:

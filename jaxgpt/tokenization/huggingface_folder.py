@@ -28,7 +28,7 @@ from jaxgpt.tokenization.gpt2_vocabulary import (
     is_gpt2_vocabulary,
     ranks_by_letters,
 )
-from jaxgpt.tokenization.json_tokenizer import JsonTokenizer, token_bytes
+from jaxgpt.tokenization.json_tokenizer import JsonTokenizer
 from jaxgpt.tokenization.tokenizer_description import DESCRIPTION_BYTES, byte_levels, normal_form
 from jaxgpt.tokenization.tokenizer_json import describe
 from jaxgpt.tokenization.vocabulary import END_OF_TEXT
@@ -108,7 +108,8 @@ def read_huggingface_folder(folder: Path) -> BPETokenizer | JsonTokenizer | Defe
         ends = [own, *(end for end in ends if end != own)]
     padding = next(_ids(folder, (generation, model), "pad_token_id", size), None)
     # Where the model has more rows than there are tokens, some name one of those: none is written.
-    there = token_bytes(description).keys()
+    there = {*description["model"]["vocab"].values()}
+    there.update(token["id"] for token in description["added_tokens"])
     ends = [end for end in ends if end in there] or ends
     files = {
         name: read_regular(folder / name, limit=DESCRIPTION_BYTES)

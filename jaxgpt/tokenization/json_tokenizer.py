@@ -74,7 +74,7 @@ class JsonTokenizer:
         ordinary = respelt(self.description, self._spelt) if shortcut else self.description
         self._ordinary = _build(ordinary, source)
         self._ordinary.encode_special_tokens = True
-        self._bytes = token_bytes(self.description)
+        self._bytes = _token_bytes(self.description)
         self.vocab_size = max(self._bytes) + 1
         self.prefix = self._processed(source)
         self.files = dict(files or {})
@@ -260,7 +260,7 @@ def _encode(backend: Backend, text: str, *, whole: bool = False) -> list[int]:
         raise DataError(f"the tokenizer cannot encode this text: {error}") from None
 
 
-def token_bytes(description: Mapping[str, Any]) -> dict[int, bytes]:
+def _token_bytes(description: Mapping[str, Any]) -> dict[int, bytes]:
     """What each id spells: an added token its content, another the bytes of its letters."""
     vocabulary = description["model"]["vocab"]
     added = {token["id"]: token["content"] for token in description["added_tokens"]}

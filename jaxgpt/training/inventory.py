@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
@@ -56,7 +57,7 @@ def inventory(path: Path, *, sums: bool = False, step: int | None = None) -> lis
     one alone. Raises CheckpointError if there is none.
     """
     folders = all_checkpoints(path) if step is None else [_of_step(path, str(step))]
-    found = [_entry(folder, sums) for folder in folders]
+    found = list(_entries(folders, sums))
     whole = [entry.folder for entry in found if not entry.damages]
     best = [folder for folder in by_validation(path) if folder in whole]
     return [
@@ -161,6 +162,16 @@ def export(folder: Path, out: str | Path, *, overwrite: bool = False) -> None:
         shutil.copytree(folder, draft, dirs_exist_ok=True, ignore=left_out)
         of = {"step": manifest["step"], "dtype": manifest["dtype"]}
         write_manifest(draft, rows=0, data="", **of)
+
+
+def _entries(folders: Sequence[Path], sums: bool) -> Iterator[Entry]:
+    for folder in folders:
+        try:
+            yield _entry(folder, sums)
+        except FileNotFoundError:
+            if folder.is_dir():
+                raise
+            # Otherwise a run that is being trained has pruned it meanwhile.
 
 
 def _entry(folder: Path, sums: bool) -> Entry:

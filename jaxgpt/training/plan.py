@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError, ResourceError
+from jaxgpt.fields import typed
 from jaxgpt.model.flops import flops_per_token
 from jaxgpt.model.gpt import init_cache
 from jaxgpt.model.parameters import count_parameters, parameter_shapes
@@ -24,6 +25,10 @@ from jaxgpt.training.mesh import batch_sharding, leaf_spec
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.run_state import state_template
 from jaxgpt.training.step import TrainState, init_state
+
+Narrow = Literal["all", "plain", "none"]
+"""Which products in bfloat16 are computed as they are: all, those of which no factor is transposed,
+as in the forward pass, or none. The factors of the others are widened to float32."""
 
 _MOST_BYTES = 10**15  # beyond which nothing is worth planning
 MOST_LOGITS = 1 << 27
@@ -86,16 +91,12 @@ def settle_vocabulary(config: TrainConfig) -> TrainConfig:
     return replace(config, model=replace(config.model, vocab_size=ids))
 
 
-Narrow = Literal["all", "plain", "none"]
-"""Which products in bfloat16 are computed as they are: all, those of which no factor is transposed,
-as in the forward pass, or none. The factors of the others are widened to float32."""
-
-
 def make_plan(config: TrainConfig, devices: int = 1, *, bfloat16: Narrow = "all") -> Plan:
     """The plan of a run on `devices`, laid out by `config.axes`, by a formula.
 
-    `bfloat16` is which products they compute in it (`multiplies_bfloat16`). Raises ConfigError if
-    the vocabulary is not settled, ResourceError if no machine could hold the parameters.
+    `bfloat16` is which products they compute in it (`multiplies_bfloat16`). Raises ConfigError for
+    another word, or if the vocabulary is not settled; ResourceError if no machine could hold the
+    parameters.
     """
     model, axes = config.model, config.axes
     parameters, bytes_of, means = _state_bytes(model, config.optimizer, config.steps, axes[1:])
@@ -107,10 +108,11 @@ def make_plan(config: TrainConfig, devices: int = 1, *, bfloat16: Narrow = "all"
         )
     rows = config.batch_size // (devices // axes.tensor)
     micro_batch, length = rows // config.gradient_accumulation, model.context_length
-    width, works_in = (
-        jnp.dtype(config.compute_dtype).itemsize if bfloat16 in narrow else 4
-        for narrow in (("all", "plain"), ("all",))
+    itemsize, bfloat16 = (
+        jnp.dtype(config.compute_dtype).itemsize,
+        typed("bfloat16", bfloat16, Narrow),
     )
+    width, works_in = 4 if bfloat16 == "none" else itemsize, itemsize if bfloat16 == "all" else 4
     block = bytes_of["blocks"] // model.num_layers
     return Plan(
         parameters=dict(parameters),

@@ -246,14 +246,14 @@ def _remove(path: Path) -> None:
 def _has_tokens_of_checkpoint(run: Path) -> bool:
     try:
         return trained_on(run) == _tokens_of(run).fingerprint
-    except (ConfigError, DataError, KeyError, TypeError):
+    except (ConfigError, DataError):
         return False
 
 
 def _tokens_of(run: Path) -> Dataset:
     """The tokens in a run's folder, as what the newest checkpoint's settings name."""
-    names = _read(checkpoints(run)[-1] / CONFIG)["data"]["data"] if checkpoints(run) else ()
-    weights = read_weights(names)
+    settings = recorded_settings(run, TrainConfig())
+    weights = {} if settings is None else read_weights(settings.data.data)
     if len(weights) <= 1:
         return TokenDataset.open(run / TOKENS)
     datasets = {

@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from jaxgpt.training import inventory as inventory_module
 from jaxgpt.training.checkpoint import load_model, save
 from jaxgpt.training.kept import checkpoints
 from jaxgpt.training.manifest import verify
@@ -182,6 +184,19 @@ def test_a_checkpoint_by_itself_is_looked_at_and_not_pruned(command, run):
     assert "is one checkpoint; name the folder of its run" in err
     aside = path.rename(path.with_name("00000020.corrupt-1"))
     assert command("verify", aside)[0] == 0
+
+
+def test_a_checkpoint_that_is_pruned_meanwhile_is_passed_over(command, run, monkeypatch):
+    look = inventory_module.damages
+
+    def pruned(path, *given, **options):
+        if path == folder(Path("run"), 20):
+            shutil.rmtree(path)
+        return look(path, *given, **options)
+
+    monkeypatch.setattr(inventory_module, "damages", pruned)
+    code, out, _ = command("verify", "run")
+    assert (code, out.count("whole")) == (0, 3)
 
 
 def test_a_run_that_is_trained_is_not_pruned(command, run):

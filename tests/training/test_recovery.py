@@ -267,3 +267,22 @@ def test_the_tokens_of_a_mixture_are_those_of_the_newest_checkpoint(config, tmp_
         assert new != before
         undo_killed(run)
         assert shard.read_bytes() == (new if after else before)
+
+
+def test_new_tokens_stay_where_the_newest_checkpoints_settings_are_damaged(
+    config, tmp_path, monkeypatch
+):
+    text, run = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text(TEXT)
+    one = replace(config, data=replace(config.data, data=(str(text),), tokenizer="bytes"))
+    pretrain(one, run)
+    text.write_text(TEXT + "It went on. " * 40)
+    allowed = RunOptions(allow_config_change=True, allow_data_change=True)
+    with monkeypatch.context() as patch:
+        kill_at(patch, pretrain_module, "save", 1, after=True)
+        with pytest.raises(Killed):
+            pretrain(replace(one, steps=8), run, allowed)
+    new = (run / SHARD).read_bytes()
+    (checkpoints(run)[-1] / "config.json").write_text("{")
+    undo_killed(run)
+    assert (run / SHARD).read_bytes() == new
