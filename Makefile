@@ -1,5 +1,8 @@
 # `make train` and `make test` are all it takes on a machine with Python 3.11 or newer.
-PYTHON ?= python3
+# The newest Python here that can make an environment; PYTHON=python3.11 takes that one.
+PYTHON ?=
+PYENV = $(shell pyenv root 2>/dev/null)/versions
+PYTHONS = $(foreach v,3.13 3.12 3.11,python$v $(wildcard $(PYENV)/$v.*/bin/python$v)) python3
 VENV := .venv
 BIN := $(VENV)/bin
 # make train PRESET=gpt2 ARGS='--data fineweb-edu' trains something else.
@@ -75,9 +78,13 @@ lint: $(BIN)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12"; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	@for python in $(if $(PYTHON),'$(PYTHON)',$(PYTHONS)); do \
+	  "$$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	  echo "$$("$$python" -V) by $$python$(if $(PYTHON),, is the newest here; PYTHON=... takes another)"; \
+	  exec "$$python" -m venv $(VENV); \
+	done; \
+	echo "error: $(if $(PYTHON),$(PYTHON) is no Python,there is no Python) of 3.11 or newer with" \
+	  "the module ensurepip (Debian: python3-venv); name one: make PYTHON=python3.12"; exit 2
 
 $(BIN)/.installed: pyproject.toml | $(BIN)/python
 	$(INSTALL) --editable .

@@ -36,8 +36,15 @@ def load_config(path: str | Path) -> TrainConfig:
 
 
 def find_config(name: str) -> TrainConfig:
-    """The preset called `name`, or the config in a file of that name; raises as they do."""
-    return get_preset(name) if _is_preset(name) else load_config(name)
+    """The preset called `name`, or the config in a file of that name; raises as they do.
+
+    A preset in float32 is found with the precision `auto`, which takes it where it is the faster.
+    """
+    if not _is_preset(name):
+        return load_config(name)
+    preset = get_preset(name)
+    is_open = preset.compute_dtype == "float32"
+    return dataclasses.replace(preset, compute_dtype="auto") if is_open else preset
 
 
 def run_name(name: str) -> str:

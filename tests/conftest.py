@@ -21,6 +21,9 @@ os.environ["XLA_FLAGS"] = (
 # waits for a thread; with twice as many there is one.
 os.environ.setdefault("NPROC", "16")
 
+# What tests compare is computed in float32, however fast this machine multiplies bfloat16.
+os.environ["JAXGPT_COMPUTE_DTYPE"] = "float32"
+
 # No one reads where in the source an instruction comes from; to find that out takes time.
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 

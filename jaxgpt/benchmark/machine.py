@@ -1,16 +1,14 @@
 """What was measured on: the machine, its libraries, and what it could do at most."""
 
 import importlib.metadata
-import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.benchmark.turns import least_seconds
+from jaxgpt.training.processor import cores, cpu_model, least_seconds
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "torch", "transformers")
 _A100, _H100 = {"float32": 156e12, "bfloat16": 312e12}, {"float32": 494.7e12, "bfloat16": 989.4e12}
@@ -32,29 +30,14 @@ def describe_machine() -> dict[str, Any]:
     """Processor, cores that this process may use, JAX's device, and versions by library."""
     device = jax.devices()[0]
     return {
-        "cpu": _cpu_model(),
-        "cores": _cores(),
+        "cpu": cpu_model(),
+        "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "platform": device.platform,
         "device": device.device_kind,
         "versions": {"python": platform.python_version()}
         | {name: version for name in _LIBRARIES if (version := _version(name))},
     }
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or "unknown")
 
 
 def _version(library: str) -> str | None:

@@ -8,7 +8,7 @@ setting of `jaxgpt train` has its flag here.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
@@ -102,10 +102,12 @@ def main(argv: list[str]) -> None:
         settle_vocabulary,
     )
     from jaxgpt.training.plan_report import parse_memory, sent, table, verdict
+    from jaxgpt.training.precision import settle_precision
 
     elsewhere = parse_memory(arguments.memory) if arguments.memory else None
     select_platform(arguments.platform)
     config = settle_vocabulary(arguments.config)
+    config = _for_other_devices(config) if elsewhere else settle_precision(config)
     axes = config.axes
     devices = axes.sharing * max(1, axes.data) if elsewhere else jax.device_count()
     grid(config, devices)
@@ -150,7 +152,8 @@ def _elsewhere(arguments: Arguments) -> None:
         per_host=arguments.per_host,
     )
     select_platform(arguments.platform)
-    config, found, refused = settle_vocabulary(arguments.config), {}, []
+    config = _for_other_devices(settle_vocabulary(arguments.config))
+    found, refused = {}, []
     for count in counts:
         try:
             found[count] = layouts(config, count, machine)
@@ -172,6 +175,12 @@ def _elsewhere(arguments: Arguments) -> None:
         written = asdict(machine) | {"config": to_dict(config)}
         written["layouts"] = [figures(layout) for some in found.values() for layout in some]
         write_file(arguments.json, json.dumps(written, indent=2) + "\n")
+
+
+def _for_other_devices(config: TrainConfig) -> TrainConfig:
+    """`config` with the precision that `auto` takes on GPUs and TPUs."""
+    is_open = config.compute_dtype == "auto"
+    return replace(config, compute_dtype="bfloat16") if is_open else config
 
 
 def _say_if_nearly_full(peak: int, memory: int) -> None:

@@ -45,6 +45,7 @@ from jaxgpt.training.checkpoint import LoadedModel, read_checkpoint
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh
 from jaxgpt.training.own_parts import OwnBlock
 from jaxgpt.training.plots import LOSSES, Panel, plot_confusion, plot_reliability
+from jaxgpt.training.precision import settle_precision
 
 _NAMED = 20
 CONFUSION, CALIBRATION = "confusion.png", "calibration.png"
@@ -106,6 +107,7 @@ def tune_classifier(
     targets = config.lora.targets
     if config.trained == "lora" and "head" not in targets:  # which is new, and must be learnt
         config = replace(config, lora=replace(config.lora, targets=(*targets, "head")))
+    config = settle_precision(config, run, options)
     check_run(run, config, options)
     origin, parts = fingerprint(base.params), _read_parts(config)
     classes = class_names(parts.train)

@@ -35,6 +35,7 @@ from jaxgpt.training.evaluation import total_loss
 from jaxgpt.training.loss import pretraining_loss
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh
 from jaxgpt.training.plots import LOSSES, Panel
+from jaxgpt.training.precision import settle_precision
 from jaxgpt.training.step import eval_step
 
 _SAMPLE_TOKENS = 128
@@ -60,6 +61,7 @@ def tune_instructions(
     config = replace(config, template=name)
     if config.special_tokens == "auto":
         config = replace(config, special_tokens=config.template == "chat")
+    config = settle_precision(config, run, options)
     check_run(run, config, options)
     origin = fingerprint(base.params)
     warn_of_other_template(base, config.template)

@@ -29,6 +29,7 @@ from jaxgpt.training.checkpoint import LoadedModel
 from jaxgpt.training.mesh import batch_sharding, make_mesh, on_mesh, state_shardings
 from jaxgpt.training.placing import place
 from jaxgpt.training.plots import LOSSES, Panel
+from jaxgpt.training.precision import settle_precision
 
 REWARDS = {"validation_chosen_reward": "chosen", "validation_rejected_reward": "rejected"}
 ACCURACY = {"validation_accuracy": "validation"}
@@ -47,6 +48,7 @@ def tune_preferences(
     The reference is `base`. Raises a JaxgptError before anything is written if the data, the
     settings or the folder will not do.
     """
+    config = settle_precision(config, run, options)
     check_run(run, config, options)
     name, template = choose_template(config.template or tuned_template(base.task), base.tokenizer)
     warn_of_other_template(base, name)

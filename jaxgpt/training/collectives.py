@@ -9,18 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.training.program import Program, sizes
+
 KINDS = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
     *("collective-permute", "collective-broadcast", "ragged-all-to-all"),
 )
 """The kinds of collectives that XLA has."""
 
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
-_OPERATION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
-_CALLED = re.compile(r"(?:to_apply|calls|body|true_computation|false_computation)=%?([\w.-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_ARRAY = re.compile(r"([a-z]+)(\d*)[a-z0-9]*\[([\d,]*)\]")
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]*)\}")
 _IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)")
 _NAMED = re.compile(r"replica_groups=mesh\[('[^\]]*)\](?:, device_ids=\(([^{]*)\))? \{('[^}]*)\}")
@@ -78,60 +74,24 @@ def collectives(hlo: str) -> list[Collective]:
     `hlo` is what `as_text` of it gives. A loop whose number of turns XLA does not know counts as
     one turn, and of branches each counts.
     """
-    found, calls, entry = _read(hlo)
-    times: dict[str, int] = defaultdict(int)
-
-    def visit(name: str, count: int) -> None:
-        times[name] += count
-        for called, turns in calls[name]:
-            visit(called, count * turns)
-
-    visit(entry, 1)
-    return [
-        Collective(kind, group, size, times[name])
-        for name in found
-        for kind, group, size in found[name]
-        if times[name]
-    ]
-
-
-def _read(hlo: str) -> tuple[dict[str, list], dict[str, list[tuple[str, int]]], str]:
-    """By computation: its collectives, and what it calls how often; and the entry's name."""
-    found, calls, entry, name = defaultdict(list), defaultdict(list), "", ""
+    program, found = Program(hlo), []
     devices = int(count[1]) if (count := re.search(r"num_partitions=(\d+)", hlo)) else 1
-    for line in hlo.splitlines():
-        if head := _COMPUTATION.match(line):
-            name = head[2]
-            entry = name if head[1] else entry
-        elif operation := _OPERATION.match(line):
-            shape, code, rest = operation.groups()
-            kind = code.removesuffix("-start")
-            if kind in KINDS:
-                group = _group(rest, devices)
-                found[name].append((kind, group, _whole(kind, code, shape, len(group))))
-            turns = int(known[1]) if code == "while" and (known := _TURNS.search(rest)) else 1
-            names = _CALLED.findall(rest)
-            if branches := _BRANCHES.search(rest):
-                names += re.findall(r"%?([\w.-]+)", branches[1])
-            calls[name] += [(called, turns) for called in names]
-    return found, calls, entry
+    for each, times in program.instructions():
+        kind = each.kind.removesuffix("-start")
+        if kind in KINDS:
+            group = _group(each.rest, devices)
+            size = _whole(kind, each.kind, each.shape, len(group))
+            found.append(Collective(kind, group, size, times))
+    return found
 
 
 def _whole(kind: str, code: str, shape: str, devices: int) -> int:
-    arrays = _sizes(shape)
+    arrays = sizes(shape)
     if code.endswith("-start") and kind != "all-reduce":
         # What it was given stands beside what it gives, and counters that are no arrays' bytes.
         arrays = arrays[1:2]
     size = sum(arrays)
     return size * devices if kind == "reduce-scatter" else size
-
-
-def _sizes(shape: str) -> list[int]:
-    """Bytes of each array in a shape, which may be a tuple's."""
-    return [
-        math.prod(map(int, filter(None, axes.split(",")))) * (int(bits or 8) + 7 >> 3)
-        for _, bits, axes in _ARRAY.findall(shape)
-    ]
 
 
 def _group(rest: str, devices: int) -> tuple[int, ...]:

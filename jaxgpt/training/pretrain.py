@@ -34,6 +34,7 @@ from jaxgpt.training.memory import check_memory
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.own_parts import OwnBlock, check_loss, own_loss, use_block
 from jaxgpt.training.plots import plot_losses
+from jaxgpt.training.precision import settle_precision
 from jaxgpt.training.report import Reporter
 from jaxgpt.training.run import PICTURE, Job, RunResult, run_job
 from jaxgpt.training.run_card import (
@@ -80,6 +81,7 @@ def pretrain(
     not do.
     """
     folder, options = Path(run), options or RunOptions()
+    config = settle_precision(config, folder, options)
     config = config if block is None else use_block(config, block)
     open_job = job_opener(
         *(config, folder, options, loss_fn, initial_params),

@@ -19,6 +19,7 @@ import jax
 
 from jaxgpt.data.ownership import unlisted_names
 from jaxgpt.training.compiled_step import CompiledStep
+from jaxgpt.training.program import HOLLOW, Program
 from jaxgpt.training.report import Reporter
 from jaxgpt.training.run_contents import TRACE as TRACE_FILES
 
@@ -126,7 +127,8 @@ def read_trace(folder: Path, program: str) -> str:
         raise ValueError(f"{folder} has no trace in it")
     with gzip.open(path) as file:
         trace = json.load(file)
-    origins = instruction_origins(program)
+    compiled = Program(program)
+    origins = instruction_origins(compiled)
     module = program.split(maxsplit=2)[1].rstrip(",")
     events, steps = [], []
     for event in trace["traceEvents"]:
@@ -144,21 +146,24 @@ def read_trace(folder: Path, program: str) -> str:
         raise ValueError(f"{path} {what}")
     with gzip.open(folder / TRACE, "wt") as file:
         json.dump(trace, file)
-    return format_table(share_time(events), steps)
+    return format_table(share_time(events), steps, bytes_moved(compiled))
 
 
-def instruction_origins(program: str) -> dict[str, str]:
+def instruction_origins(program: Program) -> dict[str, str]:
     """Instruction -> where in the code it is from, as its `op_name` says, of a compiled program.
 
     Loops and calls are left out: their time is that of the instructions in them.
     """
-    origins = {}
-    for line in program.splitlines():
-        found = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = ", line)
-        if found and not re.search(r" (while|conditional|call)\(", line):
-            origin = re.search(r'op_name="([^"]*)"', line)
-            origins[found[1]] = origin[1] if origin else ""
-    return origins
+    inside = (each for part in program.computations.values() for each in part.values())
+    return {each.name: each.origin for each in inside if each.kind not in HOLLOW}
+
+
+def bytes_moved(program: Program) -> dict[Stage, int]:
+    """Bytes that a run of a compiled program reads and writes in memory, by stage."""
+    moved: dict[Stage, int] = defaultdict(int)
+    for each, count in program.moves():
+        moved[stage_of(each.origin)] += count
+    return moved
 
 
 def stage_of(op_name: str) -> Stage:
@@ -187,19 +192,25 @@ def share_time(events: Iterable[tuple[float, float, Stage]]) -> dict[Stage, floa
     return times
 
 
-def format_table(times: Mapping[Stage, float], steps: list[float]) -> str:
-    """Milliseconds of a step by stage, forward and backward, and the share of each.
+def format_table(
+    times: Mapping[Stage, float], steps: list[float], moved: Mapping[Stage, int]
+) -> str:
+    """Milliseconds of a step by stage, forward and backward, the share of each, and what it moves.
 
     "other" is under no stage's name, such as the arrays that the layers' loop keeps for the
     backward pass; "no instruction" is when none runs: the host's time, and memory being made ready.
-    `steps` are the whole steps' microseconds.
+    `steps` are the whole steps' microseconds, `moved` the bytes that a step reads and writes.
     """
     whole = rest = sum(steps) / len(steps) / 1000
-    line = "{:<20} {:>9} {:>9} {:>7}".format
-    rows = [line(f"{whole:.1f} ms a step", "forward", "backward", "share")]
+    line = "{:<20} {:>9} {:>9} {:>7} {:>13}".format
+    moved_by_all = f"of {sum(moved.values()) / 1e6:,.0f} MB"
+    rows = [line(f"{whole:.1f} ms a step", "forward", "backward", "share", moved_by_all)]
     for stage in (*STAGES, _OTHER):
-        ways = [times.get((stage, way), 0.0) / len(steps) / 1000 for way in (False, True)]
+        both = (stage, False), (stage, True)
+        ways = [times.get(way, 0.0) / len(steps) / 1000 for way in both]
         rest -= sum(ways)
         if sum(ways):
-            rows.append(line(stage, *(f"{way:.2f}" for way in ways), f"{sum(ways) / whole:.1%}"))
-    return "\n".join([*rows, line(_IDLE, f"{rest:.2f}", "", f"{rest / whole:.1%}")])
+            megabytes = sum(moved.get(way, 0) for way in both) / 1e6
+            shown = (*(f"{way:.2f}" for way in ways), f"{sum(ways) / whole:.1%}")
+            rows.append(line(stage, *shown, f"{megabytes:,.0f}"))
+    return "\n".join([*rows, line(_IDLE, f"{rest:.2f}", "", f"{rest / whole:.1%}", "")])

@@ -26,6 +26,7 @@ from jaxgpt.training.compiled_step import compile_step
 from jaxgpt.training.loss import Loss, LossFunction, head_table, hidden
 from jaxgpt.training.mesh import make_mesh, on_mesh
 from jaxgpt.training.own_parts import OwnBlock, use_block
+from jaxgpt.training.precision import settle_precision
 from jaxgpt.training.pretrain import InitialParams, job_opener
 from jaxgpt.training.run import Job
 from jaxgpt.training.run_contents import TOKENS
@@ -90,6 +91,7 @@ def replay(
     folder, options = Path(run), options or RunOptions()
     check_range("replay", step, 1, config.steps)
     check(jax.process_count() == 1, "a step is replayed by one process; leave out launch")
+    config = settle_precision(config, folder, options)
     config = config if block is None else use_block(config, block)
     mesh = make_mesh(config)
     check_attention(config, mesh)

@@ -22,6 +22,7 @@ from jaxgpt.training.lanes import Lane, Training, alone, shares, together
 from jaxgpt.training.memory import device_memory
 from jaxgpt.training.mesh import make_mesh
 from jaxgpt.training.plan import make_plan
+from jaxgpt.training.precision import settle_precision
 from jaxgpt.training.pretrain import fit_vocabulary, split_windows
 from jaxgpt.training.run_state import check_attention
 
@@ -76,6 +77,7 @@ def sweep(
     twice, or `init_from`, which no seed changes.
     """
     typed("mode", mode, Mode)
+    config = settle_precision(config)
     runs = runs_of(config, seeds, learning_rates or (config.optimizer.learning_rate,))
     mesh = make_mesh(config)
     check_attention(config, mesh)

@@ -1,0 +1,117 @@
+"""Precision `auto`: the dtype whose products the devices at hand compute faster, measured once."""
+
+import json
+import os
+from dataclasses import replace
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxgpt.data.downloads import cache_subfolder
+from jaxgpt.errors import ConfigError
+from jaxgpt.fields import typed
+from jaxgpt.files import write_file
+from jaxgpt.hosts.group import this_group
+from jaxgpt.run_config import FolderOptions, RunConfig
+from jaxgpt.terminal import note
+from jaxgpt.training.kept import checkpoints
+from jaxgpt.training.processor import cores, cpu_model, least_seconds
+from jaxgpt.training.run_contents import recorded_settings
+
+Precision = Literal["float32", "bfloat16"]
+Settings = TypeVar("Settings", bound=RunConfig)
+
+_NAMED = "JAXGPT_COMPUTE_DTYPE"  # what auto takes, unmeasured
+_FASTER = 1.1  # by less than this float32 is no slower, for a step is more than its products
+
+
+def settle_precision(
+    settings: Settings, run: str | Path = "", options: FolderOptions | None = None
+) -> Settings:
+    """`settings` with a precision for `auto`: that of the run that goes on in `run`, or the faster.
+
+    Of several processes, the first decides. Raises ConfigError for a wrong `JAXGPT_COMPUTE_DTYPE`.
+    """
+    if settings.compute_dtype != "auto":
+        return settings
+    group, found = this_group(), ""
+    if group.is_first:
+        found = _recorded(settings, run, options) or fastest_precision()
+    return replace(settings, compute_dtype=group.from_first("precision", found))
+
+
+def _recorded(settings: RunConfig, run: str | Path, options: FolderOptions | None) -> str:
+    """The precision of the run that goes on in folder `run`, or nothing."""
+    if not run or options is None or options.overwrite or options.resume == "never":
+        return ""
+    before = recorded_settings(Path(run), settings) if checkpoints(Path(run)) else None
+    return "" if before is None or before.compute_dtype == "auto" else before.compute_dtype
+
+
+def fastest_precision() -> Precision:
+    """The faster dtype of products on JAX's first device, by `JAXGPT_COMPUTE_DTYPE` or measured.
+
+    It is measured in about a second and kept in the cache folder, by device, cores and jaxlib.
+    """
+    if named := os.environ.get(_NAMED):
+        return typed(_NAMED, named, Precision)
+    return _faster()
+
+
+@lru_cache
+def _faster() -> Precision:
+    seconds = _kept_seconds()
+    wide, narrow = seconds["float32"], seconds["bfloat16"]
+    fastest: Precision = "bfloat16" if narrow * _FASTER < wide else "float32"
+    note(
+        f"compute_dtype auto takes {fastest}: three products take {1e3 * wide:,.3g} ms in float32 "
+        f"here, {1e3 * narrow:,.3g} ms in bfloat16"
+    )
+    return fastest
+
+
+def _kept_seconds() -> dict[str, float]:
+    """Seconds of products by dtype, from the cache folder or measured and put there."""
+    path = _path()
+    try:
+        kept = {} if path is None else json.loads(path.read_text())
+        return {name: float(kept[name]) for name in ("float32", "bfloat16")}
+    except (OSError, ValueError, KeyError, TypeError):
+        measured = {name: product_seconds(name) for name in ("float32", "bfloat16")}
+    try:
+        if path is not None:
+            write_file(path, json.dumps(measured) + "\n")
+    except OSError:
+        pass  # measured again by the next run
+    return measured
+
+
+def _path() -> Path | None:
+    """Where the device's figures are kept; None where there can be no such folder."""
+    device = jax.devices()[0]
+    kind = f"{cpu_model()} {cores()}" if device.platform == "cpu" else device.device_kind
+    words = "".join(letter if letter.isalnum() else "-" for letter in kind)
+    try:
+        return cache_subfolder("products") / f"{words}-jaxlib-{version('jaxlib')}.json"
+    except ConfigError:
+        return None
+
+
+def product_seconds(dtype: str) -> float:
+    """Seconds of a linear layer's product and the two of its backward pass, best of 5."""
+    width = 512 if jax.default_backend() == "cpu" else 2048
+    x, weight = jnp.ones((2 * width, width), dtype), jnp.ones((width, 2 * width), dtype)
+    grad = jnp.ones((2 * width, 2 * width), dtype)
+
+    @jax.jit
+    def products(
+        x: Float[Array, "N I"], weight: Float[Array, "I O"], grad: Float[Array, "N O"]
+    ) -> tuple[Any, ...]:
+        return x @ weight, grad @ weight.T, x.T @ grad
+
+    return least_seconds(lambda: jax.block_until_ready(products(x, weight, grad)))
