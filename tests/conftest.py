@@ -39,6 +39,18 @@ import numpy as np
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Make slow all cases of a test marked `slow_but_first`, but the first."""
+    begun = set()
+    for item in items:
+        if item.get_closest_marker("slow_but_first") and not item.get_closest_marker("whole_run"):
+            function = item.nodeid.partition("[")[0]
+            if function in begun:
+                item.add_marker("slow")
+            begun.add(function)
+
+
 def pytest_unconfigure():
     if _FIRST_PROCESS:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

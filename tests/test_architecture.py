@@ -180,6 +180,7 @@ def test_editors_see_the_same_names_from_the_same_modules():
     assert seen == {name: f"jaxgpt.{module}" for name, module in jaxgpt._MODULE.items()}
 
 
+@pytest.mark.slow
 def test_a_users_program_runs():
     # That pyright, in strict mode, knows all its types is a part of `make lint`.
     program = runpy.run_path(str(ROOT / "tests" / "user_program.py"))

@@ -51,6 +51,7 @@ def params(random_params, config):
     return random_params(config)
 
 
+@pytest.mark.slow_but_first
 def test_decoding_gives_the_logits_of_the_whole(config, params):
     """Prompts of several lengths, padded on the right, and then token by token."""
     whole = jax.jit(lambda tokens: GPT(config, params)(tokens))(TOKENS)

@@ -31,6 +31,7 @@ def model(random_params):
     return LoadedModel(shape, params, TOKENIZER, 0, dataclasses.replace(tiny, model=shape))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("sampling", [SamplingConfig(2.0, 0.0), SamplingConfig()])
 def test_the_batch_does_not_change_an_answer(model, sampling):
     options = {"max_new_tokens": 12, "sampling": sampling, "seed": 3}
@@ -91,6 +92,7 @@ def conversations(*answers):
     return [Conversation(pair, f"f:{i}") for i, pair in enumerate(turns, 1)]
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_answers(model):
     items = conversations("Finn.", "Kind, and kind again.", "No one")
     alone = [answer_loss(model, [item], TEMPLATE, batch_size=2) for item in items]

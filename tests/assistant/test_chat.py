@@ -68,6 +68,7 @@ def scripted(monkeypatch):
     return lambda *texts: answers.extend(texts) or prompts
 
 
+@pytest.mark.slow
 def test_an_answer_is_what_is_drawn_after_the_prompt_for_its_number(model):
     config = ChatConfig("Be kind.", max_new_tokens=9, seed=3, sampling=SAMPLING)
     chat = Chat(model, PHI, config)
@@ -216,6 +217,7 @@ def test_what_was_written_before_an_interrupt_is_kept(scripted, model):
     assert ask(chat, "d") == ["four"]
 
 
+@pytest.mark.slow
 def test_programs_are_compiled_for_the_first_session_alone(make_model, monkeypatch):
     model, prepared = make_model(context_length=112), []  # a context of no other test
     prepare = decoding_params.unstack

@@ -56,6 +56,7 @@ def _compiled(config):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "layout", "settings"),
     [

@@ -116,6 +116,7 @@ def test_spans_tell_what_a_reader_who_knows_the_grammar_learns(shrunk, every_sto
         likely = chance
 
 
+@pytest.mark.slow
 def test_spans_cover_each_character_once_and_add_up_to_the_bits():
     for index in range(80):
         story = tell_story(index, seed=9)

@@ -108,6 +108,7 @@ def test_loss_and_every_gradient(pair, tmp_path):
         assert far(ours, leaf) <= GRADIENTS, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_greedy_continuation_of_ragged_prompts(pair):
     """Each row as transformers continues it by itself, across several windows."""
     prompts = [TOKENS[0, :11].tolist(), TOKENS[1, :4].tolist()]
@@ -123,6 +124,7 @@ def test_greedy_continuation_of_ragged_prompts(pair):
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_cached_logits_are_those_of_the_whole_text(pair):
     config, params = pair.config, pair.params
     whole = our_logits(config, params, TOKENS[:, :40])

@@ -111,6 +111,7 @@ def assert_seen(changed, right):
     assert np.abs(changed - right).max() > 2 * LOGITS * np.abs(right).max()
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("family", "change"),
     [
@@ -124,6 +125,7 @@ def test_a_setting_that_is_wrong_is_seen(models, family, change):
     assert_seen(logits(change(config), params), right)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("family", "functions"),
     [pytest.param(f, own, id=f"{name}-{f}") for name, (fs, own) in FUNCTIONS.items() for f in fs],

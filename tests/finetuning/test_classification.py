@@ -97,6 +97,7 @@ def test_rows_without_a_class_do_not_count(params):
     assert not any(leaf.any() for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 def test_micro_batches_do_not_change_the_gradient(params):
     batch = on_device(collate(ROWS, padding=0))
     whole, _ = GRADIENTS(params, batch, KEY)
@@ -187,6 +188,7 @@ def test_the_gradient_of_what_is_trained_is_the_whole_models(params):
         assert np.asarray(one) == pytest.approx(np.asarray(other), rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_and_says_how_sure_it_is(params):
     words = {"x": "ac", "y": "bd"}
     noise = np.random.default_rng(0)

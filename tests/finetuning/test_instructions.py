@@ -240,6 +240,7 @@ def _pair(batch):
     return jax.device_put((batch.inputs, batch.targets))
 
 
+@pytest.mark.slow
 def test_micro_batches_do_not_change_the_gradient(loss, random_params):
     model, _, loss_fn = loss
     params, key = random_params(model), jax.random.key(0)

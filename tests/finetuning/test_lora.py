@@ -139,6 +139,7 @@ def test_training_moves_the_adapters_alone():
     assert not np.allclose(logits, GPT(SHAPE, BASE)(BATCH[0]), atol=0.1)
 
 
+@pytest.mark.slow
 def test_micro_batches_make_the_same_step():
     loss_fn = lora_loss(next_token_loss(TRAIN.model, TRAIN.compute), BASE, LORA)
     compiled = jax.jit(partial(gradients, loss_fn), static_argnums=3)

@@ -262,6 +262,7 @@ def test_the_frozen_head_of_a_classifier_is_saved_not_drawn_again(tune, base, tm
     same(again.model.params, result.model.params)
 
 
+@pytest.mark.slow
 def test_the_adapters_of_the_first_format_are_read_with_the_head_that_is_drawn(
     tune, base, tmp_path
 ):
@@ -344,6 +345,7 @@ def test_a_reference_beside_each_batch_is_the_one_that_was_measured_before(tune)
     jax.tree.map(partial(np.testing.assert_allclose, atol=2e-5), cached, beside)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [64, pytest.param(131_072, marks=pytest.mark.whole_run)])
 def test_packed_rows_are_fewer_and_their_first_loss_is_that_of_all(
     tune, base, write, context, monkeypatch, random_params

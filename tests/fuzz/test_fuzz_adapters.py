@@ -64,6 +64,7 @@ puts = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(mutation=json_mutations | puts)
 @example(Put(("alpha",), 8.0))
 @example(Put(("alpha",), 10**400))

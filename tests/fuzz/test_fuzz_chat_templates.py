@@ -82,6 +82,7 @@ def test_a_damaged_template_is_one_or_refused(tokenizer, mutation, said):
     check(tokenizer, mutation(SOUND.encode()).decode(errors="replace"), said)
 
 
+@pytest.mark.slow
 @given(pieces=st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=8), said=texts)
 @example(["{% for message in messages %}", "{{ message.content }}", "{% endfor %}"], "<|end|>")
 @example(["{% for i in range(10**9) %}", "{{ i }}", "{% endfor %}"], "a")

@@ -42,6 +42,7 @@ def check(path, content):
     return found
 
 
+@pytest.mark.slow
 @given(mutation=cuts | wholes)
 @example(Whole(b"PK\x03\x04"))
 @example(Whole(b"PK\x05\x06" + bytes(18)))

@@ -55,6 +55,7 @@ def oracle(params):
     return run
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("sampling", [GREEDY, FILTERED], ids=["greedy", "sampled"])
 def test_equals_the_definition_across_the_edge_of_the_context(params, oracle, sampling):
     prompts = [SHORT, MEDIUM, LONG]
@@ -165,6 +166,7 @@ def test_a_cache_that_grows_changes_nothing(params, oracle, monkeypatch):
     assert texts == [oracle(SHORT, 30), oracle(MEDIUM, 30)]
 
 
+@pytest.mark.slow
 def test_samples_of_one_prompt_take_it_in_once(params, monkeypatch):
     shapes = []
 

@@ -78,6 +78,7 @@ def take_in(step, pieces, cache, logits):
         near(found, logits[:, end - 1], logits)
 
 
+@pytest.mark.slow_but_first
 def test_the_window_matters(model, logits):
     config, params, *_ = model
     wider = dataclasses.replace(config, window=config.window + 1)
@@ -88,12 +89,14 @@ def test_the_window_matters(model, logits):
 PIECES = [1] * 48, [5, 1, 1, 5, 4, 1, 6, 25], [30, *[1] * 18], [13, 1, 12, 1, 1, 20], [48]
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("pieces", PIECES, ids=["1", "5", "30", "13", "48"])
 def test_tokens_one_by_one_and_several_at_once_give_the_logits_of_the_whole(model, logits, pieces):
     config, _, _, step = model
     take_in(step, pieces, init_cache(config, 3, 48), logits)
 
 
+@pytest.mark.slow_but_first
 def test_padding_never_takes_the_place_of_a_key_nor_is_it_seen(model, logits):
     """Rows of other lengths, twice several tokens and then one by one, across the wrap."""
     config, _, _, step = model
@@ -118,6 +121,7 @@ def test_a_ring_has_no_more_slots_than_the_window(model):
     assert all(leaf.shape[2] <= 4 for leaf in jax.tree.leaves(init_cache(config, 3, 4)))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("least", [4, 128], ids=["a cache that grows", "one that does not"])
 def test_text_is_that_of_the_whole_model_for_each_token(model, monkeypatch, least):
     config, params, whole, _ = model
@@ -135,6 +139,7 @@ def test_text_is_that_of_the_whole_model_for_each_token(model, monkeypatch, leas
         assert generate(config, params, [prompt], max_new_tokens=29, sampling=GREEDY) == [text]
 
 
+@pytest.mark.slow_but_first
 def test_a_long_text_is_taken_in_by_turns(model, logits, monkeypatch):
     """Some queries after others, both at the start of a text and amid it."""
     config, params, *_ = model
@@ -143,6 +148,7 @@ def test_a_long_text_is_taken_in_by_turns(model, logits, monkeypatch):
     take_in(step, [18, 23, 7], init_cache(config, 3, 48), logits)
 
 
+@pytest.mark.slow
 def test_a_context_of_131072_tokens_is_allocated_by_use(random_params, monkeypatch):
     config = dataclasses.replace(ROTARY, vocab_size=256, context_length=131_072, window_period=3)
     params, lengths, bytes_taken = random_params(config), [], []

@@ -155,6 +155,7 @@ def in_xla(*arrays, is_causal, implementation, attend=jax.nn.dot_product_attenti
     return attend(*arrays, is_causal=is_causal, implementation="xla", **bounds)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("kernel", "length"), [("cudnn", 48), ("splash", 128), ("splash", 384)], ids=str
 )
@@ -178,6 +179,7 @@ def test_a_kernel_gives_the_context_and_gradient_of_the_plain_function(kernel, l
         close(new_leaf, old_leaf, length, width=64)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("groups", "window"), [(2, 0), (1, 5), (4, 130)])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_kernel_takes_windows_scales_and_shared_keys_as_they_are(

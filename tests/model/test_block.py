@@ -83,6 +83,7 @@ def test_a_gain_of_1_is_the_standard_block_and_another_is_not(params):
     np.testing.assert_array_equal(start, np.ones((2, 2, 8)))
 
 
+@pytest.mark.slow
 def test_the_leaf_is_trained_and_lies_across_the_devices(params):
     config = dataclasses.replace(
         TINY,
@@ -138,6 +139,7 @@ def test_the_leaf_has_adapters(params):
         init_adapters(params, lora, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_a_block_is_scanned_unrolled_and_recomputed(params):
     def gradient(**how):
         def loss(params):

@@ -92,6 +92,7 @@ def arguments(config, random_params):
     )
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "shape",
     [(2, 9, 16), *(pytest.param(x, marks=pytest.mark.whole_run) for x in ((1, 1, 16), (7, 16)))],
@@ -112,6 +113,7 @@ def test_the_mixture_and_its_gradients_are_a_loop_over_experts(config, shape, ra
     agree(ours, wanted, 1e-5)
 
 
+@pytest.mark.slow
 def test_experts_that_no_token_goes_to_have_no_gradient(random_params):
     mlp, form = arguments(CONFIG, random_params)
     mlp["router"]["bias"] = jnp.array([0.0, 0, 0, 0, -99, -99])
@@ -121,6 +123,7 @@ def test_experts_that_no_token_goes_to_have_no_gradient(random_params):
     assert jnp.all(jnp.any(grads["down"]["weight"][:4], axis=(1, 2)))
 
 
+@pytest.mark.slow_but_first
 def test_decoding_and_padding_change_nothing(config, random_params, agree):
     params = random_params(config)
     logits = GPT(config, params)(BATCH[0][:2])
@@ -145,6 +148,7 @@ def test_several_texts_in_a_row_are_as_alone(random_params, agree):
         start += length
 
 
+@pytest.mark.slow
 def test_recording_sees_scores_and_weights_that_leave_a_share_to_the_sink(random_params, agree):
     params = random_params(CONFIG)
     found = activations(GPT(CONFIG, params), BATCH[0][:2])
@@ -175,6 +179,7 @@ def test_no_kernel_has_sinks():
         choose_attention("cudnn", shape, "bfloat16", **given)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "options",
     [{}, *(pytest.param(x, marks=pytest.mark.whole_run) for x in ({"remat": True}, {"unroll": 3}))],
@@ -202,6 +207,7 @@ def test_balance_is_the_experts_of_a_token_where_all_are_equally_busy():
     assert imbalance(jnp.zeros((2, 3))) == 0
 
 
+@pytest.mark.slow
 def test_a_gradient_of_the_balance_makes_busy_experts_less_likely(random_params):
     params = random_params(QWEN)
     config = replace(QWEN, experts=replace(QWEN.experts, router_balance=100.0))
@@ -217,6 +223,7 @@ def test_a_gradient_of_the_balance_makes_busy_experts_less_likely(random_params)
     assert step(moved)[0] < first
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("layout", ["fsdp=4", "fsdp=2,tensor=2"])
 def test_devices_do_not_change_loss_and_gradients(layout, random_params, agree):
     params, key = random_params(CONFIG), jax.random.key(0)
@@ -230,6 +237,7 @@ def test_devices_do_not_change_loss_and_gradients(layout, random_params, agree):
     agree(ours, wanted, 1e-5)
 
 
+@pytest.mark.slow
 def test_experts_are_matrices_to_all_who_read_the_schema():
     params = init_params(CONFIG, jax.random.key(0))
     mlp, attn = params["blocks"]["mlp"], params["blocks"]["attn"]

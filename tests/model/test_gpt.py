@@ -149,6 +149,7 @@ def test_without_a_key_dropout_leaves_no_trace(random_params):
     assert program(dropping, RNG) != program(CONFIG)
 
 
+@pytest.mark.slow
 def test_a_tied_tables_gradient_is_the_sum_of_both_uses(random_params):
     tied = random_params(CONFIG)
     untied = tied | {"head": {"weight": tied["embed"]["tokens"].T}}

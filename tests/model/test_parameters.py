@@ -26,9 +26,9 @@ def normal(std, shape, *splits):
     return std * jax.random.normal(key, shape, jnp.float32)
 
 
-def test_each_matrix_is_drawn_from_its_own_part_of_the_key():
-    params, blocks = init_params(UNTIED, RNG), (4, 2)
-    written = 0.02 / math.sqrt(2 * 2)
+def drawn_by_hand():
+    """Each matrix of UNTIED, by its path."""
+    blocks, written = (4, 2), 0.02 / math.sqrt(2 * 2)
     wanted = {
         "embed.tokens": normal(0.02, (11, 8), (4, 0)),
         "embed.positions": normal(0.02, (6, 8), (4, 1)),
@@ -42,7 +42,12 @@ def test_each_matrix_is_drawn_from_its_own_part_of_the_key():
             f"blocks.{layer}.mlp.up.weight": normal(0.02, (8, 32), *way, (2, 1), (2, 0)),
             f"blocks.{layer}.mlp.down.weight": normal(written, (32, 8), *way, (2, 1), (2, 1)),
         }
-    for path, leaf in wanted.items():
+    return wanted
+
+
+def test_each_matrix_is_drawn_from_its_own_part_of_the_key():
+    params = jax.jit(lambda key: init_params(UNTIED, key))(RNG)
+    for path, leaf in jax.jit(drawn_by_hand)().items():
         part, *names = path.split(".")
         found = params[part]
         for name in names:

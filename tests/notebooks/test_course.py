@@ -86,6 +86,7 @@ def python(program):
     return done.stdout
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "source",
     [
@@ -102,6 +103,7 @@ def test_a_source_runs_without_jupyter_and_without_a_warning(source, tmp_path_fa
     assert " not yet: " not in python(f"runpy.run_path({str(source)!r})")
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", EXERCISES)
 def test_an_exercise_is_open_until_it_is_answered_right(name, capsys):
     right = answers(name[:2]).RIGHT

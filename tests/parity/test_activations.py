@@ -141,6 +141,7 @@ def test_heads_to_keep_have_a_row_for_each_layer(model):
         keep_heads(model.config, np.ones((1, 4), bool))
 
 
+@pytest.mark.slow_but_first
 def test_under_jit_grad_and_vmap(model):
     name = "blocks.1.attn.context"
 

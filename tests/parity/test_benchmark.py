@@ -87,6 +87,7 @@ def test_all_who_train_take_the_same_steps():
     assert f"torch {version('torch')}" in text
 
 
+@pytest.mark.slow
 def test_jaxgpt_takes_the_step_of_pretrain(monkeypatch):
     made = []
     step = jax_trainer.make_step
@@ -271,6 +272,7 @@ def decoded():
     )
 
 
+@pytest.mark.slow
 def test_both_write_the_same_tokens(decoded):
     rows = [(row["contender"], row["batch"], row["same_tokens"]) for row in decoded.rows]
     assert rows == [
@@ -286,6 +288,7 @@ def test_both_write_the_same_tokens(decoded):
     }
 
 
+@pytest.mark.slow
 def test_another_token_ends_it(monkeypatch):
     right = decoding.write
 

@@ -67,6 +67,7 @@ def conversations(texts, seed, number=25):
         ]
 
 
+@pytest.mark.slow_but_first
 def test_ids_are_those_of_transformers(both):
     template, _, theirs = both
     for messages in conversations(SAID, 0):
@@ -98,6 +99,7 @@ def test_what_a_model_thinks_is_its_own_to_say(tmp_path):
     assert "<think>Hm.</think> <tool_call>" in tokenizer.decode(ids)
 
 
+@pytest.mark.slow_but_first
 def test_user_text_never_becomes_a_control_token(both, name):
     """By the ids of the same conversation with other letters in the tokens' places."""
     template, tokenizer, _ = both
@@ -310,6 +312,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE)
 def test_a_broken_or_hostile_template_is_one_line(source, tmp_path, capfd):
     tokenizer = load_tokenizer(write(tmp_path / "folder", "qwen", source))

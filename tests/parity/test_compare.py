@@ -304,6 +304,7 @@ COMPUTING = {
 }
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", COMPUTING)
 def test_a_planted_way_of_computing_is_named(name, ours, planted):
     settings, first, causes = COMPUTING[name]
@@ -320,12 +321,14 @@ def test_the_other_way_round_it_is_said_of_the_other(ours, planted):
     assert comparison.causes == ("A computes GELU by erf, not by tanh",)
 
 
+@pytest.mark.slow
 def test_a_variant_without_overrides_is_recorded_as_the_model(params, ours):
     same = record_variant(Variant(CONFIG, params), TOKENS)
     assert compare(ours, same).equal
     assert ours.gradients.keys() == same.gradients.keys()
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", ["positions", "epsilon", "mask", "scale", "activation"])
 def test_a_variant_is_recorded_with_its_overrides(name, params, ours):
     words, changes = list(OVERRIDES[name].items())[1]
@@ -335,6 +338,7 @@ def test_a_variant_is_recorded_with_its_overrides(name, params, ours):
     assert all(row.differs for row in comparison.rows if row.kind == "loss")
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("change", [{"position_offset": 1}, {"order": (1, 0)}], ids=str)
 def test_a_variant_leaves_the_parameters_as_they_are(change, random_params):
     config = dataclasses.replace(CONFIG, tie_head=False)
@@ -394,6 +398,7 @@ PRECISION = {
 }
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", PRECISION)
 def test_a_planted_precision_is_named(name, ours, planted):
     edit, first, cause = PRECISION[name]
@@ -498,6 +503,7 @@ def test_transposed_queries_keys_and_values_are_named(ours, planted, params):
     assert unknown.causes == ("B has the three matrices of attn.qkv.weight transposed",)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("order", "words"),
     [([0, 2, 1], "has layers 1 and 2 exchanged"), ([2, 1, 0], "has its layers in reverse")],
@@ -539,6 +545,7 @@ def test_two_layers_exchanged_are_sought_from_the_first_difference(random_params
     assert compare(a, logits).causes == ("B has layers 1 and 3 exchanged",)
 
 
+@pytest.mark.slow
 def test_layers_are_held_against_each_other_by_a_part_of_them(random_params, monkeypatch):
     config = dataclasses.replace(CONFIG, num_layers=12, embed_dim=64)
     params = random_params(config)
@@ -610,6 +617,7 @@ def scaled(role, factor):
     return edit
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("role", "first", "words"),
     [
@@ -629,6 +637,7 @@ def test_what_is_no_known_cause_has_no_name(role, first, words, ours, planted):
         assert words in comparison.outcome
 
 
+@pytest.mark.slow
 def test_a_cause_that_explains_the_first_alone_is_said_to(ours, planted):
     def edit(model):
         gelu(nn.GELU)(model)
@@ -647,6 +656,7 @@ def test_a_difference_in_the_way_back_alone_has_no_name(ours):
     assert "the way back differs" in comparison.outcome
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_differ(ours):
     broken = dict(ours.activations)
     broken["blocks.1.attn.out"] = np.full_like(broken["blocks.1.attn.out"], np.nan)
@@ -656,6 +666,7 @@ def test_numbers_that_are_not_finite_differ(ours):
     assert comparison.causes == ()
 
 
+@pytest.mark.slow
 def test_numbers_that_are_finite_in_neither_are_refused(ours, planted):
     def edit(model):
         model.blocks[1].register_forward_hook(lambda *_: torch.tensor(torch.nan).expand(1, 12, 32))
@@ -679,6 +690,7 @@ def test_without_parameters_no_cause_is_tried(ours, planted):
     assert "causes can be tried only where" in comparison.outcome
 
 
+@pytest.mark.slow
 def test_two_pytorch_models_are_explained_from_the_one_that_can_be_traced(planted):
     """A reads queries, keys and values in an order that no attribute shows; it is found out."""
     odd = attention(order=(2, 1, 0))
@@ -832,6 +844,7 @@ def test_damaged_files_are_refused_or_read(save, tmp_path):
     assert not any("\n" in complaint for complaint in complaints)
 
 
+@pytest.mark.slow
 def test_a_trace_refuses_tokens_that_do_not_fit(params):
     assert trace(Variant(CONFIG, params), jnp.asarray(TOKENS[:, :1]))["logits"].shape == (1, 1, 40)
     with pytest.raises(ConfigError, match="the model takes 1 to 16 tokens, not 17"):

@@ -187,6 +187,7 @@ def pair(request):
     return OURS[request.param], theirs
 
 
+@pytest.mark.slow
 def test_logits_loss_balance_and_gradients(pair, agree):
     config, theirs = pair
     tokens = torch.tensor(TOKENS)

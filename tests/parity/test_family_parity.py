@@ -68,6 +68,7 @@ def in_torch(config, params, make=torch_reference.from_params):
     return logits.detach().numpy(), np.float32(loss.item()), grads
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "name",
     [pytest.param(x, marks=() if x in QUICK else pytest.mark.whole_run) for x in CONFIGS],

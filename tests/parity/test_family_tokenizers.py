@@ -56,6 +56,7 @@ def test_ids_are_those_of_transformers(kind, folder, tmp_path):
         assert not set(ids) & set(tokenizer.special_tokens.values())
 
 
+@pytest.mark.slow_but_first
 def test_a_text_comes_back(kind, folder):
     tokenizer = load_tokenizer(folder)
     for text in [PROBE, *TEXTS, *random_texts(tokenizer.special_tokens, 1)]:

@@ -102,6 +102,7 @@ def adapter_gradients(model, layers):
     return grads | {"head": {"A": model.head.A[0].grad.numpy(), "B": model.head.B[0].grad.numpy()}}
 
 
+@pytest.mark.slow
 def test_merged_adapters_are_those_beside_the_matrices(params, adapters, agree, rounding):
     inputs, targets = TOKENS.reshape(-1, T + 1)[:, :-1], TARGETS.reshape(-1, T)
     model, layers = adapted_in_torch(params, adapters)

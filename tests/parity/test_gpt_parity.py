@@ -68,6 +68,7 @@ def both(request, random_params):
     return in_jax(config, params), in_torch(config, params)
 
 
+@pytest.mark.slow_but_first
 def test_logits(both, agree, rounding):
     ours, theirs = both
     agree(ours.logits, theirs.logits, rounding(FORWARD))

@@ -373,6 +373,7 @@ def test_gpt2_is_known_by_all_that_decides_on_ids(gpt2):
         assert not is_gpt2(gpt2 | other)
 
 
+@pytest.mark.slow
 def test_gpt2s_tokenizer_with_what_a_folder_adds(tmp_path, gpt2, monkeypatch):
     """A folder without a tokenizer's files has GPT-2's, which its other files may change."""
     gpt2, description = gpt2

@@ -188,6 +188,7 @@ def test_settings(changes, tmp_path):
 # The other way: jaxgpt's parameters, read by transformers.
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "changes",
     [
@@ -645,6 +646,7 @@ print((memory("VmHWM") - before) / sum(leaf.nbytes for leaf in jax.tree.leaves(p
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from /proc")
 @pytest.mark.parametrize(
     "changes",

@@ -247,6 +247,7 @@ def mean_errors(ours, theirs, start):
 MEAN_TOLERANCE = 1.6e-4
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("model_config", "config"),
     [

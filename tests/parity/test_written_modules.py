@@ -321,6 +321,7 @@ def whole():
     return healthy, record_model(recording.config, recording.params, TOKENS)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_fault_is_named(name, whole):
     healthy, ours = whole
@@ -338,6 +339,7 @@ def test_a_planted_fault_is_named(name, whole):
     assert "every activation agrees" in comparison.outcome
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", ["no shortcut of attention", "post-norm", "RMSNorm"])
 def test_a_planted_fault_is_named_by_the_activations_alone(name, whole):
     """As of a program of which nothing else is known."""

@@ -30,6 +30,7 @@ def script(monkeypatch):
     return importlib.import_module("jaxgpt.commands.benchmark")
 
 
+@pytest.mark.slow
 def test_a_table_figures_and_bars(script, tmp_path, capsys):
     out, plot = tmp_path / "figures.json", tmp_path / "bars.png"
     script.main([*SMALL, "--contenders", "jaxgpt", "torch", "--out", str(out), "--plot", str(plot)])
@@ -48,6 +49,7 @@ def test_a_table_figures_and_bars(script, tmp_path, capsys):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_decode_writes_what_it_is_told(script, capsys):
     flags = ["decode", *SMALL, "--prompt-tokens", "4", "--new-tokens", "5"]
     script.main(flags)
@@ -119,6 +121,7 @@ def test_a_model_too_large_is_refused(script):
         script.main(["--shape", "gpt2", "--num-layers", "1000000"])
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

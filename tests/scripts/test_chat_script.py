@@ -283,6 +283,7 @@ def test_piped_nothing_is_kept(run, scripted, editor, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_session_at_a_terminal(folder, tmp_path):
     kept = tmp_path / "chat_history"
     kept.write_text("hello\n")

@@ -48,6 +48,7 @@ def test_a_gpu_nearly_full_needs_a_word_to_jax(plan):
     assert "XLA_PYTHON_CLIENT_MEM_FRACTION" in plan("gpt2", "--memory", memory)[-1]
 
 
+@pytest.mark.slow
 def test_the_devices_here_share_the_batch(plan):
     lines = plan("small")
     assert lines[0].endswith("V=2048, float32")
@@ -69,11 +70,13 @@ def test_figures_are_written(plan, tmp_path):
     assert f"{figures['peak'] / 1e6:.1f} MB" in next(line for line in lines if "peak" in line)
 
 
+@pytest.mark.slow
 def test_a_file_of_settings_is_planned(plan, tmp_path):
     (tmp_path / "run.toml").write_text('preset = "small"\n[model]\nnum_layers = 5\n')
     assert plan(str(tmp_path / "run.toml"))[0].startswith("5 layers, 2 heads, width 128")
 
 
+@pytest.mark.slow
 def test_every_mesh_of_devices_that_are_not_here_is_planned(plan, tmp_path):
     path = tmp_path / "plan.json"
     lines = plan("small", "--devices", "2..8", "--memory", "1GB", "--json", str(path))

@@ -64,6 +64,7 @@ def test_stories_are_told_with_their_entropy(folder):
     assert TokenDataset.open(folder / "out").split("train").entropy_bits > 0
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [

@@ -61,6 +61,7 @@ def _by_hand(model, stride):
     return nats / scored
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("stride", [8, 3, 1])
 def test_the_loss_is_that_of_the_windows_by_hand(model, stride):
     result = evaluate_documents(model, [Document(TEXT)], stride=stride, batch_size=4)
@@ -126,6 +127,7 @@ def _is_held_out(text, fraction):
     return int.from_bytes(digest, "little") < fraction * 2**64
 
 
+@pytest.mark.slow
 def test_targets_are_counted_beyond_31_bits_and_losses_beyond_float32():
     def measure(params, batch):
         return jnp.float32(1e4 + 1), jnp.int32(2**30)

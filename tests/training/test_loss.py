@@ -56,6 +56,7 @@ def test_large_logits_do_not_overflow_in_bfloat16():
     assert float(nats) == 600.0
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("positions", [1, 2, 3, 7])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_chunks_of_the_head_change_neither_loss_nor_gradient(monkeypatch, positions, dtype):

@@ -79,6 +79,7 @@ def _temporaries(config):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("data", "fsdp"), [(1, 8), (2, 4)])
 def test_devices_that_share_parameters_share_the_batch_too(data, fsdp):
     # Logits and activations outweigh the parameters here, and must not be on every device.
@@ -156,6 +157,7 @@ def trained():
     return run
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("model", [GPT2, LLAMA], ids=["gpt2", "llama"])
 @pytest.mark.parametrize(
     ("layout", "steps"),

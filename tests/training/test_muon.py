@@ -72,6 +72,7 @@ def test_a_matrix_of_zeros_stays_one():
     assert not orthogonalize(jnp.zeros((2, 3, 4))).any()
 
 
+@pytest.mark.slow
 def test_an_unhealthy_update_keeps_the_means():
     params = init_params(SHAPE, jax.random.key(0))
     optimizer = make_optimizer(MUON, 10)

@@ -60,6 +60,7 @@ def _held(config, mesh):
     return batch + sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts) - 4
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "config",
     [
@@ -86,6 +87,7 @@ def test_the_estimate_is_close_to_what_xla_says(config):
     assert plan.held == _held(config, _one_device())
 
 
+@pytest.mark.slow
 def test_devices_share_the_batch():
     config = _config(2, 2, 64, 64, 256, batch_size=16, data_parallel=8)
     mesh, plan = make_mesh(config), make_plan(config, 8)

@@ -180,6 +180,7 @@ def pictures():
     }
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", pictures())
 def test_every_picture_has_a_title_and_names_on_its_axes(drawn, name):
     plot, *given = pictures()[name]

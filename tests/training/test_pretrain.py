@@ -165,6 +165,7 @@ def test_no_run_begins_over_checkpoints_that_cannot_be_read(small_run, tmp_path)
     assert [path.name for path in checkpoints(run)] == ["00000004"]
 
 
+@pytest.mark.slow
 def test_other_settings_or_data_are_refused_unless_allowed(small_run, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("It was a dark and stormy night. " * 400)

@@ -83,6 +83,7 @@ def test_all_is_looked_at_in_its_order(params):
     )
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("changes", [{}, {"compute_dtype": "bfloat16", "gradient_accumulation": 2}])
 @pytest.mark.parametrize(
     ("planted", "born"),
@@ -107,6 +108,7 @@ def test_the_point_where_it_overflows_is_named(params, planted, born, changes):
     assert born[1] in lines[-1]
 
 
+@pytest.mark.slow
 def test_what_only_the_loss_or_the_gradient_makes_is_told_apart(params):
     def of(odd):
         def loss(params, batch, rng):

@@ -94,6 +94,7 @@ def test_a_bad_step_and_all_after_it_change_nothing(step):
     np.testing.assert_array_equal(later.params["embed"]["tokens"], state.params["embed"]["tokens"])
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_as_many_bad_steps_as_are_allowed_are_left_out(micro_batches, optimizer):

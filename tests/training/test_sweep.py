@@ -74,6 +74,7 @@ def test_the_faster_of_the_first_steps_goes_on_and_is_named(config, capsys):
     assert [len(lane.losses) for lane in result.lanes] == [4] * 4
 
 
+@pytest.mark.slow
 def test_a_lane_that_does_not_stay_finite_is_shown_and_stops_no_other(config, swept):
     with pytest.warns(UserWarning, match="seldom learns above"):
         result = sweep(config, seeds=SEEDS, learning_rates=(1e30, RATES[0]), mode="vmap")

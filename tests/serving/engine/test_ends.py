@@ -31,6 +31,7 @@ def engine(served, engines):
     return engines(served, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_stop_string_ends_the_text_and_its_tokens(served, engine, ask):
     (whole,) = ask(engine, [greedy()])
     stop = whole.text[7:10]
@@ -79,6 +80,7 @@ def test_an_answer_ends_with_the_context(served, engine, ask):
         engine.submit(greedy((1, 128)), print)
 
 
+@pytest.mark.slow
 def test_a_shorter_context_than_the_models(served, engines, ask):
     engine = engines(served, context_length=40, **OPTIONS)
     (caller,) = ask(engine, [greedy(PROMPT, 1000)])
