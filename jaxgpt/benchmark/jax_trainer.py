@@ -15,6 +15,7 @@ from jaxgpt.training.compiled_step import make_step
 from jaxgpt.training.mesh import batch_sharding, state_shardings
 from jaxgpt.training.optimizer import make_optimizer
 from jaxgpt.training.plan import peak_of
+from jaxgpt.training.program import Program
 from jaxgpt.training.step import init_state
 
 
@@ -44,6 +45,11 @@ class JaxTrainer:
     def state_bytes(self) -> int:
         """Of parameters and optimizer."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self._state))
+
+    def bytes_moved(self, batch: Batch) -> int:
+        """Bytes that a step reads and writes in memory, by the text of its compiled program."""
+        program = Program(self._lower(batch).compile().as_text() or "")
+        return sum(count for _, count in program.moves())
 
     def instructions(self, batch: Batch) -> int:
         """Lines of the step's program, before it is compiled."""

@@ -62,6 +62,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "token_ms": ("ms a token", "{:,.2f}".format),
     "copy_share": ("of copy rate", "{:.1%}".format),
     "first_times_alone": ("x alone, first", "{:.2f}".format),
+    "moved_mb": ("MB moved", "{:,.0f}".format),
     "mfu": ("MFU", "{:.1%}".format),
     "product_share": ("of product rate", "{:.1%}".format),
     "loss": ("loss, last step", "{:.5f}".format),

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxgpt.benchmark.contenders import CONTENDERS, TORCH_EAGER, Trainer, Unavailable, build
+from jaxgpt.benchmark.jax_trainer import JaxTrainer
 from jaxgpt.benchmark.machine import Rates, describe_machine, measure_rates, peak
 from jaxgpt.benchmark.report import Report
 from jaxgpt.benchmark.turns import Turns, take_turns
@@ -46,6 +47,11 @@ def measure_training(
     for name in trainers:
         losses[name] += chain.from_iterable(taken.results[name])
     compare_losses(losses, platform)
+    moved = {
+        name: trainer.bytes_moved(batches[0])
+        for name, trainer in trainers.items()
+        if isinstance(trainer, JaxTrainer)
+    }
     machine, rates = describe_machine(), measure_rates()
     if any(CONTENDERS[name].library == "torch" for name in trainers):
         from jaxgpt.benchmark.torch_trainer import measure_torch_products
@@ -56,7 +62,7 @@ def measure_training(
         shape=f"{describe(config.model)}, batch {config.batch_size}",
         config=to_dict(config),
         machine=machine | {"products": rates.products, "copy": rates.copy},
-        rows=_rows(config, taken, losses, steps, rates, machine["device"]),
+        rows=_rows(config, taken, losses, steps, rates, machine["device"], moved),
         figure="median_ms",
         others=taken.others,
         seconds=taken.window,
@@ -131,6 +137,7 @@ def _rows(
     steps: int,
     rates: Rates,
     device: str,
+    moved: Mapping[str, int],
 ) -> list[dict[str, Any]]:
     tokens = config.batch_size * config.model.context_length
     flops = flops_per_token(config.model)
@@ -148,6 +155,8 @@ def _rows(
             "loss": losses[name][-1],
             "turns_ms": [1e3 * second / steps for second in seconds],
         }
+        if name in moved:
+            row["moved_mb"] = moved[name] / 1e6
         if TORCH_EAGER in taken.seconds:
             row["ratio"] = median * steps / taken.median(TORCH_EAGER)
         rows.append(row)

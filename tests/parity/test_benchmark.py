@@ -30,6 +30,7 @@ from jaxgpt.benchmark.workload import SHAPES, get_shape, load_start, make_batche
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError, JaxgptError
 from jaxgpt.model.flops import flops_per_token
+from jaxgpt.model.parameters import count_parameters
 from jaxgpt.parity import torch_reference
 
 CONFIG = get_shape(
@@ -75,6 +76,7 @@ def test_all_who_train_take_the_same_steps():
     assert len(jaxgpt["turns_ms"]) == 2
     assert jaxgpt["least_ms"] == min(jaxgpt["turns_ms"]) <= jaxgpt["median_ms"]
     assert eager["ratio"] == 1
+    assert "moved_mb" not in eager
     assert jaxgpt["ratio"] == pytest.approx(jaxgpt["median_ms"] / eager["median_ms"])
     assert jaxgpt["tokens_per_second"] == pytest.approx(2 * 16 * 1e3 / jaxgpt["median_ms"])
     assert jaxgpt["loss"] == pytest.approx(eager["loss"], rel=1e-4)
@@ -234,6 +236,8 @@ def test_a_peak_is_stated_or_unknown(monkeypatch):
     (row,) = report.rows
     flops = flops_per_token(CONFIG.model)
     assert row["mfu"] == pytest.approx(row["tokens_per_second"] * flops / 1e12)
+    # AdamW alone reads a parameter, its gradient and two means, and writes three of them.
+    assert row["moved_mb"] * 1e6 > 7 * 4 * count_parameters(CONFIG.model)
 
 
 def test_measured_rates_are_numbers():
