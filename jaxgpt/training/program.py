@@ -128,26 +128,36 @@ def _written(each: Instruction, inside: Mapping[str, Instruction]) -> int:
 
 
 def _read(each: Instruction, inside: Mapping[str, Instruction]) -> int:
-    """Bytes that a fusion reads of what comes in as `each`, which bitcasts may pass on."""
-    whole, read = sum(sizes(each.shape)), 0
-    for user in inside.values():
-        if each.name not in user.operands:
-            continue
-        if user.kind == "bitcast":
-            read += _read(user, inside)
-        elif user.kind in _PARTS and user.operands[0] == each.name:
-            read += sum(sizes(user.shape))
-        elif user.kind != _UPDATE or user.operands[0] != each.name:
-            return whole
-    return min(whole, read)
+    """Bytes that a fusion reads of what comes in as `each`."""
+    whole, elements = sum(sizes(each.shape)), _elements(each)
+    return whole * _needed(each, inside) // elements if elements else whole
+
+
+def _needed(each: Instruction, inside: Mapping[str, Instruction]) -> int:
+    """Elements of `each` that what follows in a fusion takes; all, if it is the last."""
+    whole = _elements(each)
+    users = [user for user in inside.values() if each.name in user.operands]
+    needed = 0 if users else whole
+    for user in users:
+        first = user.operands[0] == each.name
+        if (first and user.kind in _PARTS) or _elements(user) == whole:
+            needed += 0 if first and user.kind == _UPDATE else _needed(user, inside)
+        else:
+            needed += whole
+    return min(whole, needed)
+
+
+def _elements(each: Instruction) -> int:
+    return sum(_product(axes) for *_, axes in _ARRAY.findall(each.shape))
 
 
 def sizes(shape: str) -> list[int]:
     """Bytes of each array in a shape, which may be a tuple's."""
-    return [
-        math.prod(map(int, filter(None, axes.split(",")))) * (int(bits or 8) + 7 >> 3)
-        for _, bits, axes in _ARRAY.findall(shape)
-    ]
+    return [_product(axes) * (int(bits or 8) + 7 >> 3) for _, bits, axes in _ARRAY.findall(shape)]
+
+
+def _product(axes: str) -> int:
+    return math.prod(map(int, filter(None, axes.split(","))))
 
 
 def _closing(text: str) -> int:
