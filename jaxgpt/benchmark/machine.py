@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.training.processor import cores, cpu_model, least_seconds
+from jaxgpt.benchmark.turns import least_seconds
+from jaxgpt.training.processor import cores, cpu_model
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "torch", "transformers")
 _A100, _H100 = {"float32": 156e12, "bfloat16": 312e12}, {"float32": 494.7e12, "bfloat16": 989.4e12}

@@ -22,7 +22,7 @@ from jaxgpt.benchmark.jax_trainer import JaxTrainer
 from jaxgpt.benchmark.machine import describe_machine, measure_rates, peak
 from jaxgpt.benchmark.report import Report, to_json
 from jaxgpt.benchmark.training import TOLERANCES, WARM_UPS, check_same, measure_training, start
-from jaxgpt.benchmark.turns import Turns, take_turns
+from jaxgpt.benchmark.turns import Turns, least_seconds, take_turns
 from jaxgpt.benchmark.workload import describe, make_batches
 from jaxgpt.config import TrainConfig
 from jaxgpt.config_file import from_dict, to_dict
@@ -35,7 +35,6 @@ from jaxgpt.terminal import complain, say
 from jaxgpt.training.loss import head_loss, logits_at_once
 from jaxgpt.training.mesh import select_platform
 from jaxgpt.training.plan import peak_of
-from jaxgpt.training.processor import least_seconds
 
 BATCH_SIZES = (1, 8, 64, 256)
 """Rows that the parts of decoding write at once."""

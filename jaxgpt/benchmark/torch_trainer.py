@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jaxgpt.benchmark.contenders import Unavailable
+from jaxgpt.benchmark.turns import least_seconds
 from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.data.batches import Batch
 from jaxgpt.parity.torch_reference import (
@@ -20,7 +21,6 @@ from jaxgpt.parity.torch_reference import (
     unseen,
 )
 from jaxgpt.run_config import OptimizerConfig
-from jaxgpt.training.processor import least_seconds
 
 
 class FusedAttention(MultiHeadAttention):

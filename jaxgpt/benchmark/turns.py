@@ -13,6 +13,7 @@ QUOTABLE = 0.03
 """The most that other programs may use, as a share of all cores, for a figure to be quoted."""
 _SHORTEST = 0.5  # seconds in which the kernel's clock, of 10 ms, tells 3% from nothing
 _IDLE, _IOWAIT, _GUEST = 3, 4, 8  # columns of the line `cpu`; guests are counted under user, too
+_TRIALS = 5
 
 Work = Callable[[], Any]
 
@@ -46,6 +47,17 @@ def take_turns(works: Mapping[Any, Work], count: int) -> Turns:
             results[name].append(result)
     others = share_of_others(before, cpu_times())
     return Turns(seconds, results, others, time.perf_counter() - start)
+
+
+def least_seconds(function: Callable[[], Any]) -> float:
+    """The shortest of some trials, after one that does not count."""
+    function()
+    seconds = []
+    for _ in range(_TRIALS):
+        began = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
 
 
 def cpu_times() -> tuple[float, float, float] | None:
