@@ -88,7 +88,7 @@ $(BIN)/python:
 	  exec "$$python" -m venv $(VENV); \
 	done; \
 	echo "error: $(if $(PYTHON),$(PYTHON) is no Python,there is no Python) of 3.11 or newer with" \
-	  "the module ensurepip (Debian: python3-venv); name one: make PYTHON=python3.12"; exit 2
+	  "the module ensurepip (Debian: python3-venv); name one: make PYTHON=python3.12" >&2; exit 2
 
 $(BIN)/.installed: pyproject.toml | $(BIN)/python
 	$(INSTALL) --editable .
