@@ -74,7 +74,7 @@ SETTINGS = [
     ("--steps", 2, "--steps"),
     ("--seed 1.5", 2, "'1.5'"),
     ("--gradient-clip off", 2, "no type matching FLOAT|{none} could be instantiated from ['off']"),
-    ("--compute-dtype float16", 2, "Expected one of ('float32', 'bfloat16')"),
+    ("--compute-dtype float16", 2, "Expected one of ('auto', 'float32', 'bfloat16')"),
     ("--tie-head yes", 2, "yes"),
     # numbers outside their ranges
     ("--steps 0", 2, "steps is 0; it must be 1 or more"),

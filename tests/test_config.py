@@ -58,7 +58,7 @@ def test_impossible_values_are_refused(kind, values, message):
         ({"optimizer": {"optimizer": "mu0n"}}, "it must be adamw or muon"),
         ({"model": 3}, "model must be a section"),
         ({"model": {"tie_head": "yes"}}, "it must be a bool"),
-        ({"compute_dtype": "float16"}, "it must be float32 or bfloat16"),
+        ({"compute_dtype": "float16"}, "it must be auto or float32 or bfloat16"),
         ({"data": {"data": "stories"}}, "must be a list of strings"),
     ],
 )

@@ -65,6 +65,7 @@ def test_decoding_gives_the_logits_of_the_whole(config, params):
         step, cache = decode(TOKENS[jnp.arange(2), at][:, None], cache, at, jnp.zeros(2, int))
 
 
+@pytest.mark.slow_but_first
 def test_texts_in_one_row_do_not_see_each_other(config, params):
     segments = jnp.array([[0] * 5 + [1] * 7] * 2)
     hidden = jax.jit(lambda tokens, segments: GPT(config, params).hidden(tokens, segments=segments))

@@ -50,7 +50,7 @@ def settle_precision(
 
 def _recorded(settings: RunConfig, run: str | Path, options: FolderOptions | None) -> str:
     """The precision of the run that goes on in folder `run`, or nothing."""
-    if not run or options is None or options.overwrite or options.resume == "never":
+    if options is None or options.overwrite or options.resume == "never" or not os.path.isdir(run):
         return ""
     before = recorded_settings(Path(run), settings) if checkpoints(Path(run)) else None
     return "" if before is None or before.compute_dtype == "auto" else before.compute_dtype

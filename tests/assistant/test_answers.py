@@ -31,7 +31,7 @@ def model(random_params):
     return LoadedModel(shape, params, TOKENIZER, 0, dataclasses.replace(tiny, model=shape))
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [SamplingConfig(2.0, 0.0), SamplingConfig()])
 def test_the_batch_does_not_change_an_answer(model, sampling):
     options = {"max_new_tokens": 12, "sampling": sampling, "seed": 3}

@@ -55,6 +55,7 @@ def test_pooling(pooling, rows):
     assert pooled[:, 0].tolist() == rows
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(params):
     @jax.jit
     def measure(batch):
@@ -84,6 +85,7 @@ def test_the_last_token_sees_all_and_the_first_only_itself(params):
     assert (logits([5, 6, 7], "last") != logits([9, 6, 7], "last")).any()
 
 
+@pytest.mark.slow
 def test_rows_without_a_class_do_not_count(params):
     loss_fn = jax.jit(class_loss(CONFIG.model, CONFIG.compute))
     some = loss_fn(params, on_device(collate(ROWS[:2], padding=0, widths=[8])), None)
@@ -156,6 +158,7 @@ def make_step(trained_config=CONFIG):
     return step, optimizer
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("trained", [0, 1])
 def test_what_is_frozen_stays_and_the_rest_moves(params, trained):
     step, optimizer = make_step()

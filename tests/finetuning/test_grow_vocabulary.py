@@ -89,6 +89,7 @@ def logits(model, dtype):
     return np.asarray(jax.jit(GPT(model.config, params))(TOKENS).astype(jnp.float32))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_where_padding_is_used_up_old_logits_keep_every_bit(model, tied, dtype):

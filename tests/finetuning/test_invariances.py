@@ -135,6 +135,7 @@ def test_padding_and_micro_batches_one_of_them_without_targets(kind):
     check_same(kind, *train(kind, batches(kind, 48), micro_batches=4))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kind", ["instructions", "adapters"])
 def test_packing(kind):
     packed = [
@@ -144,6 +145,7 @@ def test_packing(kind):
     check_same(kind, *train(kind, packed))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_without_targets_changes_nothing(kind):
     empty, (first, *rest) = batch(kind, 9, any_learnt=False), batches(kind)

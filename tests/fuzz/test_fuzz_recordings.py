@@ -120,6 +120,7 @@ names = st.none() | st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(number=st.integers(0, 60), mutation=headers | cuts | wholes, name=names)
 @with_headers
 def test_hostile_arrays_are_refused(tmp_path, sound, number, mutation, name):

@@ -123,7 +123,7 @@ def test_experts_that_no_token_goes_to_have_no_gradient(random_params):
     assert jnp.all(jnp.any(grads["down"]["weight"][:4], axis=(1, 2)))
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 def test_decoding_and_padding_change_nothing(config, random_params, agree):
     params = random_params(config)
     logits = GPT(config, params)(BATCH[0][:2])
@@ -223,7 +223,7 @@ def test_a_gradient_of_the_balance_makes_busy_experts_less_likely(random_params)
     assert step(moved)[0] < first
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["fsdp=4", "fsdp=2,tensor=2"])
 def test_devices_do_not_change_loss_and_gradients(layout, random_params, agree):
     params, key = random_params(CONFIG), jax.random.key(0)

@@ -86,7 +86,7 @@ def python(program):
     return done.stdout
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [
@@ -114,6 +114,7 @@ def test_an_exercise_is_open_until_it_is_answered_right(name, capsys):
     assert capsys.readouterr().out == f"{name} right\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "index"),
     [(name, i) for name in EXERCISES for i in range(len(answers(name[:2]).WRONG[name]))],

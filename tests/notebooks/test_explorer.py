@@ -73,6 +73,7 @@ def committed():
     return explorer.PAGE.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["page", "committed"])
 def test_a_page_is_whole_and_asks_for_nothing_else(which, request):
     text = request.getfixturevalue(which)

@@ -163,6 +163,7 @@ def test_under_jit_grad_and_vmap(model):
     assert list(weights) == ["blocks.0.attn.weights", "blocks.1.attn.weights"]
 
 
+@pytest.mark.slow_but_first
 def test_decoding_records_too(model):
     seen = []
 

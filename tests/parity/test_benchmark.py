@@ -138,6 +138,7 @@ def test_fast_parts_do_not_change_pytorchs_model(random_params):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_rest_goes_on(monkeypatch):
     def compile(function):
         def fail(*_):
@@ -153,6 +154,7 @@ def test_without_a_compiler_the_rest_goes_on(monkeypatch):
     assert "left out: PyTorch compiled float32: torch.compile fails here" in table(report)
 
 
+@pytest.mark.slow
 def test_without_pytorch_jaxgpt_runs_alone(no_torch):
     report = training.measure_training(CONFIG, ["jaxgpt", "torch"], turns=1)
     (row,) = report.rows
@@ -251,6 +253,7 @@ def test_measured_rates_are_numbers():
     )
 
 
+@pytest.mark.slow
 def test_bars_say_when_they_may_not_be_quoted():
     report = training.measure_training(CONFIG, ["jaxgpt"], turns=1)
     for others, seconds, said in (

@@ -328,7 +328,7 @@ def test_a_variant_without_overrides_is_recorded_as_the_model(params, ours):
     assert ours.gradients.keys() == same.gradients.keys()
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["positions", "epsilon", "mask", "scale", "activation"])
 def test_a_variant_is_recorded_with_its_overrides(name, params, ours):
     words, changes = list(OVERRIDES[name].items())[1]
@@ -398,7 +398,7 @@ PRECISION = {
 }
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRECISION)
 def test_a_planted_precision_is_named(name, ours, planted):
     edit, first, cause = PRECISION[name]
@@ -503,7 +503,7 @@ def test_transposed_queries_keys_and_values_are_named(ours, planted, params):
     assert unknown.causes == ("B has the three matrices of attn.qkv.weight transposed",)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("order", "words"),
     [([0, 2, 1], "has layers 1 and 2 exchanged"), ([2, 1, 0], "has its layers in reverse")],
@@ -617,7 +617,7 @@ def scaled(role, factor):
     return edit
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("role", "first", "words"),
     [
@@ -722,6 +722,7 @@ def test_a_recording_explains_another(ours, planted, tmp_path):
     assert comparison.causes == ("B computes GELU by erf, not by tanh",)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", ["autocast", "bfloat16"])
 def test_a_file_keeps_the_dtype_of_parameters_apart_from_that_of_activations(
     name, ours, planted, tmp_path

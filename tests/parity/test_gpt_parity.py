@@ -74,6 +74,7 @@ def test_logits(both, agree, rounding):
     agree(ours.logits, theirs.logits, rounding(FORWARD))
 
 
+@pytest.mark.slow_but_first
 def test_loss(both, agree, rounding):
     ours, theirs = both
     agree(ours.loss, theirs.loss, rounding(FORWARD))

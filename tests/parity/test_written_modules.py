@@ -184,6 +184,7 @@ def seeded(make):
     return model
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "make",
     [

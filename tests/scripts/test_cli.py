@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxgpt.config_file import find_config
 from jaxgpt.errors import ConfigError
-from jaxgpt.presets import get_preset
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
@@ -151,7 +151,7 @@ def test_train_alone_trains_the_preset_that_its_help_names(cli, monkeypatch):
     script, trained = importlib.import_module("jaxgpt.commands.train"), []
     monkeypatch.setattr(script, "train", lambda arguments, out: trained.append((arguments, out)))
     script.main([])
-    assert trained == [(script.Arguments(get_preset("small")), Path("runs/small"))]
+    assert trained == [(script.Arguments(find_config("small")), Path("runs/small"))]
 
 
 def test_a_bug_is_no_bad_input(cli, monkeypatch):

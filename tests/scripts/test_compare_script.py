@@ -123,7 +123,7 @@ def run(folder):
     process.wait()
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("b", ["own", "hf", "models.py", "models.py:make_model"])
 def test_equal_models_leave_with_0(b, run):
     code, out, err = run("own", b, "--text", "Once")
@@ -134,6 +134,7 @@ def test_equal_models_leave_with_0(b, run):
     assert "4 tokens" in out
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("function", "first", "cause"),
     [

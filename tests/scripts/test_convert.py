@@ -125,7 +125,7 @@ def test_training_from_a_folder_by_its_command_line(run, folder):
     assert "already finished" in err
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_dtype(run, dtype):
     assert run(f"convert.py --from gpt2 --model gpt --out ck --dtype {dtype}")[0] == 0

@@ -79,7 +79,7 @@ def _temporaries(config):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "fsdp"), [(1, 8), (2, 4)])
 def test_devices_that_share_parameters_share_the_batch_too(data, fsdp):
     # Logits and activations outweigh the parameters here, and must not be on every device.
@@ -183,6 +183,7 @@ def test_a_layout_repeats_bit_for_bit(layout, trained):
     jax.tree.map(np.testing.assert_array_equal, first[1], again[1])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_one_layout_goes_on_on_another(trained, tmp_path):
     _, state, _ = trained(LLAMA, "data=2,fsdp=2,tensor=2", 2)
     write_arrays(tmp_path / "a", state)
@@ -206,6 +207,7 @@ def _device_bytes(tree):
     return matrices, others
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("layout", ["fsdp=8", "fsdp=4,tensor=2", "data=4,tensor=2"])
 def test_parameters_and_optimizer_are_shared_by_the_devices(layout):
     for model in (GPT2, LLAMA):

@@ -76,6 +76,7 @@ def test_an_ascent_as_long_as_the_run_is_refused():
         learning_rate(OptimizerConfig(), 50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "wsd"])
 def test_numbers_may_be_traced(schedule, monkeypatch):
     """Several runs side by side by `vmap`, each as it is alone."""

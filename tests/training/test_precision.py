@@ -82,6 +82,7 @@ def test_the_environment_decides_without_a_measurement(measured, monkeypatch):
         fastest_precision()
 
 
+@pytest.mark.slow
 def test_a_run_records_its_precision_and_goes_on_in_it(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXGPT_COMPUTE_DTYPE", "bfloat16")
     short = replace(OPEN, steps=2, optimizer=replace(OPEN.optimizer, warmup_steps=0))

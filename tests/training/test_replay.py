@@ -83,7 +83,7 @@ def test_all_is_looked_at_in_its_order(params):
     )
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"compute_dtype": "bfloat16", "gradient_accumulation": 2}])
 @pytest.mark.parametrize(
     ("planted", "born"),

@@ -35,6 +35,7 @@ def _batch(rows=8, ignored=0):
     return jnp.asarray(tokens[:, :-1]), jnp.asarray(targets)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("micro_batches", [2, 8])
 def test_accumulation_is_the_big_batch(micro_batches):
     # Uneven targets: a mean of micro-batch means would be off by percents here.
@@ -94,7 +95,7 @@ def test_a_bad_step_and_all_after_it_change_nothing(step):
     np.testing.assert_array_equal(later.params["embed"]["tokens"], state.params["embed"]["tokens"])
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_as_many_bad_steps_as_are_allowed_are_left_out(micro_batches, optimizer):

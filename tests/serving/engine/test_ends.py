@@ -51,6 +51,7 @@ def _options(**changes):
     return {"max_new_tokens": 24, "sampling": GREEDY, **changes}
 
 
+@pytest.mark.slow
 def test_a_token_comes_with_its_text(served, engine, ask):
     (caller,) = ask(engine, [greedy(stop=("no such thing",))])
     for chunk in caller.chunks[:-1]:

@@ -68,7 +68,7 @@ def check(model, engines, ask, shares):
     assert engine.stats().compiles == 0
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
