@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgpt.data.downloads import cache_subfolder
-from jaxgpt.errors import ConfigError
+from jaxgpt.errors import ConfigError, ResourceError
 from jaxgpt.fields import typed
 from jaxgpt.files import write_file
 from jaxgpt.hosts.group import this_group
@@ -89,7 +89,7 @@ def _kept_seconds() -> dict[str, float]:
     try:
         if path is not None:
             write_file(path, json.dumps(measured) + "\n")
-    except OSError:
+    except (OSError, ResourceError):
         pass  # measured again by the next run
     return measured
 

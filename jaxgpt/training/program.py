@@ -106,16 +106,22 @@ class Program:
 
     def _moved(self, each: Instruction, shapes: Mapping[str, str]) -> int:
         if each.kind == "fusion" and each.called:
-            inside = self.computations[each.called[0]]
-            taken = [one for one in inside.values() if one.kind == "parameter"]
-            last = list(inside.values())[-1]
-            given = _written(last, inside)
-            return given + sum(_read(one, inside) for one in taken)
+            return _moved_by_fusion(self.computations[each.called[0]])
         taken = [sum(sizes(shapes.get(name, ""))) for name in each.operands]
         given = sum(sizes(each.shape))
         if each.kind in _PARTS:
             return 2 * given
         return 2 * taken[1] if each.kind == _UPDATE and len(taken) > 1 else given + sum(taken)
+
+
+def _moved_by_fusion(inside: Mapping[str, Instruction]) -> int:
+    """Bytes that a fusion reads and writes, by its instructions, in their order."""
+    last, needed = next(reversed(inside.values())), _needed(inside)
+    read = 0
+    for each in inside.values():
+        if each.kind == "parameter" and (elements := _elements(each)):
+            read += sum(sizes(each.shape)) * needed[each.name] // elements
+    return read + _written(last, inside)
 
 
 def _written(each: Instruction, inside: Mapping[str, Instruction]) -> int:
@@ -127,24 +133,20 @@ def _written(each: Instruction, inside: Mapping[str, Instruction]) -> int:
     return sum(sizes(inside[each.operands[1]].shape if each.kind == _UPDATE else each.shape))
 
 
-def _read(each: Instruction, inside: Mapping[str, Instruction]) -> int:
-    """Bytes that a fusion reads of what comes in as `each`."""
-    whole, elements = sum(sizes(each.shape)), _elements(each)
-    return whole * _needed(each, inside) // elements if elements else whole
-
-
-def _needed(each: Instruction, inside: Mapping[str, Instruction]) -> int:
-    """Elements of `each` that what follows in a fusion takes; all, if it is the last."""
-    whole = _elements(each)
-    users = [user for user in inside.values() if each.name in user.operands]
-    needed = 0 if users else whole
+def _needed(inside: Mapping[str, Instruction]) -> Counter[str]:
+    """Elements of each result in a fusion that those after it take; of the last, all."""
+    users = list(reversed(inside.values()))
+    needed = Counter({users[0].name: _elements(users[0])})
     for user in users:
-        first = user.operands[0] == each.name
-        if (first and user.kind in _PARTS) or _elements(user) == whole:
-            needed += 0 if first and user.kind == _UPDATE else _needed(user, inside)
-        else:
-            needed += whole
-    return min(whole, needed)
+        for name in dict.fromkeys(user.operands):
+            whole, first = _elements(inside[name]), user.operands[0] == name
+            taken = whole
+            if first and user.kind == _UPDATE:
+                taken = 0
+            elif (first and user.kind in _PARTS) or _elements(user) == whole:
+                taken = needed[user.name]
+            needed[name] = min(whole, needed[name] + taken)
+    return needed
 
 
 def _elements(each: Instruction) -> int:

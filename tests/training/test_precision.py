@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from jaxgpt.config_file import find_config, load_config
-from jaxgpt.errors import CheckpointError, ConfigError
+from jaxgpt.errors import CheckpointError, ConfigError, ResourceError
 from jaxgpt.presets import get_preset
 from jaxgpt.run_config import RunOptions
 from jaxgpt.training import precision
@@ -63,6 +63,15 @@ def test_a_cache_that_cannot_be_written_to_costs_a_measurement_alone(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAXGPT_CACHE", str(tmp_path / "file"))
     measured(float32=1.0, bfloat16=0.5)
+    assert fastest_precision() == "bfloat16"
+
+
+def test_a_full_disk_of_the_cache_ends_no_run(measured, monkeypatch):
+    def write_file(path, content):
+        raise ResourceError("no space left")
+
+    measured(float32=1.0, bfloat16=0.5)
+    monkeypatch.setattr(precision, "write_file", write_file)
     assert fastest_precision() == "bfloat16"
 
 
