@@ -116,7 +116,7 @@ class Program:
 
 def _moved_by_fusion(inside: Mapping[str, Instruction]) -> int:
     """Bytes that a fusion reads and writes, by its instructions, in their order."""
-    last, needed = next(reversed(inside.values())), _needed(inside)
+    last, needed = list(inside.values())[-1], _needed(inside)
     read = 0
     for each in inside.values():
         if each.kind == "parameter" and (elements := _elements(each)):
@@ -135,7 +135,7 @@ def _written(each: Instruction, inside: Mapping[str, Instruction]) -> int:
 
 def _needed(inside: Mapping[str, Instruction]) -> Counter[str]:
     """Elements of each result in a fusion that those after it take; of the last, all."""
-    users = list(reversed(inside.values()))
+    users = list(inside.values())[::-1]
     needed = Counter({users[0].name: _elements(users[0])})
     for user in users:
         for name in dict.fromkeys(user.operands):
