@@ -23,6 +23,7 @@ from jaxgpt.model.attention_kernels import KERNELS, Attention, choose_attention
 from jaxgpt.model.cache import KeyValueCache, update_cache, update_ring
 from jaxgpt.model.layers import Params, Rate, dropout, linear
 from jaxgpt.model.layout import columns_by_tensor, tensor_devices
+from jaxgpt.model.products import multiply, multiply_by_rows
 from jaxgpt.model.record import Record, recorded, shaped, unrecorded
 from jaxgpt.model.rope import Turns, turn
 
@@ -45,7 +46,7 @@ def attention_weights(
     Rows sum to 1; where `mask` is False the weight is 0. Softmax in float32. With `sinks`, scores
     of nothing, rows sum to what these leave (Xiao et al. 2024).
     """
-    scores = record("scores", (queries @ keys.mT).astype(jnp.float32) * scale)
+    scores = record("scores", multiply_by_rows(queries, keys).astype(jnp.float32) * scale)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     if sinks is None:
@@ -261,7 +262,8 @@ def attend_causally(
             **_sunk(sinks, shared, end - first),
             **recorded(shaped(record, (rows, num_heads, end - first, end - begin))),
         )
-        context = dropout(weights, dropout_rate, chunk_rng) @ values[:, :, begin:end]
+        weights = dropout(weights, dropout_rate, chunk_rng)
+        context = multiply(weights, values[:, :, begin:end])
         contexts.append(context.reshape(rows, num_heads, end - first, -1))
     return jnp.concatenate(contexts, axis=2)
 

@@ -1,5 +1,6 @@
 """The primitives of a transformer, each a pure function of its parameters, beside its init."""
 
+import math
 from typing import Any, Literal
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgpt.fields import typed
+from jaxgpt.model.products import multiply
 
 STD = 0.02
 """The standard deviation of random weights (GPT-2)."""
@@ -31,9 +33,10 @@ def linear(
     # A weight gradient that contracts two axes is slow on XLA:CPU; one flat axis halves a step.
     rows = x.reshape(-1, x.shape[-1])
     # A single row: XLA:CPU reads a transposed weight at full speed only on the left.
-    rows = (weight.T @ rows.T).T if len(rows) == 1 else rows @ weight
+    rows = (weight.T @ rows.T).T if len(rows) == 1 else multiply(rows, weight)
     if bias is not None:
-        rows = rows + bias
+        # XLA:CPU sums a narrow gradient over rows by way of a copy in float32.
+        rows = (_widened(rows) + bias).astype(rows.dtype)
     return rows.reshape(*x.shape[:-1], weight.shape[-1])
 
 
@@ -110,6 +113,28 @@ Gelu = Literal["tanh", "erf"]
 def gelu(x: Float[Array, "*B"], form: Gelu = "tanh") -> Float[Array, "*B"]:
     """Gaussian error linear unit, by GPT-2's tanh or exactly by erf (Hendrycks & Gimpel 2016).
 
-    The tanh form differs from the exact one by up to 5e-4.
+    The tanh form differs from the exact one by up to 5e-4. Computed in float32 where the dtype of
+    `x`, which the result keeps, is narrower.
     """
-    return jax.nn.gelu(x, approximate=typed("gelu", form, Gelu) == "tanh")
+    tanh, wide = typed("gelu", form, Gelu) == "tanh", _widened(x)
+    own = tanh and wide.dtype != x.dtype
+    return (_gelu(wide) if own else jax.nn.gelu(wide, approximate=tanh)).astype(x.dtype)
+
+
+@jax.custom_jvp
+def _gelu(x: Array) -> Array:
+    """GPT-2's, whose derivative shares nothing with it that XLA:CPU would keep in memory."""
+    return jax.nn.gelu(x)
+
+
+@_gelu.defjvp
+def _gelu_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    root = math.sqrt(8 / math.pi)  # (1 + tanh(u)) / 2 is the sigmoid of 2 u
+    share = jax.nn.sigmoid(root * (x + 0.044715 * x * x * x))
+    inner = root * (1 + 3 * 0.044715 * x * x)
+    return _gelu(x), tangent * (share + x * share * (1 - share) * inner)
+
+
+def _widened(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

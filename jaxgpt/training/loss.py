@@ -26,10 +26,11 @@ from jaxgpt.model.layout import (
     tensor_devices,
     vocabulary_by_tensor,
 )
+from jaxgpt.model.products import columns_copied, multiply_by_columns
 
 _MOST_LOGITS = {"cpu": 1 << 26, "other": 1 << 27}
 _MOST_UNROLLED = 24  # layers; their compilation takes about a second each
-_TILE = 128  # columns of a product that GPUs and TPUs compute at once
+_TILE = 128  # columns of a product that GPUs, TPUs and matrix units compute at once
 
 AS_IT_IS = Compute()
 """In float32, by the fastest attention that is possible."""
@@ -305,9 +306,10 @@ def _head_here(
     own = vocab_size if first is None else len(weight)
     chunks = math.ceil(length / max(1, min(length, most // (rows * own))))
     span = math.ceil(length / chunks)  # all as long, so that little is padded
+    columns = columns_copied(weight)
 
     def turn(sums: Any, chunk: tuple[Array, Array]) -> tuple[Any, Any]:
-        nats, grads = _chunk(*chunk, weight, vocab_size, differentiate, weights, first)
+        nats, grads = _chunk(*chunk, weight, columns, vocab_size, differentiate, weights, first)
         nats = nats.reshape(rows, span).sum(axis=1) if by_row else nats.sum()
         return jax.tree.map(jnp.add, sums, (nats, *grads[1:])), grads[:1]
 
@@ -325,6 +327,7 @@ def _chunk(
     x: Array,
     targets: Array,
     weight: Array,
+    columns: Array | None,
     vocab_size: int,
     differentiate: bool,
     weights: Array | None,
@@ -334,8 +337,10 @@ def _chunk(
     flat, labels = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
     tokens = jnp.arange(len(weight)) if first is None else first + jnp.arange(len(weight))
     with jax.named_scope("head"):
-        logits = jnp.matmul(flat, weight.T, preferred_element_type=jnp.float32)
-        logits = jnp.where(tokens < vocab_size, logits, -jnp.inf)
+        columns = weight.T if columns is None else columns
+        logits = jnp.matmul(flat, columns, preferred_element_type=jnp.float32)
+        if first is not None or len(weight) > vocab_size:  # XLA:CPU would copy them to no end
+            logits = jnp.where(tokens < vocab_size, logits, -jnp.inf)
     with jax.named_scope("loss"):
         nats, (powers, total) = _token_losses(logits, labels, first)
         if not differentiate:
@@ -350,7 +355,7 @@ def _chunk(
         grad_logits = grad_logits.astype(x.dtype)
         grad_x = (grad_logits @ weight).reshape(x.shape)
         grad_x = grad_x if first is None else jax.lax.psum(grad_x, TENSOR)
-        grad_table = jnp.matmul(grad_logits.T, flat, preferred_element_type=jnp.float32)
+        grad_table = multiply_by_columns(grad_logits, flat, jnp.float32)
         return nats, (grad_x, grad_table if first is not None else grad_table[:vocab_size])
 
 
