@@ -66,6 +66,7 @@ def test_a_border_between_two_files_cuts_neither(tmp_path):
     assert split(0.25, tmp_path) == ("a" * 300, "b" * 100)
 
 
+@pytest.mark.slow
 def test_whole_json_documents_are_held_out_and_copies_together(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxgpt.data.text.PIECE", 32)
     rows = [f"document {number} " + "and so on " * 9 for number in range(2000)]

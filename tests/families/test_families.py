@@ -83,6 +83,7 @@ def test_logits(pair):
     assert far(our_logits(pair.config, pair.params, TOKENS), theirs) <= LOGITS
 
 
+@pytest.mark.slow
 def test_loss_and_every_gradient(pair, tmp_path):
     """Their gradients come over as their weights do."""
     tokens = torch.tensor(TOKENS)

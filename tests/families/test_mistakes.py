@@ -144,6 +144,7 @@ def test_gate_and_up_swapped_are_seen(models):
     assert_seen(logits(config, params | {"blocks": swapped}), right)
 
 
+@pytest.mark.slow
 def test_gate_and_up_as_halves_are_seen(models):
     config, params, right = models("gpt-oss")
     mlp = params["blocks"]["mlp"]

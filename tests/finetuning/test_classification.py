@@ -176,6 +176,7 @@ def test_what_is_frozen_stays_and_the_rest_moves(params, trained):
     assert all(leaf.any() for leaf in jax.tree.leaves(moved["head"]))
 
 
+@pytest.mark.slow
 def test_the_gradient_of_what_is_trained_is_the_whole_models(params):
     batch = on_device(collate(ROWS, padding=0))
     ours, rest = split_params(params, 2)

@@ -102,7 +102,7 @@ def test_where_padding_is_used_up_old_logits_keep_every_bit(model, tied, dtype):
     assert (before[..., 270:272] != after[..., 270:272]).any()
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_where_a_table_grows_old_logits_keep_every_bit(model, tied, dtype):

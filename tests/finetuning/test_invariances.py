@@ -129,13 +129,13 @@ def check_same(kind, params, metrics):
     assert distance(start(kind)[0], wanted) > 1000 * most
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_and_micro_batches_one_of_them_without_targets(kind):
     check_same(kind, *train(kind, batches(kind, 48), micro_batches=4))
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["instructions", "adapters"])
 def test_packing(kind):
     packed = [

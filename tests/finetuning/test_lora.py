@@ -125,6 +125,7 @@ def make_step(base, micro_batches=1):
     return partial(step, base), init_state(init_adapters(base, LORA, jax.random.key(1)), optimizer)
 
 
+@pytest.mark.slow
 def test_training_moves_the_adapters_alone():
     before = fingerprint(BASE)
     step, state = make_step(BASE)

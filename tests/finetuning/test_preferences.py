@@ -74,6 +74,7 @@ LOSS = preference_loss(TRAIN.model, DPO, TRAIN.compute)
 GRADIENTS = jax.jit(partial(gradients, LOSS), static_argnums=3)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("log_probability", ["sum", "mean"])
 def test_it_starts_at_the_log_of_two_with_no_margin(params, log_probability):
     preference = PreferenceConfig(log_probability=log_probability)
@@ -133,6 +134,7 @@ def agree(ours, theirs, share):
         np.testing.assert_allclose(one, other, rtol=0, atol=share * largest + 1e-7)
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(params, batch):
     wide = collated(make_pairs(), 24)._replace(reference=batch.reference)
     assert wide.inputs.shape[-1] > batch.inputs.shape[-1]

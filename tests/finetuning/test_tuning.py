@@ -120,6 +120,7 @@ def same(one, other):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "trained"), CASES)
 def test_a_run_learns_leaves_its_base_alone_and_can_be_loaded(kind, trained, tune, base, tmp_path):
     before = jax.tree.map(np.array, base.params)

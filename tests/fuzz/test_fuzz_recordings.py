@@ -132,6 +132,7 @@ def test_hostile_arrays_are_refused(tmp_path, sound, number, mutation, name):
     check(tmp_path / "x.npz", with_member(sound.value, number % count, change))
 
 
+@pytest.mark.slow
 @given(number=st.integers(0, 60), name=names)
 @example(0, "parameters/embed.npy")
 def test_renamed_arrays_are_refused(tmp_path, sound, number, name):

@@ -65,6 +65,7 @@ def test_equals_the_definition_across_the_edge_of_the_context(params, oracle, sa
     assert len({tuple(text[-8:]) for text in texts}) > 1
 
 
+@pytest.mark.slow
 def test_a_row_is_the_same_alone(params):
     options = {"max_new_tokens": 30, "sampling": FILTERED, "seed": 9}
     together = generate(CONFIG, params, [SHORT, SHORT, MEDIUM], **options)

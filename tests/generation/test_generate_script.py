@@ -72,6 +72,7 @@ def test_sampling_flags_and_seed_reach_the_draw(run, folder):
     assert (code, out) == (0, f"hi{text}\n")
 
 
+@pytest.mark.slow
 def test_several_samples_come_under_headers_and_the_first_is_the_single_one(run):
     single = run("--prompt", "hi", "--max-new-tokens", 6)[1]
     code, out, _ = run("--prompt", "hi", "--max-new-tokens", 6, "--num-samples", 2)

@@ -173,7 +173,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [range(8), [0], [1, 6], [5, 0], [2, 1], [4]], ids=str)
 def test_rows_with_settings_of_their_own_are_each_as_alone(chosen):
     noise = np.random.default_rng(0)

@@ -110,6 +110,7 @@ def test_no_prompt_is_a_newline_or_the_end_of_text():
     assert prompt_tokens(words, "") == prompt_tokens(words, " ") == [words.end_of_text]
 
 
+@pytest.mark.slow
 def test_text_is_that_of_the_tokens(model):
     options = {"max_new_tokens": 40, "seed": 4, "sampling": SamplingConfig(temperature=0.8)}
     (tokens,) = generate(model.config, model.params, [[104, 105]], vocab_size=256, **options)
@@ -118,6 +119,7 @@ def test_text_is_that_of_the_tokens(model):
     assert sum(map(bool, pieces)) > 1
 
 
+@pytest.mark.slow
 def test_stop_ends_one_row_of_several(model):
     def texts(**options):
         pieces = stream_texts(model, ["a", "b"], max_new_tokens=40, seed=4, **options)

@@ -96,7 +96,7 @@ def test_tokens_one_by_one_and_several_at_once_give_the_logits_of_the_whole(mode
     take_in(step, pieces, init_cache(config, 3, 48), logits)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 def test_padding_never_takes_the_place_of_a_key_nor_is_it_seen(model, logits):
     """Rows of other lengths, twice several tokens and then one by one, across the wrap."""
     config, _, _, step = model
@@ -121,7 +121,7 @@ def test_a_ring_has_no_more_slots_than_the_window(model):
     assert all(leaf.shape[2] <= 4 for leaf in jax.tree.leaves(init_cache(config, 3, 4)))
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("least", [4, 128], ids=["a cache that grows", "one that does not"])
 def test_text_is_that_of_the_whole_model_for_each_token(model, monkeypatch, least):
     config, params, whole, _ = model
@@ -139,7 +139,7 @@ def test_text_is_that_of_the_whole_model_for_each_token(model, monkeypatch, leas
         assert generate(config, params, [prompt], max_new_tokens=29, sampling=GREEDY) == [text]
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 def test_a_long_text_is_taken_in_by_turns(model, logits, monkeypatch):
     """Some queries after others, both at the start of a text and amid it."""
     config, params, *_ = model

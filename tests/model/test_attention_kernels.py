@@ -179,7 +179,7 @@ def test_a_kernel_gives_the_context_and_gradient_of_the_plain_function(kernel, l
         close(new_leaf, old_leaf, length, width=64)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(("groups", "window"), [(2, 0), (1, 5), (4, 130)])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_kernel_takes_windows_scales_and_shared_keys_as_they_are(
@@ -268,6 +268,7 @@ def test_a_checkpointed_layer_runs_the_kernel_forward_once(kernel):
     assert forward_calls(jax.checkpoint_policies.dots_with_no_batch_dims_saveable) == 2
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_the_gradient_of_a_training_loss_lowers(platform, dtype, monkeypatch):
@@ -296,6 +297,7 @@ def test_dropout_in_training_alone_keeps_from_the_kernel(monkeypatch):
     assert (evaluation, training) == ([FORWARD["cudnn"]], [])
 
 
+@pytest.mark.slow
 def test_splash_is_shared_among_the_devices_of_a_mesh():
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"), (AxisType.Auto, AxisType.Auto))
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

@@ -179,7 +179,7 @@ def test_no_kernel_has_sinks():
         choose_attention("cudnn", shape, "bfloat16", **given)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, *(pytest.param(x, marks=pytest.mark.whole_run) for x in ({"remat": True}, {"unroll": 3}))],
@@ -263,6 +263,7 @@ def test_a_low_rank_adapter_for_each_expert(random_params, agree):
     agree(ours, params["blocks"]["mlp"]["up"]["weight"][1, 4] + change, 1e-6)
 
 
+@pytest.mark.slow
 def test_dense_models_have_the_random_numbers_they_had():
     dense = init_params(replace(QWEN, experts=Experts(), positions="learned"), jax.random.key(0))
     plain = replace(QWEN, experts=Experts(), positions="learned", norm="layer", gate="none")

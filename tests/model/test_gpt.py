@@ -134,6 +134,7 @@ def test_a_number_that_no_shape_depends_on_may_be_traced(random_params):
     assert len(jax.eval_shape(build, 1e-3, 0.5)) == len(jax.tree.leaves(params))
 
 
+@pytest.mark.slow_but_first
 def test_one_text_needs_no_axis_of_rows(config, params, logits):
     single = GPT(config, params)(TOKENS[1])
     np.testing.assert_allclose(single, logits[1], rtol=1e-5, atol=1e-5)
@@ -183,6 +184,7 @@ def test_decoding_token_by_token_gives_the_logits_of_the_whole(config, decode, l
         np.testing.assert_allclose(step, logits[:, t], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow_but_first
 def test_prompts_of_different_lengths_decode_as_each_would_alone(config, decode, logits):
     """Prompts padded on the right, then each row from its own position."""
     lengths = jnp.array([2, 5, 3])

@@ -45,6 +45,7 @@ def drawn_by_hand():
     return wanted
 
 
+@pytest.mark.slow
 def test_each_matrix_is_drawn_from_its_own_part_of_the_key():
     params = jax.jit(lambda key: init_params(UNTIED, key))(RNG)
     for path, leaf in jax.jit(drawn_by_hand)().items():

@@ -1,5 +1,3 @@
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,10 +13,11 @@ from jaxgpt.training.program import Program
 ULP = 2.0**-8  # of bfloat16: what rounding to it moves a number by, of the number, at most
 PRODUCTS = [multiply, multiply_by_rows, multiply_by_columns]
 PLAIN = [lambda a, b: a @ b, lambda a, b: a @ b.mT, lambda a, b: a.mT @ b]
+WIDE = (2, 3, 48, 8)
 SHAPES = [  # of a and b: many rows, a wide result, an odd size, two axes in front
-    [((96, 32), (32, 64)), ((96, 64), (64, 32)), ((33, 7), (7, 5)), ((2, 3, 48, 8), (2, 3, 8, 40))],
-    [((96, 32), (64, 32)), ((96, 64), (32, 64)), ((33, 7), (5, 7)), ((2, 3, 48, 8), (2, 3, 40, 8))],
-    [((96, 32), (96, 64)), ((96, 64), (96, 32)), ((33, 7), (33, 5)), ((2, 3, 48, 8), (2, 3, 48, 9))],
+    [((96, 32), (32, 64)), ((96, 64), (64, 32)), ((33, 7), (7, 5)), (WIDE, (2, 3, 8, 40))],
+    [((96, 32), (64, 32)), ((96, 64), (32, 64)), ((33, 7), (5, 7)), (WIDE, (2, 3, 40, 8))],
+    [((96, 32), (96, 64)), ((96, 64), (96, 32)), ((33, 7), (33, 5)), (WIDE, (2, 3, 48, 9))],
 ]
 CASES = [
     pytest.param(*kind, *shapes, id=f"{kind[0].__name__}-{shapes[0]}".replace(" ", ""))
@@ -37,7 +36,7 @@ def pulled(product, a, b, dtype):
     return value, *vjp_fn(normal(value.shape, 2).astype(dtype))
 
 
-@pytest.mark.parametrize("product, plain, left, right", CASES)
+@pytest.mark.parametrize(("product", "plain", "left", "right"), CASES)
 def test_products_and_their_gradients_are_those_of_float32_but_for_one_rounding(
     product, plain, left, right
 ):
@@ -57,7 +56,7 @@ def test_a_transposed_copy_is_the_transpose(shape):
     np.testing.assert_array_equal(jax.vmap(transposed)(x[None])[0], x.mT)
 
 
-@pytest.mark.parametrize("product, plain", [*zip(PRODUCTS, PLAIN, strict=True)])
+@pytest.mark.parametrize(("product", "plain"), [*zip(PRODUCTS, PLAIN, strict=True)])
 def test_in_float32_and_for_few_rows_the_program_is_that_of_plain_products(product, plain):
     def instructions(function, a, b):
         return [str(each.primitive) for each in jax.make_jaxpr(function)(a, b).eqns]
@@ -87,13 +86,15 @@ def test_a_step_in_bfloat16_multiplies_bfloat16_alone_and_no_layer_twice():
     config = ModelConfig(vocab_size=100, context_length=96, embed_dim=64, num_heads=2, num_layers=3)
     program = gradient_program(config, "bfloat16")
     shapes = {
-        name: each.shape for inside in program.computations.values() for name, each in inside.items()
+        name: each.shape
+        for inside in program.computations.values()
+        for name, each in inside.items()
     }
     linear = 0
     for each, times in program.instructions():
         if each.kind == "dot":
             operands = [shapes[name] for name in each.operands[:2]]
             assert all(shape.startswith("bf16") for shape in operands), (operands, each.origin)
-            linear += times * (len(re.findall(r"batch_dims", each.rest)) == 0)
+            linear += times * ("batch_dims" not in each.rest)
     # Four linear layers forward, each with two gradients, and those of the head.
     assert linear == 3 * 4 * 3 + 3

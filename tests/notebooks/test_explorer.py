@@ -95,6 +95,7 @@ def test_a_page_is_whole_and_asks_for_nothing_else(which, request):
     assert ("html", {"lang": "en"}) in tags.seen
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_page_are_those_of_the_model(model, tokens, page):
     data = explorer.read(page)
     gpt, row = jaxgpt.GPT(model.config, model.params), jnp.array([tokens])

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "notebooks"))
 
@@ -11,6 +12,7 @@ from course import recorded
 from jaxgpt.parity.diagnosis.differences import rounding
 
 
+@pytest.mark.slow
 def test_the_recording_is_pytorchs():
     with np.load(recorded.FILE) as file:
         stored = dict(file)

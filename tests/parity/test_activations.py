@@ -62,6 +62,7 @@ def run_twin(twin, tokens, hook):
             handle.remove()
 
 
+@pytest.mark.slow_but_first
 def test_activations_are_those_of_the_twins_forward_hooks(model, twin, agree, rounding):
     theirs = {}
     theirs["logits"] = run_twin(twin, TOKENS, lambda name, x: theirs.update({name: x.numpy()}))
@@ -125,6 +126,7 @@ def test_heads_not_kept_are_as_if_their_rows_of_the_output_were_zero(model, agre
     assert np.abs(zeroed - model(TOKENS)).max() > 0.01 * np.abs(zeroed).max()
 
 
+@pytest.mark.slow_but_first
 def test_many_choices_of_heads_in_one_program(model):
     def without(kept):
         return intervene(model, TOKENS, keep_heads(model.config, kept))
@@ -141,7 +143,7 @@ def test_heads_to_keep_have_a_row_for_each_layer(model):
         keep_heads(model.config, np.ones((1, 4), bool))
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 def test_under_jit_grad_and_vmap(model):
     name = "blocks.1.attn.context"
 
@@ -163,7 +165,7 @@ def test_under_jit_grad_and_vmap(model):
     assert list(weights) == ["blocks.0.attn.weights", "blocks.1.attn.weights"]
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 def test_decoding_records_too(model):
     seen = []
 

@@ -103,6 +103,7 @@ def test_jaxgpt_takes_the_step_of_pretrain(monkeypatch):
     assert second != first
 
 
+@pytest.mark.slow
 def test_a_wrong_loss_ends_it(monkeypatch):
     right = torch_trainer.TorchTrainer.run
     monkeypatch.setattr(

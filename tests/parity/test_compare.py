@@ -338,7 +338,7 @@ def test_a_variant_is_recorded_with_its_overrides(name, params, ours):
     assert all(row.differs for row in comparison.rows if row.kind == "loss")
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"position_offset": 1}, {"order": (1, 0)}], ids=str)
 def test_a_variant_leaves_the_parameters_as_they_are(change, random_params):
     config = dataclasses.replace(CONFIG, tie_head=False)
@@ -348,6 +348,7 @@ def test_a_variant_leaves_the_parameters_as_they_are(change, random_params):
     assert compare(before, record_model(config, params, TOKENS)).equal
 
 
+@pytest.mark.slow
 def test_causes_that_cannot_be_told_apart_are_both_named(params, planted):
     """On vectors a hundred times as long, neither number matters beside the variance."""
     long = params | {"embed": jax.tree.map(lambda x: 100 * x, params["embed"])}
@@ -409,6 +410,7 @@ def test_a_planted_precision_is_named(name, ours, planted):
     assert "is left at most, which rounding to" in comparison.outcome
 
 
+@pytest.mark.slow
 def test_weights_kept_in_bfloat16_are_named(ours, planted, params):
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)
     theirs = planted(leaves=rounded)
@@ -418,6 +420,7 @@ def test_weights_kept_in_bfloat16_are_named(ours, planted, params):
         assert "every activation agrees" in comparison.outcome
 
 
+@pytest.mark.slow
 def test_jaxgpt_in_bfloat16_is_told_from_float32(ours, params):
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)
     a = record_model(CONFIG, jax.tree.map(lambda x: x.astype(jnp.bfloat16), rounded), TOKENS)
@@ -438,6 +441,7 @@ def no_bias(*names):
 LINEAR = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("names", [(name,) for name in LINEAR] + [LINEAR], ids=".".join)
 def test_a_missing_bias_is_named(names, ours, planted):
     theirs = planted(no_bias(*names))
@@ -477,6 +481,7 @@ def turned(x):
     return jnp.concatenate([part.mT for part in jnp.split(x, 3, axis=-1)], axis=-1)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -722,7 +727,7 @@ def test_a_recording_explains_another(ours, planted, tmp_path):
     assert comparison.causes == ("B computes GELU by erf, not by tanh",)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["autocast", "bfloat16"])
 def test_a_file_keeps_the_dtype_of_parameters_apart_from_that_of_activations(
     name, ours, planted, tmp_path

@@ -80,11 +80,13 @@ def test_loss(both, agree, rounding):
     agree(ours.loss, theirs.loss, rounding(FORWARD))
 
 
+@pytest.mark.slow_but_first
 def test_every_gradient_leaf(both, agree, rounding):
     ours, theirs = both
     agree(ours.grads, theirs.grads, rounding(BACKWARD))
 
 
+@pytest.mark.slow
 def test_dropout_is_in_the_same_places(agree, rounding, random_params, monkeypatch):
     """With the same masks in both frameworks, dropout changes both in the same way."""
 

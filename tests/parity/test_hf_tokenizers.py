@@ -406,6 +406,7 @@ def nowhere(gpt2, monkeypatch):
         monkeypatch.setattr(module, "gpt2_ranks", missing)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.usefixtures("nowhere")
 @pytest.mark.parametrize("names", [["vocab.json", "merges.txt"], ["merges.txt"]])
 def test_a_folder_with_gpt2s_own_files_needs_no_others(names, tmp_path, gpt2):

@@ -146,6 +146,7 @@ def greedy():
     return SamplingConfig(temperature=0.0)
 
 
+@pytest.mark.slow
 def test_padding_on_the_right(tmp_path):
     model = make_theirs(64, 4)
     model.save_pretrained(tmp_path)

@@ -134,7 +134,7 @@ MODELS = {
 }
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_foreign_model_is_equal_to_jaxgpt_on_its_parameters(name):
     torch.manual_seed(0)

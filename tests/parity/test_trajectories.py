@@ -67,6 +67,7 @@ def test_dropout_is_refused():
         compare_training(config, TOKENS)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -184,7 +184,7 @@ def seeded(make):
     return model
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -134,7 +134,7 @@ def test_equal_models_leave_with_0(b, run):
     assert "4 tokens" in out
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "first", "cause"),
     [
@@ -153,6 +153,7 @@ def test_a_cause_leaves_with_1(function, first, cause, run):
     assert outcome.startswith("with this, every")
 
 
+@pytest.mark.slow
 def test_a_recording_is_saved_compared_and_drawn(run, folder):
     arguments = ("own", "hf", "--text", "Once", "--save", "a.npz", "--plot", "equal.png")
     assert run(*arguments)[0] == 0

@@ -75,6 +75,7 @@ def run(folder, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_answers_are_measured_and_written(run, folder, answers):
     before = (folder / "questions.jsonl").read_text()
     command = "answers --checkpoint model --data questions.jsonl --max-new-tokens 12"

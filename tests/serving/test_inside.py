@@ -42,6 +42,7 @@ def served(base, serve, **settings):
         yield url
 
 
+@pytest.mark.slow
 def test_a_token_is_looked_from_as_the_answer_was_asked_for(base, serve, tokens):
     prompt = encode_prompt([Turn("user", "Who?")], TEMPLATES["chat"], base.tokenizer)
     index = len(tokens) - 2

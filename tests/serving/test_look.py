@@ -34,6 +34,7 @@ def expected(model):
     return jaxgpt.activations(gpt, jnp.array([TEXT]), ["logits", "blocks.*.attn.weights"])
 
 
+@pytest.mark.slow
 def test_the_attention_and_the_surprise_are_those_of_the_activations(model, expected):
     for length in (1, 2, len(TEXT)):
         look = look_inside(model, TEXT[:length])

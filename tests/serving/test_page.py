@@ -263,6 +263,7 @@ def test_a_message_is_edited_and_the_chat_goes_on_from_there(page, asked):
     assert shown(page)[0] == "hello"
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("inside", [False, True])
 def test_text_is_only_ever_text(page, inside):
     if inside:
@@ -343,6 +344,7 @@ def test_without_storage_the_page_works(context, site):
     assert "lost on a reload" in page.inner_text("#kept")
 
 
+@pytest.mark.slow
 def test_two_tabs_keep_what_each_other_wrote(page, context, site):
     send(page, "first")
     other = opened(context, site.url)

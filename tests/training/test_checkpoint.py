@@ -189,6 +189,7 @@ def test_what_is_damaged_is_put_aside_and_the_one_before_is_read(
     assert len(list((run / "checkpoints").glob("*.corrupt-*"))) == 1
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_manifest_matters_or_says_the_same(kept):
     folder = kept / "checkpoints" / "00000060"
     path, whole = folder / MANIFEST, verify(folder)

@@ -61,7 +61,7 @@ def _by_hand(model, stride):
     return nats / scored
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [8, 3, 1])
 def test_the_loss_is_that_of_the_windows_by_hand(model, stride):
     result = evaluate_documents(model, [Document(TEXT)], stride=stride, batch_size=4)
@@ -95,6 +95,7 @@ def test_a_long_context_is_not_taken_by_default_unless_a_run_was_trained_on_it(m
         evaluate_documents(long, [Document(TEXT)], context_length=131_073)
 
 
+@pytest.mark.slow
 def test_documents_are_cut_as_for_training(model, tmp_path):
     """The figure of a run, of the documents that it held out and of its own tokens."""
     tokenizer = train_bpe(["Once upon a time, in Silverton, lived Ben. "], 260)

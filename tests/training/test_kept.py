@@ -54,6 +54,7 @@ def steps(folders):
     return [int(folder.name) for folder in folders]
 
 
+@pytest.mark.slow
 def test_the_best_stays_beside_the_newest(run):
     assert steps(checkpoints(run)) == [20, 40, 50]
     assert steps(by_validation(run)) == [20, 50]
@@ -62,6 +63,7 @@ def test_the_best_stays_beside_the_newest(run):
     assert foreign_files(run) == []
 
 
+@pytest.mark.slow
 def test_each_so_many_steps_one_is_kept_for_good(run, keep):
     for step in (60, 70, 80):
         keep(run, step, None, checkpoint_every=10, keep_every=30)

@@ -94,6 +94,7 @@ def by_rows(x, table, targets):
     return -jnp.where(targets == -100, 0, picked).sum(axis=-1)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("positions", [1, 2, 3, 7])
 def test_rows_by_themselves_have_the_textbooks_losses_and_gradients(monkeypatch, positions):
     monkeypatch.setitem(loss_module._MOST_LOGITS, "cpu", positions * 3 * VOCAB_SIZE)

@@ -223,6 +223,7 @@ def test_parameters_and_optimizer_are_shared_by_the_devices(layout):
             assert others < 0.1 * whole
 
 
+@pytest.mark.slow
 def test_a_step_sends_what_its_layout_needs_and_no_more():
     config = dataclasses.replace(TINY, model=LLAMA, batch_size=8, mesh="data=2,fsdp=2,tensor=2")
     mesh = make_mesh(config)

@@ -87,6 +87,7 @@ def config_of(**changes):
     return TrainConfig(model=SHAPE, optimizer=MUON, batch_size=8, steps=10, **changes)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_changes_nothing():
     config = config_of()
     mesh = make_mesh(config)

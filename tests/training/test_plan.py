@@ -60,7 +60,7 @@ def _held(config, mesh):
     return batch + sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts) - 4
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [

@@ -53,6 +53,7 @@ def alone(model, request):
     return text
 
 
+@pytest.mark.slow
 def test_sixteen_at_once_are_what_each_is_alone(served, engines, ask):
     requests = ragged(16)
     engine = engines(served, slots=16, prefill_chunk=16)
@@ -86,7 +87,7 @@ def test_more_requests_than_slots_wait_their_turn(served, engines, ask):
     assert stats.prompt_tokens == sum(len(request.prompt) for request in requests)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 7])
 def test_tokens_in_a_dispatch_make_no_difference(served, engines, ask, steps):
     engine = engines(served, slots=2, prefill_chunk=16, tokens_per_dispatch=steps)
