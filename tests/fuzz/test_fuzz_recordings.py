@@ -98,6 +98,10 @@ def with_headers(test):
     for header in HEADERS:
         for number in (0, 3):
             test = example(number, Whole(npy(header)), None)(test)
+    for descr in ("'<U7'", "[('a', '<U7')]"):
+        header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': ()}}".encode()
+        content = "float3".encode("utf-32-le") + b"\x32\0\0\1"  # the last is no character
+        test = example(0, Whole(npy(header, content)), "dtype.npy")(test)
     test = example(1, Whole(npy(b"{}", version=2)), None)(test)
     test = example(1, Whole(npy(b"{}", version=9)), None)(test)
     return test

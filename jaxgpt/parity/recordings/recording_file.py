@@ -10,6 +10,7 @@ be there, and `config` where there are parameters. Nothing in it is pickled.
 import json
 import math
 import os
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -85,10 +86,17 @@ def _read(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[str, np.ndarray
         shape, turned, dtype = read(member, max_header_size=_MOST_HEADER)
         if dtype.hasobject:
             raise ValueError("pickled objects are refused")
+        if dtype.fields:
+            raise ValueError(f"{info.filename} is an array of records, {dtype}")
         there = info.file_size - member.tell()
         if math.prod(shape) * dtype.itemsize != there:
             raise ValueError(f"{info.filename} has {there} bytes for {dtype} of shape {shape}")
-        array = np.ndarray(shape, dtype, member.read(), order="F" if turned else "C")
+        content = member.read()
+        if dtype.kind == "U":
+            codes = np.ndarray(there // 4, np.dtype("u4").newbyteorder(dtype.byteorder), content)
+            if (codes > sys.maxunicode).any():  # NumPy would make a string of it that ends Python
+                raise ValueError(f"{info.filename} has characters that Unicode has not")
+        array = np.ndarray(shape, dtype, content, order="F" if turned else "C")
     return info.filename.removesuffix(".npy"), array
 
 
