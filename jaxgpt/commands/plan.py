@@ -111,7 +111,7 @@ def main(argv: list[str]) -> None:
     axes = config.axes
     devices = axes.sharing * max(1, axes.data) if elsewhere else jax.device_count()
     grid(config, devices)
-    plan = make_plan(config, devices, bfloat16="all" if elsewhere else multiplies_bfloat16())
+    plan = make_plan(config, devices, bfloat16="all" if elsewhere else multiplies_bfloat16(devices))
     if elsewhere:
         memory, peak_of, compiled = elsewhere, lambda trial: make_plan(trial, devices).peak, None
         found = {}

@@ -127,13 +127,15 @@ def _gelu(x: Array) -> Array:
     return jax.nn.gelu(x)
 
 
-@_gelu.defjvp
 def _gelu_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (tangent,) = primals, tangents
     root = math.sqrt(8 / math.pi)  # (1 + tanh(u)) / 2 is the sigmoid of 2 u
     share = jax.nn.sigmoid(root * (x + 0.044715 * x * x * x))
     inner = root * (1 + 3 * 0.044715 * x * x)
     return _gelu(x), tangent * (share + x * share * (1 - share) * inner)
+
+
+_gelu.defjvp(_gelu_derivative)
 
 
 def _widened(x: Array) -> Array:

@@ -23,7 +23,7 @@ def check_step(config: TrainConfig, devices: int) -> None:
     memory = device_memory()
     if memory is None:
         return
-    bfloat16 = "all" if config.compute_dtype == "float32" else multiplies_bfloat16()
+    bfloat16 = "all" if config.compute_dtype == "float32" else multiplies_bfloat16(devices)
     plan = make_plan(config, devices, bfloat16=bfloat16)
     if plan.peak > _MARGIN * memory:
         raise ResourceError(

@@ -17,6 +17,7 @@ from jaxgpt.fields import typed
 from jaxgpt.model.flops import flops_per_token
 from jaxgpt.model.gpt import init_cache
 from jaxgpt.model.parameters import count_parameters, parameter_shapes
+from jaxgpt.model.products import multiply_by_columns
 from jaxgpt.model.schema import SCHEMA, Rows, dimensions, names_of, rows_of
 from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.tokenization.tokenizer import load_tokenizer
@@ -197,8 +198,8 @@ def _sizes(config: TrainConfig) -> dict[str, int]:
     return sizes | {"F": experts.experts_per_token * (sizes["F"] + sizes["D"])}
 
 
-def multiplies_bfloat16() -> Narrow:
-    """Which products XLA computes in bfloat16 on this machine's devices; compiles up to two."""
+def multiplies_bfloat16(devices: int = 1) -> Narrow:
+    """Which products of a step this machine's devices compute in bfloat16; compiles up to two."""
     if jax.default_backend() != "cpu":
         return "all"
     matrix = jax.ShapeDtypeStruct((16, 16), jnp.bfloat16)
@@ -209,7 +210,9 @@ def multiplies_bfloat16() -> Narrow:
 
     if not is_narrow(jnp.matmul):
         return "none"
-    return "all" if is_narrow(lambda x, grad: x.T @ grad) else "plain"
+    # On several devices, operands are not copied.
+    by_columns = multiply_by_columns if devices == 1 else lambda x, grad: x.T @ grad
+    return "all" if is_narrow(by_columns) else "plain"
 
 
 @lru_cache(maxsize=1)

@@ -41,7 +41,7 @@ def test_nothing_is_compiled_to_check_a_run_in_float32(monkeypatch):
 
 
 def test_gpt2_without_accumulation_is_refused(monkeypatch):
-    monkeypatch.setattr(fits, "multiplies_bfloat16", lambda: "all")
+    monkeypatch.setattr(fits, "multiplies_bfloat16", lambda devices: "all")
     memory(monkeypatch, 25_300_000_000)
     gpt2 = replace(get_preset("gpt2"), gradient_accumulation=1)
     refusal = r"takes 1\d\d\.\d GB on each device: 1\.5 of parameters"
