@@ -1,7 +1,6 @@
 """What a run takes in memory and arithmetic: by a formula, or by XLA on the devices at hand."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from jaxgpt.fields import typed
 from jaxgpt.model.flops import flops_per_token
 from jaxgpt.model.gpt import init_cache
 from jaxgpt.model.parameters import count_parameters, parameter_shapes
-from jaxgpt.model.products import multiply_by_columns
+from jaxgpt.model.products import is_widened
 from jaxgpt.model.schema import SCHEMA, Rows, dimensions, names_of, rows_of
 from jaxgpt.run_config import OptimizerConfig
 from jaxgpt.tokenization.tokenizer import load_tokenizer
@@ -202,17 +201,10 @@ def multiplies_bfloat16(devices: int = 1) -> Narrow:
     """Which products of a step this machine's devices compute in bfloat16; compiles up to two."""
     if jax.default_backend() != "cpu":
         return "all"
-    matrix = jax.ShapeDtypeStruct((16, 16), jnp.bfloat16)
-
-    def is_narrow(multiply: Callable[..., Any]) -> bool:
-        program = jax.jit(multiply).lower(matrix, matrix).compile()
-        return "f32[" not in (program.as_text() or "f32[")
-
-    if not is_narrow(jnp.matmul):
+    if is_widened("a @ b"):
         return "none"
-    # On several devices, operands are not copied.
-    by_columns = multiply_by_columns if devices == 1 else lambda x, grad: x.T @ grad
-    return "all" if is_narrow(by_columns) else "plain"
+    # On several devices, operands that would be widened are not copied.
+    return "plain" if devices > 1 and is_widened("a.mT @ b") else "all"
 
 
 @lru_cache(maxsize=1)
