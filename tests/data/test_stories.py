@@ -104,6 +104,7 @@ def test_entropy_of_a_grammar_computed_by_hand():
     assert isclose(TINY.entropy(), by_hand, rel_tol=1e-12)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("index", range(6))
 def test_spans_tell_what_a_reader_who_knows_the_grammar_learns(shrunk, every_story, index):
     """Bits of a span: by how much fewer of all stories begin as the text does up to its end."""

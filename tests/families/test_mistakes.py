@@ -111,7 +111,7 @@ def assert_seen(changed, right):
     assert np.abs(changed - right).max() > 2 * LOGITS * np.abs(right).max()
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "change"),
     [

@@ -222,7 +222,7 @@ def loss():
     )
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("mask_prompt", [True, False])
 def test_padding_does_not_change_the_loss(loss, random_params, mask_prompt):
     model, measure, _ = loss

@@ -68,6 +68,7 @@ def test_the_number_of_parameters(target, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(adapters)) == count
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("target", LORA_TARGETS)
 def test_merged_is_unmerged(target):
     config = LoraConfig(4, 8.0, (target,))

@@ -49,7 +49,7 @@ def test_collation():
     assert batch.segments.tolist() == [[1, 1, 2, 0], [0] * 4]
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
 @pytest.mark.parametrize("width", [40, 130])
 def test_packing_changes_neither_loss_nor_gradient(random_params, width, positions):

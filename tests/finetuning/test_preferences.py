@@ -74,7 +74,7 @@ LOSS = preference_loss(TRAIN.model, DPO, TRAIN.compute)
 GRADIENTS = jax.jit(partial(gradients, LOSS), static_argnums=3)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("log_probability", ["sum", "mean"])
 def test_it_starts_at_the_log_of_two_with_no_margin(params, log_probability):
     preference = PreferenceConfig(log_probability=log_probability)
@@ -183,6 +183,7 @@ def test_pairs_without_a_reference_are_refused(params):
         LOSS(params, collated(make_pairs()), None)
 
 
+@pytest.mark.slow
 def test_fit_makes_the_chosen_answers_likelier(params, tmp_path):
     """With adapters: the base is the reference, and nothing else is kept of it."""
     lora, rows = LoraConfig(rank=4, alpha=8.0), collated(make_pairs())

@@ -55,7 +55,7 @@ def oracle(params):
     return run
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [GREEDY, FILTERED], ids=["greedy", "sampled"])
 def test_equals_the_definition_across_the_edge_of_the_context(params, oracle, sampling):
     prompts = [SHORT, MEDIUM, LONG]

@@ -62,6 +62,7 @@ def test_writes_the_prompt_and_what_follows(run, folder):
     assert run(*arguments, "--stop", text[4:6])[1] == f"hi{text[: text.find(text[4:6])]}\n"
 
 
+@pytest.mark.slow
 def test_sampling_flags_and_seed_reach_the_draw(run, folder):
     sampling = SamplingConfig(
         temperature=0.7, top_k=99, top_p=0.9, min_p=0.01, repetition_penalty=1.2

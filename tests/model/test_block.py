@@ -127,6 +127,7 @@ def test_the_leaf_is_saved_and_loaded(params, tmp_path):
         load_model(tmp_path / "b", block=GAINED)
 
 
+@pytest.mark.slow
 def test_the_leaf_has_adapters(params):
     rows, lora = rows_of(CONFIG), LoraConfig(rank=2, targets=("query", "attn.gain"))
     adapters = init_adapters(params, lora, jax.random.key(0), rows)

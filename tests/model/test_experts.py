@@ -92,7 +92,7 @@ def arguments(config, random_params):
     )
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [(2, 9, 16), *(pytest.param(x, marks=pytest.mark.whole_run) for x in ((1, 1, 16), (7, 16)))],

@@ -42,6 +42,7 @@ def logits(forward):
     return forward(TOKENS)
 
 
+@pytest.mark.slow_but_first
 def test_logits_are_finite_float32_for_each_token_of_the_vocabulary(logits):
     assert logits.shape == (B, T, V)
     assert logits.dtype == jnp.float32
@@ -177,6 +178,7 @@ def decode(config, params):
     return jax.jit(lambda *arguments: GPT(config, params).decode(*arguments))
 
 
+@pytest.mark.slow_but_first
 def test_decoding_token_by_token_gives_the_logits_of_the_whole(config, decode, logits):
     cache = init_cache(config, B, T)
     for t in range(T):

@@ -106,6 +106,7 @@ def test_unrolling_changes_nothing(blocks):
     assert_same(all_at_once(X), one_by_one(X), TERMS)
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing(blocks, scanned):
     """Nor the dropout masks: the same operations, which the compiler may fuse otherwise."""
     recomputed = jax.jit(jax.value_and_grad(functools.partial(loss, remat=True)))

@@ -367,6 +367,7 @@ def test_another_number_of_heads_is_named_where_their_width_is_given(random_para
     assert compare(a, alone(b)).causes == ("B has 2 heads, not 4",)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("shape", [{"num_kv_heads": 2}, {"head_dim": 6}], ids=str)
 def test_what_is_tried_is_a_model(shape, random_params):
     config = dataclasses.replace(CONFIG, num_layers=1, **shape)

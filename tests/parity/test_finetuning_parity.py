@@ -161,7 +161,7 @@ def preference_in_jax(params, reference, preference):
 PREFERENCES = [PreferenceConfig(0.1), PreferenceConfig(2.0, "mean")]
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("preference", PREFERENCES, ids=["sum", "mean"])
 def test_preferences(preference, params, random_params, agree, rounding):
     reference = random_params(SHAPE, seed=1)

@@ -348,6 +348,7 @@ def gpt2():
     return tokenizer, describe(tokenizer)
 
 
+@pytest.mark.slow
 def test_gpt2_is_known_by_all_that_decides_on_ids(gpt2):
     _, gpt2 = gpt2
     assert is_gpt2(gpt2)

@@ -157,6 +157,7 @@ def right(params, gradients):
 ADAMW_TOLERANCE = 2 * STEPS * 2.0**-24
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("config", [CLIPPED, UNCLIPPED], ids=["clipped", "unclipped"])
 def test_adamw(config, params, gradients, agree):
     ours = adamw_in_jax(config, params, gradients)

@@ -192,6 +192,7 @@ def test_an_answer_is_streamed(page, asked):
     assert "tokens" in page.inner_text("li.assistant .acts >> nth=0")
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("how", ["button", "key"])
 def test_an_answer_is_stopped_and_what_came_is_kept(page, site, asked, how):
     before = site.engine.finished["cancelled"]
@@ -209,6 +210,7 @@ def test_an_answer_is_stopped_and_what_came_is_kept(page, site, asked, how):
     assert asked[-1][1]["messages"][1]["content"].startswith("tick tick")
 
 
+@pytest.mark.slow
 def test_escape_that_closes_something_else_stops_no_answer(page):
     def goes_on():
         before = len(shown(page)[1])
@@ -241,6 +243,7 @@ def test_a_retry_is_a_branch(page, asked):
     assert said == ["hello", "Answer 3, é: hello", "on"]
 
 
+@pytest.mark.slow
 def test_a_message_is_edited_and_the_chat_goes_on_from_there(page, asked):
     send(page, "hello")
     send(page, "more")
@@ -283,6 +286,7 @@ def test_text_is_only_ever_text(page, inside):
     assert page.locator("main img, main b, main script, #chats img").count() == 0
 
 
+@pytest.mark.slow
 def test_chats_survive_a_reload_and_can_be_renamed_and_deleted(page):
     send(page, "first")
     page.click("#new-chat")
@@ -316,6 +320,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.slow
 def test_damaged_storage_breaks_nothing(page):
     send(page, "well")
     store = "([key, kept]) => localStorage.setItem('jaxgpt.' + key, kept)"
@@ -333,6 +338,7 @@ def test_damaged_storage_breaks_nothing(page):
     assert len(shown(page)) == 3
 
 
+@pytest.mark.slow
 def test_without_storage_the_page_works(context, site):
     context.add_init_script(
         "for (const name of ['localStorage', 'sessionStorage']) Object.defineProperty(window, name,"
@@ -363,6 +369,7 @@ def test_two_tabs_keep_what_each_other_wrote(page, context, site):
     assert "from this tab" in shown(page)
 
 
+@pytest.mark.slow
 def test_a_tab_that_writes_keeps_what_another_wrote(page, context, site):
     send(page, "first")
     other = opened(context, site.url)
@@ -384,6 +391,7 @@ def test_a_tab_that_writes_keeps_what_another_wrote(page, context, site):
     assert page.get_by_text("8 requests wait already").is_visible()
 
 
+@pytest.mark.slow
 def test_a_chat_that_another_tab_deleted_stays_so(page, context, site):
     send(page, "slow", answered=False)
     other = opened(context, site.url)
@@ -398,6 +406,7 @@ def test_a_chat_that_another_tab_deleted_stays_so(page, context, site):
     assert page.locator("#chats button").count() == 0
 
 
+@pytest.mark.slow
 def test_a_chat_without_room_is_named_until_there_is_some(page):
     page.evaluate(
         """() => {
@@ -426,6 +435,7 @@ def test_a_chat_without_room_is_named_until_there_is_some(page):
     page.locator("#chats button", has_text="large").wait_for()
 
 
+@pytest.mark.slow
 def test_a_look_inside(page, asked, model):
     send(page, "hello")
     assert "logprobs" not in asked[-1][1]
@@ -491,6 +501,7 @@ def encoded(model, text):
     return [token for piece in turns for token in model.tokenizer.encode(piece, allow_special=True)]
 
 
+@pytest.mark.slow
 def test_a_look_inside_by_the_keyboard(page, asked, model):
     page.click("#look-switch")
     send(page, "hello")
@@ -508,6 +519,7 @@ def test_a_look_inside_by_the_keyboard(page, asked, model):
     assert page.evaluate("document.activeElement.className") == "text tokens"
 
 
+@pytest.mark.slow
 def test_a_look_that_another_token_takes_the_place_of_is_given_up(page):
     page.click("#look-switch")
     send(page, "hello")
@@ -519,6 +531,7 @@ def test_a_look_that_another_token_takes_the_place_of_is_given_up(page):
     page.get_by_text("Most at").wait_for()
 
 
+@pytest.mark.slow
 def test_a_look_before_the_server_is_there_can_be_tried_again(page):
     page.click("#look-switch")
     send(page, "hello")
@@ -531,6 +544,7 @@ def test_a_look_before_the_server_is_there_can_be_tried_again(page):
     page.get_by_text("Most at").wait_for()
 
 
+@pytest.mark.slow
 def test_a_model_without_a_chat_goes_on_with_a_text(context, asked, model, serve):
     with serve(Script(model.tokenizer), model=model, chat=False) as url:
         page = opened(context, url)
@@ -549,6 +563,7 @@ def test_a_model_without_a_chat_goes_on_with_a_text(context, asked, model, serve
         assert page.locator(".seen span").first.text_content() == "O"
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for_and_kept_in_the_tab(context, model, serve):
     with serve(Script(model.tokenizer), model=model, api_key="secret") as url:
         page = context.new_page()
@@ -609,6 +624,7 @@ def canned(page, events):
     )
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_yet_is_asked_again(context, site):
     context.route("**/v1/models", lambda route: route.abort())
     page = context.new_page()
@@ -619,6 +635,7 @@ def test_a_server_that_is_not_there_yet_is_asked_again(context, site):
     page.get_by_text("a context of 512 tokens").wait_for()
 
 
+@pytest.mark.slow
 def test_settings_are_sent_and_kept_within_their_ranges(page, asked):
     page.click("#show-settings")
     page.fill("#set-temperature", "3")
@@ -645,6 +662,7 @@ def test_settings_are_sent_and_kept_within_their_ranges(page, asked):
     assert page.input_value("#set-temperature") == "0.8"
 
 
+@pytest.mark.slow
 def test_what_was_left_out_is_said(page):
     for number in range(6):
         send(page, f"{number} " + "Who ran? " * 12)
@@ -659,6 +677,7 @@ def test_what_was_left_out_is_said(page):
         assert "A message holds <|user|>" in last.inner_text()
 
 
+@pytest.mark.slow
 def test_a_chat_is_copied_and_downloaded(page, context):
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     send(page, "hello")
@@ -677,6 +696,7 @@ def test_a_chat_is_copied_and_downloaded(page, context):
     assert found["hello.txt"] == f"user:\nhello\n\nassistant:\n{answer}\n"
 
 
+@pytest.mark.slow
 def test_the_keyboard_alone_reaches_everything(page):
     page.keyboard.type("hello")
     page.keyboard.press("Shift+Enter")
@@ -702,6 +722,7 @@ def test_the_keyboard_alone_reaches_everything(page):
     assert page.evaluate("document.activeElement.id") == "go"
 
 
+@pytest.mark.slow
 def test_a_narrow_window_scrolls_down_alone(browser, site):
     context = browser.new_context(viewport={"width": 360, "height": 700}, has_touch=True)
     page = context.new_page()
@@ -724,6 +745,7 @@ def test_a_narrow_window_scrolls_down_alone(browser, site):
     context.close()
 
 
+@pytest.mark.slow
 def test_colours_can_be_told_apart(page):
     mixed = "color-mix(in srgb, var(--heat) 75%, var(--ground))"
     pairs = [("--ink", "var(--ground)"), ("--ink", "var(--card)"), ("--quiet", "var(--ground)")]

@@ -35,7 +35,7 @@ def chat(client, text, **options):
     return answer.choices[0].message.content
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_at_once_the_answers_are_those_of_one_alone(client, engine, temperature):
     alone = [chat(client, text, temperature=temperature) for text in SAID]

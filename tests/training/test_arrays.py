@@ -101,7 +101,7 @@ def test_a_full_disk_says_how_much_is_missing(tmp_path, monkeypatch):
     assert arrays.why(error, tmp_path, 400_000) == "the disk is full; make room"
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_full_disk_is_one_error_and_no_traceback_but_in_debugging(
     debug, tmp_path, caplog, monkeypatch

@@ -96,6 +96,7 @@ def _step_text(num_layers):
     return make_step(config, mesh).lower(state, (batch, batch), np.int32(0)).as_text()
 
 
+@pytest.mark.slow
 def test_the_program_does_not_grow_with_depth():
     shallow, deep = (_step_text(num_layers).count("\n") for num_layers in (12, 48))
     assert shallow == deep > 1000

@@ -207,7 +207,7 @@ def _device_bytes(tree):
     return matrices, others
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["fsdp=8", "fsdp=4,tensor=2", "data=4,tensor=2"])
 def test_parameters_and_optimizer_are_shared_by_the_devices(layout):
     for model in (GPT2, LLAMA):

@@ -286,6 +286,7 @@ def test_what_becomes_of_changed_settings_is_said(small_run):
     ]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_number(small_run, tmp_path):
     config = small_run()
     optimizer = replace(

@@ -31,7 +31,7 @@ def model(random_params):
     return LoadedModel(config.model, random_params(config.model), tokenizer, 1, config)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["tensor=2", "fsdp=8", "data=2,fsdp=2,tensor=2"])
 def test_a_model_on_a_mesh_is_the_model_on_one_device(model, mesh):
     shared = share(lambda: model, mesh)

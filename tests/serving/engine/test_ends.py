@@ -58,7 +58,7 @@ def test_a_token_comes_with_its_text(served, engine, ask):
         assert chunk.text == served.tokenizer.decode([token.id for token in chunk.tokens])
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("ignore", [False, True])
 def test_an_end_of_text_token_ends_it_unless_ignored(served, engines, ask, ignore):
     (whole,) = ask(engines(served, **OPTIONS), [greedy()])
