@@ -5,6 +5,8 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,18 +17,23 @@ from jaxgpt.training.memory import free_memory
 from jaxgpt.training.step import TrainState
 
 _COPIES = 1.5  # of the state that must find room: the copy, and what is written of it at a time
+_PLENTY = 2.0  # states that must find room beside a copy's memory that is kept for the next
+_LARGE = 1 << 26  # bytes of a state, from which on new memory takes time that is felt
 
 
 class Background:
     """Calls `save` on a copy of a state in a thread, if `wanted` and where there is memory for it.
 
     A step gives up the state that it is given, so what is written must be another. The next call,
-    and the end of the context, wait for the one before; what that raised is its future's.
+    and the end of the context, wait for the one before; what that raised is its future's. On a CPU
+    that has plenty of memory, a large copy's is kept for the next: the system gives new memory page
+    by page, for which a step would wait.
     """
 
     def __init__(self, wanted: bool = True) -> None:
         self._wanted = wanted
         self._thread: threading.Thread | None = None
+        self._spare: TrainState | None = None
 
     def __enter__(self) -> "Background":
         return self
@@ -35,14 +42,24 @@ class Background:
         # After a failure of several processes, the thread may wait for one that is gone.
         if kind is None or this_group().count == 1:
             self._join()
+        self._spare = None
+
+    def prepare(self, state: TrainState) -> None:
+        """Take the memory of the first copy, where it will be kept."""
+        if self._wanted and _is_kept(state):
+            self._spare = _copy(state)
 
     def __call__(self, save: Callable[[TrainState], Any], state: TrainState) -> Future[Any] | None:
         """The future of `save(copy)`; None where that has been done, without a copy, at once."""
         self._join()
-        if not self._wanted or free_memory() < _COPIES * _own_bytes(state):
+        spare, self._spare = self._spare, None
+        copies = _COPIES - (spare is not None)
+        if not self._wanted or free_memory() < copies * _own_bytes(state):
+            del spare
             save(state)
             return None
-        copied, future = _copy(state), Future()
+        copied = _copy(state) if spare is None else _copy_into(spare, state)
+        future: Future[Any] = Future()
 
         def work() -> None:
             _give_way()
@@ -50,6 +67,8 @@ class Background:
                 future.set_result(save(copied))
             except BaseException as error:
                 future.set_exception(error)
+            if _is_kept(copied):
+                self._spare = copied
 
         self._thread = threading.Thread(
             target=work, name="jaxgpt-save", daemon=this_group().count > 1
@@ -59,6 +78,7 @@ class Background:
 
     def _join(self) -> None:
         if self._thread is not None:
+            _hurry()
             self._thread.join()
             self._thread = None
 
@@ -66,12 +86,34 @@ class Background:
 def _give_way() -> None:
     """Let this thread, and those that it begins, have what the steps leave of the processor."""
     if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        with suppress(OSError):  # as where a container forbids it
+            os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
+
+
+def _hurry() -> None:
+    """Let all that gave way have its share again, as it is waited for."""
+    if sys.platform != "linux":
+        return
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with suppress(OSError):  # it may have ended
+            if os.sched_getscheduler(thread) == os.SCHED_IDLE:
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
 
 
 @jax.jit
 def _copy(state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
+
+
+@partial(jax.jit, donate_argnums=0, keep_unused=True)
+def _copy_into(spare: TrainState, state: TrainState) -> TrainState:
+    """The copy of `state`, in the memory of `spare`."""
+    return _copy(state)
+
+
+def _is_kept(copied: TrainState) -> bool:
+    size = _own_bytes(copied)
+    return jax.default_backend() == "cpu" and size >= _LARGE and free_memory() > _PLENTY * size
 
 
 def _own_bytes(tree: Any) -> int:

@@ -184,6 +184,8 @@ def _carry_out(job: Job, folder: Path, mesh: Mesh, profile: int) -> RunResult:
         StopSignal(start.step) as stop,
         profiling(step_fn, traced, folder / PROFILE, reporter) as step_fn,
     ):
+        if config.checkpoint_every < config.steps:
+            background.prepare(start.state)
         state = fit(
             start.state,
             config,

@@ -52,6 +52,7 @@ def main() -> None:
         writing.append(time.monotonic() - began)
 
     with tempfile.TemporaryDirectory(dir=asked.folder) as place, Background() as background:
+        background.prepare(state)
         for turn in range(3):
             future = background(partial(write, Path(place)), state) if turn else None
             for _ in range(asked.steps):

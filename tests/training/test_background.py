@@ -1,6 +1,9 @@
 """Checkpoints written beside the steps: of the state as it was, one at a time, nothing lost."""
 
+import os
+import sys
 import threading
+import time
 from concurrent.futures import Future
 
 import jax
@@ -76,3 +79,54 @@ def test_where_it_is_not_wanted_or_there_is_no_memory_it_is_written_at_once(
     with Background(wanted) as background:
         assert background(lambda state: threads.append(threading.current_thread()), state) is None
     assert threads == [threading.main_thread()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_it_gives_way_to_the_steps_until_it_is_waited_for():
+    found, waited_for = [], threading.Event()
+
+    def scheduled():
+        return os.sched_getscheduler(threading.get_native_id())
+
+    def save(_):
+        found.append(scheduled())
+        waited_for.set()
+        begun = time.monotonic()
+        while scheduled() == os.SCHED_IDLE and time.monotonic() < begun + 10:
+            time.sleep(0.01)
+        found.append(scheduled())
+
+    with Background() as background:
+        background(save, make_state())
+        waited_for.wait(10)
+    assert found == [os.SCHED_IDLE, os.SCHED_OTHER]
+
+
+@pytest.mark.parametrize(("free", "kept"), [(10**12, True), (50, False)])
+def test_a_large_copys_memory_is_kept_for_the_next_where_there_is_plenty(free, kept, monkeypatch):
+    monkeypatch.setattr(background_module, "free_memory", lambda: free)
+    monkeypatch.setattr(background_module, "_LARGE", 1)
+    places, written = [], []
+
+    def save(state):
+        places.append([leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)])
+        written.append(np.array(state.params["weight"]))  # a view would hold its memory
+
+    state = make_state()
+    with Background() as background:
+        background.prepare(state)
+        held = background._spare
+        first = held and [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(held)]
+        for _ in range(3):
+            background(save, state)
+            state = step(state)
+    assert [place == first for place in places] == [kept] * 3
+    np.testing.assert_array_equal(written, np.arange(4.0) + np.arange(3.0)[:, None])
+
+
+def test_a_small_copys_memory_is_given_back():
+    with Background() as background:
+        background.prepare(make_state())
+        background(lambda state: None, make_state())
+        background._join()
+        assert background._spare is None
