@@ -1,5 +1,6 @@
 """GPT-2 of the library transformers, which writes from a folder that jaxgpt saved."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers.utils import logging
 from jaxgpt.benchmark.torch_trainer import find_device
 from jaxgpt.errors import JaxgptError
 
-_TIES = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+_TIE = 1e-3
 """Logits closer than this share of their range are a tie, which rounding decides."""
 
 
@@ -53,12 +54,20 @@ class TransformersWriter:
         return f"{same} of {ours.size}"
 
     def _check_tie(self, text: list[int], mine: int, other: int) -> None:
+        exact: Any = self._model
+        if exact.dtype != torch.float32:
+            exact = deepcopy(exact).float()
+        tokens = torch.tensor([text], device=self._device)
         with torch.no_grad():
-            logits = self._model(torch.tensor([text], device=self._device)).logits[0, -1].float()
-        gap = float(abs(logits[other] - logits[mine]) / (logits.max() - logits.min()))
-        if not gap <= _TIES[self._model.dtype]:
+            rounded, logits = (
+                model(tokens).logits[0, -1].float() for model in (self._model, exact)
+            )
+        # Each of the two sides may round either logit by as much as this one does.
+        rounding = float(abs(rounded - logits).max())
+        gap, span = float(abs(logits[other] - logits[mine])), float(logits.max() - logits.min())
+        if not gap <= _TIE * span + 2 * rounding:
             raise JaxgptError(
                 f"jaxgpt writes token {mine} after {len(text)} tokens where transformers writes "
-                f"{other}, and their logits are {gap:.1e} of the range apart, which is no tie; "
-                "they do not do the same work, so their speeds say nothing"
+                f"{other}, and their logits are {gap / span:.1e} of the range apart, which is no "
+                "tie; they do not do the same work, so their speeds say nothing"
             )
