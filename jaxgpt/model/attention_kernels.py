@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxgpt.errors import ConfigError
 from jaxgpt.fields import typed
-from jaxgpt.model.layers import Rate, never_drops
+from jaxgpt.model.layers import LINEAR, Rate, never_drops
 from jaxgpt.model.layout import TENSOR, row_axes, tensor_devices
 
 Attention = Literal["auto", "chunked", "cudnn", "splash"]
@@ -192,5 +192,7 @@ def keep_products_and_kernels(primitive: Any, *args: Any, **params: Any) -> bool
     A kernel's backward pass starts from its output, which is small and costly; without this the
     kernel would run forward twice.
     """
+    if primitive.name == "name":
+        return params["name"] == LINEAR
     products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     return primitive.name in _FORWARD_KERNELS or bool(products(primitive, *args, **params))

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgpt.fields import typed
@@ -19,6 +20,9 @@ Params = dict[str, Any]
 Rate = float | Float[Array, ""]
 """A dropout rate in [0, 1): a number of the program, or an argument of it."""
 
+LINEAR = "linear"
+"""Name of what a linear layer gives, for a policy of `jax.checkpoint`."""
+
 
 def linear(
     x: Float[Array, "*B I"],
@@ -26,18 +30,18 @@ def linear(
     weight: Float[Array, "I O"],
     bias: Float[Array, " O"] | None = None,
 ) -> Float[Array, "*B O"]:
-    """Linear layer on the last axis, `x @ weight + bias`.
+    """Linear layer on the last axis, `x @ weight + bias`, in the dtype of the weight.
 
     The weight is `(in, out)`, as in GPT-2's published files; PyTorch's `nn.Linear` is transposed.
     """
     # A weight gradient that contracts two axes is slow on XLA:CPU; one flat axis halves a step.
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(-1, x.shape[-1]).astype(weight.dtype)
     # A single row: XLA:CPU reads a transposed weight at full speed only on the left.
     rows = (weight.T @ rows.T).T if len(rows) == 1 else multiply(rows, weight)
     if bias is not None:
         # XLA:CPU sums a narrow gradient over rows by way of a copy in float32.
         rows = (_widened(rows) + bias).astype(rows.dtype)
-    return rows.reshape(*x.shape[:-1], weight.shape[-1])
+    return checkpoint_name(rows, LINEAR).reshape(*x.shape[:-1], weight.shape[-1])
 
 
 def init_linear(
@@ -58,13 +62,13 @@ def layer_norm(
     """Layer norm: each vector to mean 0 and variance 1, then times `scale` plus `bias`.
 
     The variance is the biased one, and `epsilon` stands inside the root (Ba et al. 2016; the same
-    choices as PyTorch). Computed in float32 whatever the dtype of `x`, which the result keeps.
+    choices as PyTorch). Computed in float32 and given in the dtype of `scale`.
     """
     wide = x.astype(jnp.float32)
     centred = wide - wide.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
     normal = centred * jax.lax.rsqrt(variance + epsilon)
-    return (normal * scale + bias).astype(x.dtype)
+    return (normal * scale + bias).astype(scale.dtype)
 
 
 def rms_norm(
@@ -76,11 +80,11 @@ def rms_norm(
 ) -> Float[Array, "*B D"]:
     """RMS norm: each vector to a mean square of 1, then times `scale`, or 1 more with `offset`.
 
-    Zhang and Sennrich 2019. Computed in float32 whatever the dtype of `x`, which the result keeps.
+    Zhang and Sennrich 2019. Computed in float32 and given in the dtype of `scale`.
     """
     wide = x.astype(jnp.float32)
     normal = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + epsilon)
-    return (normal * (scale + 1 if offset else scale)).astype(x.dtype)
+    return (normal * (scale + 1 if offset else scale)).astype(scale.dtype)
 
 
 def init_layer_norm(width: int) -> Params:

@@ -141,11 +141,17 @@ def hidden(
     rng: PRNGKeyArray | None = None,
     **options: Any,
 ) -> Float[Array, "B T D"]:
-    """Hidden vectors by `GPT.hidden`, of parameters that are cast to the dtype of `compute`."""
+    """Hidden vectors by `GPT.hidden`, of parameters cast to the dtype of `compute`.
+
+    The embeddings are not, so that the blocks' sum is in their dtype, as in PyTorch's autocast.
+    """
     dtype = jnp.dtype(compute.dtype)
     cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    few = jax.default_backend() != "cpu" and config.num_layers <= _MOST_UNROLLED
-    return GPT(config, cast).hidden(
+    # In float32, a CPU gains no time by it.
+    gains = jax.default_backend() != "cpu" or dtype != jnp.float32
+    few = gains and config.num_layers <= _MOST_UNROLLED
+    # What blocks add to is of the embeddings' dtype: in fewer bits, small changes would be lost.
+    return GPT(config, cast | {"embed": params["embed"]}).hidden(
         tokens,
         segments=segments,
         rng=rng,

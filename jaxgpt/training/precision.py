@@ -19,6 +19,7 @@ from jaxgpt.errors import ConfigError, ResourceError
 from jaxgpt.fields import typed
 from jaxgpt.files import write_file
 from jaxgpt.hosts.group import this_group
+from jaxgpt.model.products import multiply
 from jaxgpt.run_config import FolderOptions, RunConfig
 from jaxgpt.terminal import note
 from jaxgpt.training.kept import checkpoints
@@ -100,7 +101,7 @@ def _path() -> Path | None:
     kind = f"{cpu_model()} {cores()}" if device.platform == "cpu" else device.device_kind
     words = "".join(letter if letter.isalnum() else "-" for letter in kind)
     try:
-        return cache_subfolder("products") / f"{words}-jaxlib-{version('jaxlib')}.json"
+        return cache_subfolder("linear") / f"{words}-jaxlib-{version('jaxlib')}.json"
     except ConfigError:
         return None
 
@@ -117,7 +118,8 @@ def product_seconds() -> dict[str, float]:
     def products(
         x: Float[Array, "N I"], weight: Float[Array, "I O"], grad: Float[Array, "N O"]
     ) -> tuple[Any, ...]:
-        return x @ weight, grad @ weight.T, x.T @ grad
+        result, backward = jax.vjp(multiply, x, weight)
+        return result, backward(grad)
 
     seconds: dict[str, float] = {"float32": math.inf, "bfloat16": math.inf}
     for turn in range(_TURNS + 1):

@@ -1,11 +1,21 @@
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.layers import dropout, gelu, init_layer_norm, init_linear, layer_norm, linear
+from jaxgpt.model.attention_kernels import keep_products_and_kernels
+from jaxgpt.model.layers import (
+    dropout,
+    gelu,
+    init_layer_norm,
+    init_linear,
+    layer_norm,
+    linear,
+    rms_norm,
+)
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 8), dtype=np.float32))
 RNG = jax.random.key(0)
@@ -51,12 +61,35 @@ def test_layer_norms_epsilon_is_inside_the_root_and_its_variance_biased():
     np.testing.assert_allclose(y, [-0.5, 0.5], rtol=1e-6)
 
 
-def test_layer_norm_computes_in_float32_and_keeps_the_dtype():
-    x = X.astype(jnp.bfloat16)
-    y = layer_norm(x, **init_layer_norm(8))
+@pytest.mark.parametrize("norm", [layer_norm, rms_norm])
+def test_a_norm_computes_in_float32_and_gives_the_dtype_of_its_scale(norm):
+    params = {"scale": jnp.full(8, 1.01, jnp.bfloat16)}
+    params |= {"bias": jnp.full(8, 0.1, jnp.bfloat16)} if norm is layer_norm else {}
+    y = norm(X, **params)
     assert y.dtype == jnp.bfloat16
-    exact = layer_norm(x.astype(jnp.float32), **init_layer_norm(8))
+    exact = norm(X, **{name: leaf.astype(jnp.float32) for name, leaf in params.items()})
     np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+
+
+def test_a_linear_layer_computes_in_the_dtype_of_its_weight():
+    weight, bias = jnp.ones((8, 3), jnp.bfloat16), jnp.full(3, 0.1, jnp.bfloat16)
+    y = linear(X, weight=weight, bias=bias)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, linear(X.astype(jnp.bfloat16), weight=weight, bias=bias))
+
+
+def test_the_policy_keeps_a_linear_layers_result_with_its_bias():
+    params = {"weight": jnp.ones((8, 3)), "bias": jnp.ones(3)}
+
+    def layer(x, policy):
+        return jax.checkpoint(lambda x: linear(x, **params) ** 3, policy=policy)(x).sum()
+
+    def added_again(policy):
+        backward = str(jax.make_jaxpr(jax.grad(partial(layer, policy=policy)))(X))
+        return "add " in backward[backward.index("differentiated=True") :]
+
+    assert not added_again(keep_products_and_kernels)
+    assert added_again(jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
 
 
 def test_dropout_without_a_key_or_a_rate_returns_x():

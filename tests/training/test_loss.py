@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgpt.compute import Compute
+from jaxgpt.config import ModelConfig
 from jaxgpt.errors import DataError
+from jaxgpt.model.parameters import parameter_shapes
 from jaxgpt.training import loss as loss_module
-from jaxgpt.training.loss import cross_entropy, head_loss, head_losses
+from jaxgpt.training.loss import cross_entropy, head_loss, head_losses, hidden
 
 RNG = np.random.default_rng(0)
 VOCAB_SIZE = 130  # two more than a tile
@@ -131,3 +134,34 @@ def test_the_head_never_holds_all_logits(monkeypatch, losses):
     step = jax.jit(jax.value_and_grad(lambda x, table: losses(x, table, targets)[0].sum(), (0, 1)))
     memory: Any = step.lower(x, table).compile().memory_analysis()
     assert 4 * 2**18 <= memory.temp_size_in_bytes < 4 * 4096 * 1024 / 4
+
+
+SHAPE: Any = {"vocab_size": 2, "context_length": 3, "num_heads": 1, "embed_dim": 4}
+
+
+def test_what_many_blocks_add_is_not_lost_in_bfloat16():
+    config = ModelConfig(**SHAPE, num_layers=64)
+    params: Any = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), parameter_shapes(config))
+    params["norm"]["scale"] += 1
+    params["embed"]["tokens"] += jnp.array([1.0, -1, 1, -1])
+    # Of 1, less than half of bfloat16's last bit: 64 of them are a sixteenth.
+    params["blocks"]["mlp"]["down"]["bias"] += jnp.array([2**-10, 0, 0, 0])
+    tokens = jnp.zeros((1, 3), jnp.int32)
+    exact = hidden(config, params, tokens, Compute("float32"))
+    np.testing.assert_allclose(exact[0, 0, 0], 1.03, atol=0.01)
+    # Half of the last bit of numbers up to 2, and the scale's and the variance's in float32.
+    np.testing.assert_allclose(
+        np.float32(hidden(config, params, tokens, Compute("bfloat16"))), exact, atol=2**-8 + 1e-6
+    )
+
+
+@pytest.mark.parametrize(("dtype", "loops"), [("float32", True), ("bfloat16", False)])
+def test_a_cpu_has_no_loop_over_layers_in_bfloat16(dtype, loops):
+    config = ModelConfig(**SHAPE, num_layers=3)
+    tokens = jax.ShapeDtypeStruct((1, 3), jnp.int32)
+
+    def computed(params, tokens):
+        return hidden(config, params, tokens, Compute(dtype))
+
+    program = jax.jit(computed).lower(parameter_shapes(config), tokens).as_text()
+    assert ("stablehlo.while" in program) == loops
