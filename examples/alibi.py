@@ -33,7 +33,7 @@ def attend(x, *, qkv, out, num_heads, cache=None, start=None, segments=None, dro
     slopes = 2.0 ** (-8 * jnp.arange(1, num_heads + 1) / num_heads)
     scores = (queries @ keys.mT).astype(jnp.float32) / math.sqrt(queries.shape[-1])
     scores = jnp.where(seen, scores - slopes[:, None, None] * distance, -jnp.inf)
-    weights = jaxgpt.dropout(jax.nn.softmax(scores).astype(x.dtype), dropout_rate, rng)
+    weights = jaxgpt.dropout(jax.nn.softmax(scores).astype(values.dtype), dropout_rate, rng)
     return jaxgpt.linear(jaxgpt.join_heads(weights @ values), **out), cache
 
 

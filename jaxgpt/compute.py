@@ -17,7 +17,7 @@ class Compute:
     remat: bool = False
     """Recompute each block in the backward pass instead of keeping it."""
     unroll: int = 0
-    """Blocks in one turn of the loop over layers; 0 takes 1 on a CPU, elsewhere up to 24."""
+    """Blocks in one turn of the loop over layers; 0 takes 1 in float32 on a CPU, else up to 24."""
 
     def __post_init__(self):
         """Refuse what there is not."""

@@ -133,7 +133,7 @@ class RunConfig:
     """Recompute each block in the backward pass instead of keeping it: less memory, more time."""
     unroll: int = 0
     """Blocks in one turn of the loop over layers: more compile longer, and may run faster. 0 takes
-    1 on a CPU, and elsewhere all of up to 24."""
+    1 in float32 on a CPU, and else all of up to 24."""
     mesh: str = ""
     """How all devices are laid out, such as data=4,fsdp=2,tensor=2. Along data they share the
     batch; along fsdp the parameters and the optimizer's state, too; along tensor the heads, the

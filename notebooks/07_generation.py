@@ -352,7 +352,8 @@ def products(config, t, cached):
 
 
 def by_compiler(t, cached):
-    new, place = jax.ShapeDtypeStruct((1, 1 if cached else t), int), jax.ShapeDtypeStruct((1,), int)
+    new = jax.ShapeDtypeStruct((1, 1 if cached else t), jnp.int32)
+    place = jax.ShapeDtypeStruct((1,), jnp.int32)
     room = jax.eval_shape(lambda: init_cache(config, 1, t))
     return decode.lower(new, room, place).cost_analysis()["flops"] / 2  # a product and a sum: 2
 

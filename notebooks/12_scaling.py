@@ -102,7 +102,8 @@ same(4 * N, sum(plan.parameter_bytes.values()))
 assert abs(plan.optimizer - 2 * 4 * N) < 100  # and the number of the step
 pencil = {"parameters": 4 * N, "Adam": 8 * N, "gradients, old and new": 8 * N, "bfloat16": 2 * N}
 tokens = plan.micro_batch * T
-pencil["activations"] = 2 * tokens * L * (2 * D + 3 * D + 4 * D)  # each number of 2 bytes
+comes_in, given = 4 * D, 2 * (D + 3 * D + 4 * D)  # what a layer is given stays float32
+pencil["activations"] = tokens * L * (comes_in + given)
 assert [*pencil.values()][2:] == [plan.gradients, plan.cast, plan.kept]
 for name, size in pencil.items():
     print(f"{name:>24} {size / 1e9:6.2f} GB")

@@ -1,6 +1,7 @@
 """GPT-2 of the library transformers, which writes from a folder that jaxgpt saved."""
 
 from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +54,17 @@ class TransformersWriter:
                 self._check_tie(prompt + other[:parted], mine[parted], other[parted])
         return f"{same} of {ours.size}"
 
+    @cached_property
+    def _exact(self) -> Any:
+        """The model in float32."""
+        return self._model if self._model.dtype == torch.float32 else deepcopy(self._model).float()
+
     def _check_tie(self, text: list[int], mine: int, other: int) -> None:
-        exact: Any = self._model
-        if exact.dtype != torch.float32:
-            exact = deepcopy(exact).float()
         tokens = torch.tensor([text], device=self._device)
         with torch.no_grad():
-            rounded, logits = (
-                model(tokens).logits[0, -1].float() for model in (self._model, exact)
-            )
+            logits, rounded = (each(tokens).logits[0, -1] for each in (self._exact, self._model))
         # Each of the two sides may round either logit by as much as this one does.
-        rounding = float(abs(rounded - logits).max())
+        rounding = float(abs(rounded.float() - logits).max())
         gap, span = float(abs(logits[other] - logits[mine])), float(logits.max() - logits.min())
         if not gap <= _TIE * span + 2 * rounding:
             raise JaxgptError(

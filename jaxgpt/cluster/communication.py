@@ -113,9 +113,10 @@ class _Needs:
 
     def embedding(self) -> Iterator[Message]:
         """Vectors from the table, to the devices of their rows; and their gradients back."""
-        yield Message("all-to-all", ("fsdp",), self.stream, 2)
+        vectors = _FLOAT * self.tokens * self.sizes["D"]
+        yield Message("all-to-all", ("fsdp",), vectors, 2)
         # Of a vocabulary that is not cut, a tensor device has columns.
-        yield Message("all-gather" if self.odd else "all-reduce", ("tensor",), self.stream)
+        yield Message("all-gather" if self.odd else "all-reduce", ("tensor",), vectors)
 
     def table(self) -> Iterator[Message]:
         """The head's, gathered once for all micro-batches."""

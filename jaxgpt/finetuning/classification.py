@@ -68,8 +68,7 @@ def class_loss(
 ) -> LossFunction:
     """The surprise at each text's class, on batches of (tokens, lengths, labels).
 
-    Rows with the label -100 do not count. The parameters are cast to the compute dtype, as in
-    `next_token_loss`.
+    Rows with the label -100 do not count. The parameters are cast as in `next_token_loss`.
     """
 
     def loss(params: Params, batch: Any, rng: PRNGKeyArray | None) -> Loss:

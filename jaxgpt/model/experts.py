@@ -40,6 +40,7 @@ def mix_experts(
     where `counted` is 1, not 0; `record` sees `router`, the scores, and `out`.
     """
     scores = record("router", linear(x, **router).astype(jnp.float32))
+    x = x.astype(up["weight"].dtype)
     networks, mesh = {"up": up, "down": down, "gate": gate}, jax.sharding.get_abstract_mesh()
     mix = partial(_mix, experts=experts, form=form)
     if not mesh.empty and x.ndim == 3 and len(x) % row_devices() == 0:

@@ -233,7 +233,8 @@ def _layer(
     (params, rng), loads = layer, []
     if feed is not None:
         settings = settings | {"feed": partial(feed, note=loads.append)}
-    return apply(x, **params, **settings, rng=rng)[0], loads
+    # What a block of one's own gives may be in its parameters' dtype.
+    return apply(x, **params, **settings, rng=rng)[0].astype(x.dtype), loads
 
 
 def _scan(

@@ -17,7 +17,7 @@ from jaxgpt.training.memory import free_memory
 from jaxgpt.training.step import TrainState
 
 _COPIES = 1.5  # of the state that must find room: the copy, and what is written of it at a time
-_PLENTY = 2.0  # states that must find room beside a copy's memory that is kept for the next
+_PLENTY = 3.0  # states that must find room where a copy's memory is kept for the next
 _LARGE = 1 << 26  # bytes of a state, from which on new memory takes time that is felt
 
 
@@ -59,10 +59,10 @@ class Background:
             save(state)
             return None
         copied = _copy(state) if spare is None else _copy_into(spare, state)
-        future: Future[Any] = Future()
+        future, begin = _Future(), threading.Event()
 
         def work() -> None:
-            _give_way()
+            begin.wait()
             try:
                 future.set_result(save(copied))
             except BaseException as error:
@@ -74,6 +74,10 @@ class Background:
             target=work, name="jaxgpt-save", daemon=this_group().count > 1
         )
         self._thread.start()
+        try:
+            _give_way(self._thread)
+        finally:
+            begin.set()
         return future
 
     def _join(self) -> None:
@@ -83,21 +87,43 @@ class Background:
             self._thread = None
 
 
-def _give_way() -> None:
-    """Let this thread, and those that it begins, have what the steps leave of the processor."""
-    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-        with suppress(OSError):  # as where a container forbids it
-            os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
+class _Future(Future[Any]):
+    """A future of what gave way; who waits for it gives that its share of the processor back."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        if not self.done():
+            _hurry()
+        return super().result(timeout)
+
+
+def _give_way(thread: threading.Thread) -> None:
+    """Let a thread, and those that it begins, have what the steps leave of the processor."""
+    if sys.platform != "linux" or thread.native_id is None:
+        return  # elsewhere a thread has no priority of its own
+    with suppress(OSError):  # as where a container forbids it
+        if _may_hurry():
+            os.sched_setscheduler(thread.native_id, os.SCHED_IDLE, os.sched_param(0))
+        else:
+            os.setpriority(os.PRIO_PROCESS, thread.native_id, 19)
 
 
 def _hurry() -> None:
-    """Let all that gave way have its share again, as it is waited for."""
-    if sys.platform != "linux":
+    """Let all threads that gave way have their share again."""
+    if sys.platform != "linux" or not _may_hurry():
         return
     for thread in map(int, os.listdir("/proc/self/task")):
         with suppress(OSError):  # it may have ended
             if os.sched_getscheduler(thread) == os.SCHED_IDLE:
                 os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _may_hurry() -> bool:
+    """Whether this process may take a thread out of the class of those that run when idle."""
+    import resource  # not on Windows
+
+    idle = os.sched_getscheduler(0) == os.SCHED_IDLE  # as it was begun
+    allowed = resource.getrlimit(resource.RLIMIT_NICE)[0] >= 20 - os.nice(0)
+    return not idle and (allowed or os.geteuid() == 0)
 
 
 @jax.jit

@@ -57,7 +57,7 @@ def compile_step(
     """The jitted `numbered_step` on `mesh`, which gives up the state it is given."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     options: Any = {"donate_argnums": 0, "out_shardings": (shardings, None)}
-    if config.compute_dtype != "float32" and jax.default_backend() == "cpu":
+    if config.compute_dtype == "bfloat16" and jax.default_backend() == "cpu":
         options["compiler_options"] = {"xla_cpu_prefer_vector_width": 512}  # XLA's own is 256
     numbers = place(step_numbers(config), NamedSharding(mesh, PartitionSpec()))
     program = jax.jit(on_mesh(numbered_step(config, make_loss), mesh), **options)

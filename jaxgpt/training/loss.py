@@ -26,7 +26,7 @@ from jaxgpt.model.layout import (
     tensor_devices,
     vocabulary_by_tensor,
 )
-from jaxgpt.model.products import columns_copied, multiply_by_columns
+from jaxgpt.model.products import columns_copied, is_widened, multiply_by_columns
 
 _MOST_LOGITS = {"cpu": 1 << 26, "other": 1 << 27}
 _MOST_UNROLLED = 24  # layers; their compilation takes about a second each
@@ -85,9 +85,9 @@ def pretraining_loss(config: TrainConfig) -> LossFunction:
 def next_token_loss(config: ModelConfig, compute: Compute = AS_IT_IS) -> LossFunction:
     """Next-token loss of pretraining on batches of (inputs, targets), each (B, T).
 
-    A third array numbers the texts of a row, if there are several. The parameters are cast once to
-    the compute dtype; the gradient comes back in theirs. In training, where there is a random key,
-    a mixture of experts adds its `imbalance`, of the tokens up to a row's last target, times
+    A third array numbers the texts of a row, if there are several. The parameters are cast once,
+    as in `hidden`; the gradient comes back in their dtype. In training, where there is a random
+    key, a mixture of experts adds its `imbalance`, of the tokens up to a row's last target, times
     `router_balance`.
     """
     balance = config.experts.router_balance if config.experts.num_experts else 0.0
@@ -143,15 +143,19 @@ def hidden(
 ) -> Float[Array, "B T D"]:
     """Hidden vectors by `GPT.hidden`, of parameters cast to the dtype of `compute`.
 
-    The embeddings are not, so that the blocks' sum is in their dtype, as in PyTorch's autocast.
+    Embeddings keep a wider one, in which blocks then add, so that no small change is lost; as in
+    PyTorch's autocast.
     """
     dtype = jnp.dtype(compute.dtype)
-    cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    # In float32, a CPU gains no time by it.
-    gains = jax.default_backend() != "cpu" or dtype != jnp.float32
+
+    def cast(name: str, leaf: Array) -> Array:
+        return leaf.astype(jnp.promote_types(leaf.dtype, dtype) if name == "embed" else dtype)
+
+    used = {name: jax.tree.map(partial(cast, name), part) for name, part in params.items()}
+    # A CPU gains by it only where it multiplies in bfloat16.
+    gains = jax.default_backend() != "cpu" or (dtype != jnp.float32 and not is_widened("a @ b"))
     few = gains and config.num_layers <= _MOST_UNROLLED
-    # What blocks add to is of the embeddings' dtype: in fewer bits, small changes would be lost.
-    return GPT(config, cast | {"embed": params["embed"]}).hidden(
+    return GPT(config, used).hidden(
         tokens,
         segments=segments,
         rng=rng,

@@ -153,17 +153,17 @@ def _state_bytes(
 
 
 def kept_bytes(config: TrainConfig, tokens: int, layers: int, width: int) -> int:
-    """Activations kept for the backward pass: b n L (2 D + E + F), or b n L D with remat.
+    """Activations kept for the backward pass: n L (4 D + b (D + E + F)), or n L 4 D with remat.
 
     n `tokens` of a micro-batch on a device, b bytes a number (`width`), L `layers` that are
-    trained; of each, what comes in and what its linear layers give, but for the last. F is that of
-    all experts that a token goes through, whose last linear layer counts as well; a gate gives F
-    more, and where a norm follows, the last counts too. E and F are those of a device.
+    trained; of each, what comes in, in float32, and what its linear layers give, but for the last.
+    F is that of all experts that a token goes through, whose last linear layer counts as well; a
+    gate gives F more, and where a norm follows, the last counts too. E and F are those of a device.
     """
     sizes, model = _sizes(config), config.model
-    each = 2 * sizes["D"] + sizes["E"] + sizes["F"] * (1 + (model.gate != "none"))
-    each += sizes["D"] * (model.norm_place != "before")
-    return width * tokens * layers * (sizes["D"] if config.remat else each)
+    given = sizes["D"] + sizes["E"] + sizes["F"] * (1 + (model.gate != "none"))
+    given += sizes["D"] * (model.norm_place != "before")
+    return tokens * layers * (4 * sizes["D"] + (0 if config.remat else width * given))
 
 
 def working_bytes(config: TrainConfig, tokens: int, width: int, block: int) -> int:

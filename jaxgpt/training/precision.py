@@ -32,6 +32,7 @@ Settings = TypeVar("Settings", bound=RunConfig)
 _NAMED = "JAXGPT_COMPUTE_DTYPE"  # what auto takes, unmeasured
 _FASTER = 1.25  # by less than this float32 is no slower, for a step is more than its products
 _TURNS = 5
+_MEASURED = "linear"  # what is measured: figures of plain products lie beside these
 
 
 def settle_precision(
@@ -101,7 +102,7 @@ def _path() -> Path | None:
     kind = f"{cpu_model()} {cores()}" if device.platform == "cpu" else device.device_kind
     words = "".join(letter if letter.isalnum() else "-" for letter in kind)
     try:
-        return cache_subfolder("linear") / f"{words}-jaxlib-{version('jaxlib')}.json"
+        return cache_subfolder("products") / f"{words}-jaxlib-{version('jaxlib')}-{_MEASURED}.json"
     except ConfigError:
         return None
 

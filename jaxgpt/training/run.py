@@ -184,7 +184,7 @@ def _carry_out(job: Job, folder: Path, mesh: Mesh, profile: int) -> RunResult:
         StopSignal(start.step) as stop,
         profiling(step_fn, traced, folder / PROFILE, reporter) as step_fn,
     ):
-        if config.checkpoint_every < config.steps:
+        if start.step + min(config.checkpoint_every, config.evaluate_every) < config.steps:
             background.prepare(start.state)
         state = fit(
             start.state,

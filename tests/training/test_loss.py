@@ -10,11 +10,13 @@ import pytest
 from jaxgpt.compute import Compute
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import DataError
-from jaxgpt.model.parameters import parameter_shapes
+from jaxgpt.model.parameters import init_params, parameter_shapes
+from jaxgpt.model.products import is_widened
 from jaxgpt.training import loss as loss_module
 from jaxgpt.training.loss import cross_entropy, head_loss, head_losses, hidden
 
 RNG = np.random.default_rng(0)
+RNG_KEY = jax.random.key(0)
 VOCAB_SIZE = 130  # two more than a tile
 X = jnp.array(RNG.normal(size=(3, 7, 16)), jnp.float32)
 TABLE = jnp.array(RNG.normal(size=(VOCAB_SIZE, 16)), jnp.float32)
@@ -155,8 +157,8 @@ def test_what_many_blocks_add_is_not_lost_in_bfloat16():
     )
 
 
-@pytest.mark.parametrize(("dtype", "loops"), [("float32", True), ("bfloat16", False)])
-def test_a_cpu_has_no_loop_over_layers_in_bfloat16(dtype, loops):
+@pytest.mark.parametrize(("dtype", "loops"), [("float32", True), ("bfloat16", is_widened("a @ b"))])
+def test_a_cpu_that_multiplies_bfloat16_has_no_loop_over_layers_in_it(dtype, loops):
     config = ModelConfig(**SHAPE, num_layers=3)
     tokens = jax.ShapeDtypeStruct((1, 3), jnp.int32)
 
@@ -165,3 +167,12 @@ def test_a_cpu_has_no_loop_over_layers_in_bfloat16(dtype, loops):
 
     program = jax.jit(computed).lower(parameter_shapes(config), tokens).as_text()
     assert ("stablehlo.while" in program) == loops
+
+
+def test_parameters_in_bfloat16_are_computed_with_in_float32():
+    config = ModelConfig(**SHAPE, num_layers=2)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), init_params(config, RNG_KEY))
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    tokens = jnp.zeros((1, 3), jnp.int32)
+    found = hidden(config, params, tokens, Compute("float32"))
+    np.testing.assert_array_equal(found, hidden(config, wide, tokens, Compute("float32")))

@@ -48,7 +48,7 @@ def test_what_was_measured_is_kept_and_measured_anew_where_that_is_damaged(measu
     measured(float32=0.1, bfloat16=0.5)
     assert fastest_precision() == "bfloat16"
     assert len(calls) == 1
-    (kept,) = (tmp_path / "cache" / "linear").iterdir()
+    (kept,) = (tmp_path / "cache" / "products").iterdir()
     for damage in ("", "[]", '{"float32": null, "bfloat16": 1}'):
         kept.write_text(damage)
         precision._faster.cache_clear()
