@@ -22,6 +22,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.dispatch import DecodingParams, prepare_params
 from jaxgpt.generation.sampling import SamplingConfig
+from jaxgpt.generation.settings import WeightDtype
 from jaxgpt.huggingface.weights import Dtype, save_gpt2
 from jaxgpt.model.flops import multiplied_parameters
 from jaxgpt.model.gpt import init_cache
@@ -35,6 +36,7 @@ def measure_decoding(
     config: TrainConfig,
     *,
     dtype: Dtype = "float32",
+    weight_dtype: WeightDtype = "stored",
     batch_sizes: Sequence[int] = (1, 8),
     prompt_tokens: int = 64,
     new_tokens: int = 128,
@@ -43,21 +45,24 @@ def measure_decoding(
 ) -> Report:
     """Time greedy texts of `new_tokens` after prompts of `prompt_tokens`, with a cache.
 
-    `alone` leaves transformers out. Raises JaxgptError unless both write the same tokens, but for
-    ties within rounding; ConfigError as `check_room` does.
+    Parameters are in `dtype`; jaxgpt keeps the weights in `weight_dtype`. `alone` leaves
+    transformers out. Raises JaxgptError unless both write the same tokens, but for ties within
+    rounding and for weights in another dtype; ConfigError as `check_room` does.
     """
     check_room(config.model, prompt_tokens, new_tokens)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), varied_start(config))
-    prepared = prepare_params(jax.device_put(params))
+    prepared = prepare_params(jax.device_put(params), weight_dtype)
+    kept = jnp.dtype(dtype if weight_dtype == "stored" else weight_dtype)
     writers: dict[str, Any] = {_OURS: partial(write, config.model, prepared)}
     left_out: dict[str, str] = {}
-    theirs, sizes = None, {_OURS: prepared.dtype.itemsize, _THEIRS: jnp.dtype(dtype).itemsize}
+    theirs, sizes = None, {_OURS: (kept, prepared.dtype), _THEIRS: (jnp.dtype(dtype),) * 2}
     try:
         if not alone:
             theirs = _transformers(config, params)
             writers[_THEIRS] = theirs.write
     except Unavailable as reason:
         left_out[_THEIRS] = str(reason)
+    numbers = dtype if kept == dtype else f"{dtype} (jaxgpt's weights {kept})"
     copy = measure_copy()
     rows, others, seconds = [], [], []
     for batch_size in batch_sizes:
@@ -68,22 +73,23 @@ def measure_decoding(
             for count in dict.fromkeys((new_tokens, 1))
         }
         texts = {work: write_text() for work, write_text in works.items()}
-        same = ""
-        if theirs:
+        same = "rounded anew"
+        if theirs and kept == dtype:
             same = theirs.compare(prompts, *(texts[name, new_tokens] for name in writers))
         taken = take_turns(works, turns)
         others.append(taken.others)
         seconds.append(taken.window)
         for name in writers:
-            read = numbers_read(config.model, batch_size, prompt_tokens + new_tokens // 2)
-            row = _row(name, taken, batch_size, new_tokens, read * sizes[name] / copy)
+            length = prompt_tokens + new_tokens // 2
+            read = bytes_read(config.model, batch_size, length, *sizes[name])
+            row = _row(name, taken, batch_size, new_tokens, read / copy)
             if theirs:
                 whole = taken.median((_THEIRS, new_tokens))
                 row |= {"ratio": row["median_ms"] / 1e3 / whole, "same_tokens": same}
             rows.append(row)
     return Report(
         suite="decode",
-        shape=f"{describe(config.model)}, {dtype}, prompt {prompt_tokens} + {new_tokens} tokens",
+        shape=f"{describe(config.model)}, {numbers}, prompt {prompt_tokens} + {new_tokens} tokens",
         config=to_dict(config),
         machine=describe_machine() | {"copy": copy},
         rows=rows,
@@ -109,10 +115,11 @@ def check_room(model: ModelConfig, prompt_tokens: int, new_tokens: int) -> None:
         )
 
 
-def numbers_read(model: ModelConfig, rows: int, length: int) -> int:
-    """Numbers that the next token of each row needs, after `length` of them: weights and cache."""
-    cache = jax.eval_shape(lambda: init_cache(model, rows, length))
-    return multiplied_parameters(model) + sum(leaf.size for leaf in jax.tree.leaves(cache))
+def bytes_read(model: ModelConfig, rows: int, length: int, weights: Any, cache: Any) -> int:
+    """Bytes that the next token of each row needs, after `length` of them, by their dtypes."""
+    kept = jax.tree.leaves(jax.eval_shape(lambda: init_cache(model, rows, length, cache)))
+    read = multiplied_parameters(model) * jnp.dtype(weights).itemsize
+    return read + sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
 
 
 def write(

@@ -19,6 +19,7 @@ from jaxgpt.config import TrainConfig
 from jaxgpt.errors import ConfigError, JaxgptError
 from jaxgpt.fields import check_range
 from jaxgpt.files import write_file
+from jaxgpt.generation.settings import WeightDtype
 from jaxgpt.presets import get_preset
 from jaxgpt.shell import this_command
 from jaxgpt.terminal import note, say
@@ -32,7 +33,13 @@ _SUITES = Literal[_REPORTS, "device"]
 _TURNS = {"train": 10, "decode": 5, "load": 3, "memory": 1, "serve": 3, "device": 10, "growth": 10}
 _CHOICES = ("attention", "remat", "unroll")
 # What goes with some suites alone.
-_OF = {"model": "serve", "streams": "serve", "minutes": "device", "anew": "device"}
+_OF = {
+    "weight_dtype": "decode",
+    "model": "serve",
+    "streams": "serve",
+    "minutes": "device",
+    "anew": "device",
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,8 @@ class Arguments:
     dtype: Literal["all", "float32", "bfloat16"] = "all"
     """Only contenders that compute in this; for decode, the parameters' dtype, float32 at all; all
     is bfloat16 for device and float32 for growth."""
+    weight_dtype: WeightDtype = "stored"
+    """For decode: in what jaxgpt keeps the weights, as in `jaxgpt generate`."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to run; auto takes the best there is."""
     steps: int = 0
@@ -123,7 +132,7 @@ class Arguments:
         check_range("minutes", self.minutes, 0.1, 1000)
         for name, suite in _OF.items():
             if self.suite != suite and getattr(self, name) != getattr(Arguments, name):
-                raise ConfigError(f"--{name} goes with {suite}")
+                raise ConfigError(f"--{name.replace('_', '-')} goes with {suite}")
         if self.suite != "blocks" and self.seeds != Arguments.seeds:
             raise ConfigError("--seeds goes with blocks")
         if self.suite == "blocks":
@@ -243,6 +252,7 @@ def measure(arguments: Arguments, suite: _REPORTS) -> "Report":
         return measure_decoding(
             config,
             dtype="bfloat16" if arguments.dtype == "bfloat16" else "float32",
+            weight_dtype=arguments.weight_dtype,
             batch_sizes=(batch_size,) if batch_size else (1, 8),
             prompt_tokens=arguments.prompt_tokens,
             new_tokens=arguments.new_tokens,

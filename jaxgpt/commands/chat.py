@@ -16,6 +16,7 @@ from jaxgpt.assistant.chat_config import ChatConfig
 from jaxgpt.commands import cli
 from jaxgpt.commands.line_editor import line_editor
 from jaxgpt.errors import ConfigError, JaxgptError, nearest
+from jaxgpt.generation.settings import WeightDtype
 from jaxgpt.terminal import escape_pieces, note, one_line, put
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Arguments:
     tuned with, else the tokenizer's, else alpaca."""
     chat: ChatConfig = field(default_factory=ChatConfig)
     """What commands can change on the way."""
+    weight_dtype: WeightDtype = "stored"
+    """Keep weights in so few bits, which an answer is written faster with, less exactly."""
     history: bool = True
     """Keep what is typed at a terminal for the next session, in the cache folder, readable by you
     alone."""
@@ -56,7 +59,7 @@ def main(argv: list[str]) -> None:
 
     from jaxgpt.assistant.chat import Chat, find_template
 
-    model = arguments.model.load()
+    model = arguments.model.load(arguments.weight_dtype)
     chat = Chat(model, find_template(model, arguments.template), arguments.chat)
     del model  # the chat has its parameters in another layout
     if isinstance(sys.stdin, io.TextIOWrapper):

@@ -26,6 +26,7 @@ from jaxgpt.data.downloads import SOURCES
 from jaxgpt.data.mixture import names_of, read_weights
 from jaxgpt.data.paths import is_dataset
 from jaxgpt.errors import ConfigError, JaxgptError, brief
+from jaxgpt.generation.settings import WeightDtype
 from jaxgpt.shell import command, install, this_command
 from jaxgpt.terminal import complain, escape, note, one_line, say
 from jaxgpt.training.kept import find_best
@@ -185,8 +186,8 @@ class ModelSource:
         if self.tokenizer and self.checkpoint:
             raise ConfigError("--tokenizer goes with --init-from; a checkpoint has its own")
 
-    def load(self) -> Any:
-        """The LoadedModel."""
+    def load(self, weight_dtype: WeightDtype = "stored") -> Any:
+        """The LoadedModel, its weights kept in `weight_dtype`."""
         from jaxgpt.finetuning.lora_file import check_base, find_adapters
         from jaxgpt.finetuning.pretrained import load_pretrained
         from jaxgpt.training.checkpoint import load_model
@@ -197,7 +198,12 @@ class ModelSource:
         load = partial(load_pretrained, path, self.tokenizer or None, base=self.base)
         if self.checkpoint and not find_adapters(path):
             load = partial(load_model, path)
-        return share(load, self.mesh)
+        model = share(load, self.mesh)
+        if weight_dtype == "stored":
+            return model
+        from jaxgpt.generation.dispatch import prepare_params
+
+        return replace(model, params=prepare_params(model.params, weight_dtype).as_params())
 
 
 def checkpoint_of(path: str, *, best: bool) -> str:

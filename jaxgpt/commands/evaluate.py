@@ -9,7 +9,7 @@ are nearly those of training. `jaxgpt evaluate WHAT --help` shows the options of
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tqdm import tqdm
@@ -26,7 +26,7 @@ from jaxgpt.fields import MAX_SIZE, check_fields, check_range
 from jaxgpt.files import write_file
 from jaxgpt.finetuning.instructions import conversation
 from jaxgpt.finetuning.records import RECORD_SUFFIXES, read_records, usable
-from jaxgpt.generation.settings import MAX_NEW_TOKENS
+from jaxgpt.generation.settings import MAX_NEW_TOKENS, WeightDtype
 from jaxgpt.terminal import say
 
 
@@ -49,6 +49,8 @@ class Text:
     text gives the run's own figure, or what it would be over all of the text."""
     batch_size: int = 0
     """Windows at a time; 0 takes as many as the model's own run."""
+    weight_dtype: WeightDtype = "stored"
+    """Measure the model as generate writes with it: with its weights rounded to this."""
 
     def __post_init__(self):
         check_fields(self)
@@ -57,9 +59,11 @@ class Text:
         """Load, measure, print."""
         prepared = is_dataset(self.data)
         files = [] if prepared else expand_paths(self.data)
+        from jaxgpt.model.narrow import widen
         from jaxgpt.training.evaluation import evaluate_documents, evaluate_tokens
 
-        model = self.model.load()
+        model = self.model.load(self.weight_dtype)
+        model = replace(model, params=widen(model.params))  # for windows side by side
         sizes = ("context_length", "stride", "batch_size")
         options = {name: getattr(self, name) or None for name in sizes}
         if prepared:

@@ -12,7 +12,12 @@ from typing import Literal
 from jaxgpt.commands import cli
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.fields import check_range
-from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED, SamplingConfig
+from jaxgpt.generation.settings import (
+    MAX_NEW_TOKENS,
+    MAX_SEED,
+    SamplingConfig,
+    WeightDtype,
+)
 from jaxgpt.terminal import escape_pieces, put
 
 MAX_SAMPLES = 256
@@ -39,6 +44,8 @@ class Arguments:
     """Write on after the end-of-text token."""
     errors: Literal["strict", "replace"] = "strict"
     """Refuse a prompt that is not UTF-8, or read its bad bytes as U+FFFD."""
+    weight_dtype: WeightDtype = "stored"
+    """Keep weights in so few bits, which a single text is written faster with, less exactly."""
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.8))
     """How a token is drawn."""
 
@@ -67,7 +74,7 @@ def main(argv: list[str]) -> None:
     from jaxgpt.generation.text import stream_texts
 
     pieces = stream_texts(
-        arguments.model.load(),
+        arguments.model.load(arguments.weight_dtype),
         [prompt] * arguments.num_samples,
         max_new_tokens=arguments.max_new_tokens,
         sampling=arguments.sampling,

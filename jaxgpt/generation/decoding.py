@@ -68,13 +68,14 @@ def stream(
     vocab_size = config.vocab_size if vocab_size is None else vocab_size
     indices = list(range(len(prompts)) if sample_indices is None else sample_indices)
     _check(config, prompts, max_new_tokens, sampling, [seed, *indices], vocab_size)
-    prepared, count = prepare_params(params), len(prompts)
+    count = len(prompts)
     done = np.zeros(count, dtype=bool) if done is None else done
     if done.all():
         return
     # Rows that are done from the start fill the batch up, so that few sizes of it are compiled.
     unused = _power_of_two(count) - count
     texts = [list(prompt) for prompt in [*prompts, *[prompts[0]] * unused]]
+    prepared = prepare_params(params).for_rows(config, len(texts))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
         jax.random.key(seed), np.array(indices + [0] * unused, "uint32")
     )

@@ -9,11 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.errors import ConfigError
+from jaxgpt.fields import typed
 from jaxgpt.generation.sampling import SamplingConfig, sample
+from jaxgpt.generation.settings import WeightDtype
 from jaxgpt.model.attention import AttentionInForce
 from jaxgpt.model.gpt import GPT, init_cache
 from jaxgpt.model.layers import Params
-from jaxgpt.model.transformer import unstack
+from jaxgpt.model.narrow import NarrowTable, is_narrow, narrowed, widen
+from jaxgpt.model.transformer import STANDARD, block_of, unstack
 
 CACHED_STEPS = 16
 """Tokens in one dispatch: enough to keep a GPU busy, few enough to stop soon and to read along."""
@@ -24,7 +28,7 @@ SLIDING_STEPS = 4
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DecodingParams:
-    """Parameters for decoding: those of each layer by themselves, with every weight transposed.
+    """Parameters for decoding: those of each layer by themselves, weights transposed or narrow.
 
     A loop over layers that slices the stacked leaves would copy every weight for every token; and a
     product of a few rows reads a weight faster along the axis that it contracts, as the tied head
@@ -42,22 +46,81 @@ class DecodingParams:
 
     def as_params(self) -> Params:
         """The model's parameters, with the blocks in L parts; under jit it moves nothing."""
-        blocks = tuple(jax.tree.map(lambda leaf: leaf.T[None], layer) for layer in self.layers)
+        layers = [_transposed(layer) for layer in self.layers]
+        blocks = tuple(jax.tree.map(lambda leaf: leaf[None], layer) for layer in layers)
         return self.rest | {"blocks": blocks}
 
+    def for_rows(self, config: ModelConfig, rows: int) -> "DecodingParams":
+        """Parameters that `rows` texts at once are written with; whole ones are made once.
 
-def prepare_params(params: Params | DecodingParams) -> DecodingParams:
-    """The parameters as decoding reads them, and float32 on a CPU; a copy, unless they are so.
+        Narrow weights are read faster by one row alone, and are known to the standard block alone.
+        """
+        on_cpu, own = jax.default_backend() == "cpu", block_of(config) != STANDARD
+        leaves = jax.tree.leaves(self, is_leaf=is_narrow)
+        if not any(map(is_narrow, leaves)) or not (own or (on_cpu and rows > 1)):
+            return self
+        return _whole(self)
 
-    A CPU multiplies one row in bfloat16 many times slower than in float32.
+
+def _transposed(layer: Params) -> Params:
+    return jax.tree.map(lambda leaf: leaf if is_narrow(leaf) else leaf.T, layer, is_leaf=is_narrow)
+
+
+@jax.jit
+def _whole(params: DecodingParams) -> DecodingParams:
+    layers = [_transposed(widen(_transposed(layer))) for layer in params.layers]
+    return DecodingParams(layers, widen(params.rest))
+
+
+def prepare_params(
+    params: Params | DecodingParams, weight_dtype: WeightDtype = "stored"
+) -> DecodingParams:
+    """The parameters as decoding reads them, a copy; what was prepared before is given back.
+
+    Weights are kept in `weight_dtype`, but for those of experts, and narrow ones as they are. A CPU
+    multiplies them in float32; elsewhere bfloat16 casts all parameters, and it is computed in.
+    Raises ConfigError for int8, or on a CPU bfloat16, of parameters that lie on several devices.
     """
+    typed("weight_dtype", weight_dtype, WeightDtype)
     if isinstance(params, DecodingParams):
         return params
     rest: Params = dict(params)
-    if jax.default_backend() == "cpu":
-        rest = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rest)
-    layers = [jax.tree.map(jnp.transpose, layer) for layer in unstack(rest.pop("blocks"))]
-    return DecodingParams(layers, rest)
+    blocks = jax.tree.map(jnp.asarray, rest.pop("blocks"))
+    layers = [_prepared(layer, weight_dtype) for layer in unstack(blocks)]
+    return DecodingParams([_transposed(layer) for layer in layers], _prepared(rest, weight_dtype))
+
+
+def _prepared(params: Params, weight_dtype: WeightDtype) -> Params:
+    """Parameters without an axis of layers in the dtype that is computed in; weights maybe not."""
+
+    def prepared(path: Any, leaf: Any) -> Any:
+        kind = path[-1].key
+        if is_narrow(leaf):
+            return leaf
+        leaf = jnp.asarray(leaf)
+        computed, kept = _dtypes(leaf, weight_dtype)
+        if kept == computed or leaf.ndim != 2 or kind not in ("weight", "tokens"):
+            return leaf.astype(computed)
+        table = kind == "tokens"
+        narrow = narrowed(leaf.T if table else leaf, kept, computed)
+        return NarrowTable(narrow) if table else narrow
+
+    return jax.tree.map_with_path(prepared, params, is_leaf=is_narrow)
+
+
+def _dtypes(leaf: Array, weight_dtype: WeightDtype) -> tuple[Any, Any]:
+    """In which dtype a leaf is computed with, and which one a weight is kept in."""
+    on_cpu, several = jax.default_backend() == "cpu", len(leaf.sharding.device_set) > 1
+    kept: Any = leaf.dtype if weight_dtype == "stored" else jnp.dtype(weight_dtype)
+    computed: Any = jnp.dtype(jnp.float32) if on_cpu else leaf.dtype
+    if weight_dtype == "bfloat16" and not on_cpu:
+        return kept, kept
+    if several and weight_dtype != "stored":
+        raise ConfigError(
+            f"weights in {weight_dtype} are read by one device, but the model lies on several; "
+            "leave out --mesh or --weight-dtype"
+        )
+    return computed, computed if several or kept.itemsize > computed.itemsize else kept
 
 
 class Rows(NamedTuple):

@@ -1,6 +1,7 @@
 """How tokens are chosen, as a config that checks itself. Standard library only."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxgpt.fields import MAX_SIZE, check_field, check_types
 from jaxgpt.ranges import as_float32
@@ -9,6 +10,9 @@ MAX_NEW_TOKENS = 1_000_000
 """The most tokens that one call writes."""
 MAX_SEED = 2**32 - 1
 """JAX takes 32 bits of a seed and drops the others without a word."""
+
+WeightDtype = Literal["stored", "bfloat16", "int8"]
+"""In which numbers decoding keeps the weights of a model."""
 
 
 @dataclass(frozen=True)

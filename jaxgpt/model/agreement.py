@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError, DataError
+from jaxgpt.model.narrow import is_narrow
 
 Shapes = dict[str, tuple[int, ...]]
 """Path of a leaf, such as `blocks.attn.qkv.weight` -> its shape."""
@@ -33,7 +34,7 @@ def leaf_shapes(tree: Any) -> Shapes:
     """The shape of each leaf of nested dicts."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): tuple(np.shape(leaf))
-        for path, leaf in jax.tree.leaves_with_path(tree)
+        for path, leaf in jax.tree.leaves_with_path(tree, is_leaf=is_narrow)
     }
 
 

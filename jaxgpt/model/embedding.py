@@ -8,12 +8,13 @@ from jaxtyping import Array, Float, Int
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.agreement import check_ids
 from jaxgpt.model.layers import Params, linear
+from jaxgpt.model.narrow import NarrowTable
 
 
 def embed(
     tokens: Int[Array, "*B T"],
     *,
-    tokens_table: Float[Array, "V D"],
+    tokens_table: Float[Array, "V D"] | NarrowTable,
     positions_table: Float[Array, "S D"] | None,
     positions: Int[Array, "*B T"] | None = None,
 ) -> Float[Array, "*B T D"]:
@@ -63,7 +64,7 @@ def sinusoidal_positions(length: int, width: int) -> Float[Array, "T D"]:
 def unembed(
     x: Float[Array, "*B D"],
     *,
-    tokens_table: Float[Array, "V D"],
+    tokens_table: Float[Array, "V D"] | NarrowTable,
     head: Params | None = None,
 ) -> Float[Array, "*B V"]:
     """Output head, x -> logits: by its own `weight` (D, V), else by the token table (tied).

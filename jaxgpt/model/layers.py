@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgpt.fields import typed
+from jaxgpt.model.narrow import NarrowWeight
 from jaxgpt.model.products import multiply
 
 STD = 0.02
@@ -27,7 +28,7 @@ LINEAR = "linear"
 def linear(
     x: Float[Array, "*B I"],
     *,
-    weight: Float[Array, "I O"],
+    weight: Float[Array, "I O"] | NarrowWeight,
     bias: Float[Array, " O"] | None = None,
 ) -> Float[Array, "*B O"]:
     """Linear layer on the last axis, `x @ weight + bias`, in the dtype of the weight.
@@ -36,8 +37,11 @@ def linear(
     """
     # A weight gradient that contracts two axes is slow on XLA:CPU; one flat axis halves a step.
     rows = x.reshape(-1, x.shape[-1]).astype(weight.dtype)
-    # A single row: XLA:CPU reads a transposed weight at full speed only on the left.
-    rows = (weight.T @ rows.T).T if len(rows) == 1 else multiply(rows, weight)
+    if isinstance(weight, NarrowWeight):
+        rows = weight.multiplied(rows)
+    else:
+        # A single row: XLA:CPU reads a transposed weight at full speed only on the left.
+        rows = (weight.T @ rows.T).T if len(rows) == 1 else multiply(rows, weight)
     if bias is not None:
         # XLA:CPU sums a narrow gradient over rows by way of a copy in float32.
         rows = (_widened(rows) + bias).astype(rows.dtype)

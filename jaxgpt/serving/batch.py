@@ -28,7 +28,8 @@ class Batch:
         self.vocab_size = min(model.tokenizer.vocab_size, model.config.vocab_size)
         # Of each layer by themselves, but as they were: transposed, which serves one row best, they
         # would be copied by each dispatch of many.
-        self._params = jax.jit(DecodingParams.as_params)(prepare_params(model.params))
+        params = prepare_params(model.params).for_rows(model.config, slots)
+        self._params = jax.jit(DecodingParams.as_params)(params)
         self._config, self._attention = model.config, attention_in_force()
         self._ends = np.array(ends_of(model.tokenizer) or [-1], "int32")  # -1, which no token is
         self.reset()

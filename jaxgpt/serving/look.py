@@ -51,7 +51,8 @@ def look_inside(model: LanguageModel, text: Sequence[int]) -> Look:
     shown = text[-room:]
     padded = np.zeros(room, np.int32)
     padded[: len(shown)] = shown
-    params, last = prepare_params(model.params), np.int32(len(shown) - 1)
+    params = prepare_params(model.params).for_rows(config, rows=1)
+    last = np.int32(len(shown) - 1)
     found = jax.device_get(_look(params, padded, last, config=config, vocab_size=vocab_size))
     surprise, attention = (array[..., : len(shown)] for array in found)
     return Look(tuple(shown), len(text) - len(shown), surprise, attention)

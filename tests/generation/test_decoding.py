@@ -208,14 +208,6 @@ def test_cache_is_updated_in_place(params, batch):
     assert [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(after)] == places
 
 
-def test_bfloat16_is_decoded_in_float32_on_a_cpu(params):
-    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-    ready = prepare_params(half)
-    assert {leaf.dtype for leaf in jax.tree.leaves(ready)} == {jnp.dtype("float32")}
-    options = {"max_new_tokens": 5, "sampling": GREEDY}
-    assert generate(CONFIG, half, [SHORT], **options) == generate(CONFIG, ready, [SHORT], **options)
-
-
 @pytest.mark.parametrize(
     ("prompts", "options", "message"),
     [

@@ -4,12 +4,14 @@ import importlib
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
 from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
+from jaxgpt.generation.dispatch import prepare_params
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.generation.text import generate_text
 from jaxgpt.tokenization.tokenizer import ByteTokenizer
@@ -60,6 +62,21 @@ def test_writes_the_prompt_and_what_follows(run, folder):
     arguments = ("--prompt", "hi", "--max-new-tokens", 20, "--temperature", 0)
     assert run(*arguments) == (0, f"hi{text}\n", "")
     assert run(*arguments, "--stop", text[4:6])[1] == f"hi{text[: text.find(text[4:6])]}\n"
+
+
+def test_weights_are_kept_in_the_dtype_that_is_asked_for(run, folder):
+    model = checkpoint.load_model(folder)
+    model = replace(model, params=prepare_params(model.params, "int8").as_params())
+    sampling = SamplingConfig(temperature=0.0)
+    text = "".join(generate_text(model, "hi", max_new_tokens=20, sampling=sampling))
+    arguments = ("--prompt", "hi", "--max-new-tokens", 20, "--temperature", 0)
+    assert run(*arguments, "--weight-dtype", "int8") == (0, f"hi{text}\n", "")
+    code, _, error = run(*arguments, "--weight-dtype", "int4")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "Expected one of ('stored', 'bfloat16', 'int8')" in error
+    code, _, error = run(*arguments, "--weight-dtype", "int8", "--mesh", "tensor=2")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "leave out --mesh or --weight-dtype" in error
 
 
 @pytest.mark.slow

@@ -6,15 +6,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxgpt.assistant.answers import exact_match, write_answers
 from jaxgpt.assistant.judge import Judge
+from jaxgpt.data.text import Document
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
+from jaxgpt.generation.dispatch import prepare_params
+from jaxgpt.model.narrow import widen
 from jaxgpt.presets import get_preset
 from jaxgpt.tokenization.bpe import train_bpe
 from jaxgpt.training import checkpoint
 from jaxgpt.training.checkpoint import LoadedModel
+from jaxgpt.training.evaluation import evaluate_documents
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TOKENIZER = train_bpe(["Name the hero. Who was kind? "] * 9, 270)
@@ -73,6 +79,20 @@ def run(folder, monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere, bfloat16 is computed in")
+def test_a_text_is_measured_with_rounded_weights(run, folder, model):
+    (folder / "text.txt").write_text("Who was kind? Name the hero. " * 20)
+    command = "--checkpoint model --data text.txt --context-length 32"
+    stored, rounded = (run(f"{command}{more}") for more in ("", " --weight-dtype int8"))
+    assert (stored[0], rounded[0], rounded[2]) == (0, 0, "")
+    params = widen(prepare_params(model.params, "int8").as_params())
+    params["blocks"] = jax.tree.map(lambda *parts: jnp.concatenate(parts), *params["blocks"])
+    text = [Document((folder / "text.txt").read_text())]
+    expected = evaluate_documents(replace(model, params=params), text, context_length=32)
+    assert rounded[1].startswith(f"loss           {expected.loss:.4f} nats per token\n")
+    assert rounded[1] != stored[1]
 
 
 @pytest.mark.slow
