@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -18,6 +19,9 @@ from jaxgpt.training.step import TrainState
 
 _COPIES = 1.5  # of the state that must find room: the copy, and what is written of it at a time
 _PLENTY = 3.0  # states that must find room where a copy's memory is kept for the next
+_RATE = 2e8  # bytes a second that are written and summed, while steps go on
+_LONGEST = 10.0  # seconds that they have at a time
+_GLANCE = 0.05  # seconds between two looks whether the thread is waited for
 _LARGE = 1 << 26  # bytes of a state, from which on new memory takes time that is felt
 
 
@@ -105,6 +109,22 @@ def _give_way(thread: threading.Thread) -> None:
             os.sched_setscheduler(thread.native_id, os.SCHED_IDLE, os.sched_param(0))
         else:
             os.setpriority(os.PRIO_PROCESS, thread.native_id, 19)
+
+
+def make_room(count: int) -> None:
+    """Wait, in a thread that gave way, until the steps had time of their own after `count` bytes.
+
+    Also of an idle processor, they share the way to memory; what is written and summed is so spread
+    over several of them. Ends where the thread is waited for; in others there is no wait.
+    """
+    end = time.monotonic() + min(count / _RATE, _LONGEST)
+    while _gave_way() and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, _GLANCE))
+
+
+def _gave_way() -> bool:
+    on_cpu = jax.default_backend() == "cpu"  # elsewhere the steps take no processor
+    return on_cpu and sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_IDLE
 
 
 def _hurry() -> None:
