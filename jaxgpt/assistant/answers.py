@@ -49,7 +49,8 @@ def write_answers(
                 f"for max_new_tokens {max_new_tokens} in context_length {context_length}; shorten "
                 "it, lower max_new_tokens, or take a model with a longer context"
             )
-    params, answers = prepare_params(model.params), [""] * len(prompts)
+    params = prepare_params(model.params).for_rows(model.config, min(batch_size, len(prompts)))
+    answers = [""] * len(prompts)
     by_length = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     for first in range(0, len(prompts), batch_size):
         indices = by_length[first : first + batch_size]

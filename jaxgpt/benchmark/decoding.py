@@ -53,9 +53,9 @@ def measure_decoding(
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), varied_start(config))
     prepared = prepare_params(jax.device_put(params), weight_dtype)
     kept = jnp.dtype(dtype if weight_dtype == "stored" else weight_dtype)
-    writers: dict[str, Any] = {_OURS: partial(write, config.model, prepared)}
+    writers: dict[str, Any] = {_OURS: None}
     left_out: dict[str, str] = {}
-    theirs, sizes = None, {_OURS: (kept, prepared.dtype), _THEIRS: (jnp.dtype(dtype),) * 2}
+    theirs, sizes = None, {_THEIRS: (jnp.dtype(dtype),) * 2}
     try:
         if not alone:
             theirs = _transformers(config, params)
@@ -67,6 +67,9 @@ def measure_decoding(
     rows, others, seconds = [], [], []
     for batch_size in batch_sizes:
         prompts = make_tokens(config, batch_size * prompt_tokens).reshape(batch_size, -1)
+        ready = prepared.for_rows(config.model, batch_size)
+        writers[_OURS] = partial(write, config.model, ready)
+        sizes[_OURS] = (kept if ready is prepared else ready.dtype, ready.dtype)
         works = {
             (name, count): partial(writer, count, prompts)
             for name, writer in writers.items()

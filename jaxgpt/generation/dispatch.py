@@ -1,11 +1,13 @@
 """One dispatch of decoding: several tokens for each row, without a word to the host."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgpt.config import ModelConfig
@@ -16,7 +18,7 @@ from jaxgpt.generation.settings import WeightDtype
 from jaxgpt.model.attention import AttentionInForce
 from jaxgpt.model.gpt import GPT, init_cache
 from jaxgpt.model.layers import Params
-from jaxgpt.model.narrow import NarrowTable, is_narrow, narrowed, widen
+from jaxgpt.model.narrow import NarrowTable, NarrowWeight, is_narrow, narrowed, widen
 from jaxgpt.model.transformer import STANDARD, block_of, unstack
 
 CACHED_STEPS = 16
@@ -51,15 +53,18 @@ class DecodingParams:
         return self.rest | {"blocks": blocks}
 
     def for_rows(self, config: ModelConfig, rows: int) -> "DecodingParams":
-        """Parameters that `rows` texts at once are written with; whole ones are made once.
+        """Parameters that `rows` texts at once are written with, whole in place of narrow ones.
 
         Narrow weights are read faster by one row alone, and are known to the standard block alone.
+        Whoever writes many batches calls this once, before.
         """
         on_cpu, own = jax.default_backend() == "cpu", block_of(config) != STANDARD
         leaves = jax.tree.leaves(self, is_leaf=is_narrow)
         if not any(map(is_narrow, leaves)) or not (own or (on_cpu and rows > 1)):
             return self
-        return _whole(self)
+        return DecodingParams(
+            _replaced(self.layers, _columns), _replaced(self.rest, jax.jit(widen))
+        )
 
 
 def _transposed(layer: Params) -> Params:
@@ -67,9 +72,13 @@ def _transposed(layer: Params) -> Params:
 
 
 @jax.jit
-def _whole(params: DecodingParams) -> DecodingParams:
-    layers = [_transposed(widen(_transposed(layer))) for layer in params.layers]
-    return DecodingParams(layers, widen(params.rest))
+def _columns(leaf: NarrowWeight | NarrowTable) -> Array:
+    return widen(leaf).T
+
+
+def _replaced(params: Any, form: Callable[[Any], Array]) -> Any:
+    """Parameters with `form` of each narrow weight in its place."""
+    return jax.tree.map(lambda x: form(x) if is_narrow(x) else x, params, is_leaf=is_narrow)
 
 
 def prepare_params(
@@ -86,8 +95,8 @@ def prepare_params(
         return params
     rest: Params = dict(params)
     blocks = jax.tree.map(jnp.asarray, rest.pop("blocks"))
-    layers = [_prepared(layer, weight_dtype) for layer in unstack(blocks)]
-    return DecodingParams([_transposed(layer) for layer in layers], _prepared(rest, weight_dtype))
+    layers = [_transposed(_prepared(layer, weight_dtype)) for layer in unstack(blocks)]
+    return DecodingParams(layers, _prepared(rest, weight_dtype))
 
 
 def _prepared(params: Params, weight_dtype: WeightDtype) -> Params:
@@ -110,7 +119,8 @@ def _prepared(params: Params, weight_dtype: WeightDtype) -> Params:
 
 def _dtypes(leaf: Array, weight_dtype: WeightDtype) -> tuple[Any, Any]:
     """In which dtype a leaf is computed with, and which one a weight is kept in."""
-    on_cpu, several = jax.default_backend() == "cpu", len(leaf.sharding.device_set) > 1
+    on_cpu, traced = jax.default_backend() == "cpu", isinstance(leaf, Tracer)
+    several = not traced and len(leaf.sharding.device_set) > 1
     kept: Any = leaf.dtype if weight_dtype == "stored" else jnp.dtype(weight_dtype)
     computed: Any = jnp.dtype(jnp.float32) if on_cpu else leaf.dtype
     if weight_dtype == "bfloat16" and not on_cpu:

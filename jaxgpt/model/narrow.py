@@ -79,7 +79,7 @@ class NarrowTable:
 
     def __getitem__(self, places: Int[Array, "*B"]) -> Float[Array, "*B D"]:
         """The vectors at `places`."""
-        columns = jnp.take(self.T.values, places, axis=-1).reshape(-1, *places.shape)
+        columns = jnp.take(self.T.values, places, axis=-1).reshape(self.shape[1], *places.shape)
         found = jnp.moveaxis(columns, 0, -1).astype(self.dtype)
         return found if self.T.scale is None else found * self.T.scale[places][..., None]
 

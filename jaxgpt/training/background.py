@@ -3,7 +3,6 @@
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -21,8 +20,9 @@ _COPIES = 1.5  # of the state that must find room: the copy, and what is written
 _PLENTY = 3.0  # states that must find room where a copy's memory is kept for the next
 _RATE = 2e8  # bytes a second that are written and summed, while steps go on
 _LONGEST = 10.0  # seconds that they have at a time
-_GLANCE = 0.05  # seconds between two looks whether the thread is waited for
 _LARGE = 1 << 26  # bytes of a state, from which on new memory takes time that is felt
+
+_own = threading.local()  # of a thread that saves: `waited_for`, set once it is
 
 
 class Background:
@@ -37,6 +37,7 @@ class Background:
     def __init__(self, wanted: bool = True) -> None:
         self._wanted = wanted
         self._thread: threading.Thread | None = None
+        self._waited_for = threading.Event()
         self._spare: TrainState | None = None
 
     def __enter__(self) -> "Background":
@@ -64,8 +65,10 @@ class Background:
             return None
         copied = _copy(state) if spare is None else _copy_into(spare, state)
         future, begin = _Future(), threading.Event()
+        self._waited_for = future.waited_for
 
         def work() -> None:
+            _own.waited_for = future.waited_for
             begin.wait()
             try:
                 future.set_result(save(copied))
@@ -86,6 +89,7 @@ class Background:
 
     def _join(self) -> None:
         if self._thread is not None:
+            self._waited_for.set()
             _hurry()
             self._thread.join()
             self._thread = None
@@ -94,8 +98,13 @@ class Background:
 class _Future(Future[Any]):
     """A future of what gave way; who waits for it gives that its share of the processor back."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited_for = threading.Event()
+
     def result(self, timeout: float | None = None) -> Any:
         if not self.done():
+            self.waited_for.set()
             _hurry()
         return super().result(timeout)
 
@@ -112,19 +121,14 @@ def _give_way(thread: threading.Thread) -> None:
 
 
 def make_room(count: int) -> None:
-    """Wait, in a thread that gave way, until the steps had time of their own after `count` bytes.
+    """Wait, in a thread of `Background`, until the steps had time of their own after `count` bytes.
 
     Also of an idle processor, they share the way to memory; what is written and summed is so spread
     over several of them. Ends where the thread is waited for; in others there is no wait.
     """
-    end = time.monotonic() + min(count / _RATE, _LONGEST)
-    while _gave_way() and (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, _GLANCE))
-
-
-def _gave_way() -> bool:
-    on_cpu = jax.default_backend() == "cpu"  # elsewhere the steps take no processor
-    return on_cpu and sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_IDLE
+    waited_for = getattr(_own, "waited_for", None)
+    if waited_for is not None and jax.default_backend() == "cpu":
+        waited_for.wait(min(count / _RATE, _LONGEST))
 
 
 def _hurry() -> None:

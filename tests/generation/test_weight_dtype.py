@@ -75,6 +75,9 @@ def test_what_is_stored_in_bfloat16_stays_so(random_params):
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(wide)} == {"float32"}
         jax.tree.map(np.testing.assert_array_equal, wide, whole(ready))
     assert ready.for_rows(MODERN, 1) is ready
+    scale = [each.layers[0]["norm1"]["scale"] for each in (ready, ready.for_rows(MODERN, 2))]
+    assert scale[0] is scale[1]  # what is whole is not copied
+    jax.eval_shape(prepare_params, params)
 
 
 def test_experts_stay_whole(random_params):
