@@ -96,7 +96,7 @@ class Arguments:
     """Only contenders that compute in this; for decode, the parameters' dtype, float32 at all; all
     is bfloat16 for device and float32 for growth."""
     weight_dtype: WeightDtype = "stored"
-    """For decode: in what jaxgpt keeps the weights, as in `jaxgpt generate`."""
+    """For decode; see `jaxgpt generate`: in what jaxgpt keeps the weights."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to run; auto takes the best there is."""
     steps: int = 0
