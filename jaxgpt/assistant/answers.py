@@ -10,7 +10,7 @@ from jaxgpt.fields import check
 from jaxgpt.finetuning.instructions import Conversation, conversation_rows, encode_prompt
 from jaxgpt.finetuning.templates import PromptTemplate, Turn
 from jaxgpt.generation.decoding import generate
-from jaxgpt.generation.dispatch import prepare_params
+from jaxgpt.generation.prepared_params import prepare_params
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.generation.text import LanguageModel
 from jaxgpt.tokenization.tokenizer import ends_of

@@ -19,7 +19,7 @@ from jaxgpt.finetuning.templates import (
     choose_template,
     tuned_template,
 )
-from jaxgpt.generation.dispatch import prepare_params
+from jaxgpt.generation.prepared_params import prepare_params
 from jaxgpt.generation.text import PreparedModel, generate_text
 from jaxgpt.shell import command
 from jaxgpt.training.checkpoint import LoadedModel

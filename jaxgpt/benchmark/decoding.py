@@ -20,7 +20,7 @@ from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.config_file import to_dict
 from jaxgpt.errors import ConfigError
 from jaxgpt.generation.decoding import generate
-from jaxgpt.generation.dispatch import DecodingParams, prepare_params
+from jaxgpt.generation.prepared_params import DecodingParams, prepare_params
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.generation.settings import WeightDtype
 from jaxgpt.huggingface.weights import Dtype, save_gpt2

@@ -201,7 +201,7 @@ class ModelSource:
         model = share(load, self.mesh)
         if weight_dtype == "stored":
             return model
-        from jaxgpt.generation.dispatch import prepare_params
+        from jaxgpt.generation.prepared_params import prepare_params
 
         return replace(model, params=prepare_params(model.params, weight_dtype).as_params())
 

@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
         ) from None
     bound = bind(config)  # before the model is loaded, which takes longer
 
-    from jaxgpt.generation.dispatch import prepare_params
+    from jaxgpt.generation.prepared_params import prepare_params
     from jaxgpt.generation.text import PreparedModel
     from jaxgpt.serving.engine import Engine
     from jaxgpt.serving.served import ServedModel

@@ -18,7 +18,8 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.fields import check_range
 from jaxgpt.generation import dispatch
-from jaxgpt.generation.dispatch import DecodingParams, Rows, prepare_params
+from jaxgpt.generation.dispatch import Rows
+from jaxgpt.generation.prepared_params import DecodingParams, prepare_params
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.generation.settings import MAX_NEW_TOKENS, MAX_SEED
 from jaxgpt.model.attention import attention_in_force

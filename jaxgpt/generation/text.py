@@ -11,7 +11,7 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.fields import typed
 from jaxgpt.generation.decoding import stream
-from jaxgpt.generation.dispatch import DecodingParams
+from jaxgpt.generation.prepared_params import DecodingParams
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.model.layers import Params
 from jaxgpt.tokenization.tokenizer import Tokenizer, ends_of, prefix_of

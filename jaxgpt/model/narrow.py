@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -103,10 +104,17 @@ def is_narrow(leaf: Any) -> bool:
     return isinstance(leaf, NarrowWeight | NarrowTable)
 
 
-def widen(params: Any) -> Any:
-    """Parameters with whole arrays in place of narrow ones."""
+def widen(params: Any, *, transposed: bool = False) -> Any:
+    """Parameters with whole weights, maybe transposed, for narrow ones; no other is copied."""
 
-    def whole(leaf: Any) -> Any:
-        return leaf.T.widened().T if isinstance(leaf, NarrowTable) else leaf.widened()
+    def wide(leaf: Any) -> Any:
+        return _whole(leaf, transposed) if is_narrow(leaf) else leaf
 
-    return jax.tree.map(lambda x: whole(x) if is_narrow(x) else x, params, is_leaf=is_narrow)
+    return jax.tree.map(wide, params, is_leaf=is_narrow)
+
+
+@partial(jax.jit, static_argnums=1)
+def _whole(leaf: NarrowWeight | NarrowTable, transposed: bool) -> Float[Array, "*L I O"]:
+    table = isinstance(leaf, NarrowTable)
+    weight = leaf.T.widened() if table else leaf.widened()
+    return weight.mT if table != transposed else weight

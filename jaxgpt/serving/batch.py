@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgpt.generation.dispatch import DecodingParams, prepare_params
+from jaxgpt.generation.prepared_params import DecodingParams, prepare_params
 from jaxgpt.generation.sampling import SamplingRows
 from jaxgpt.generation.text import LanguageModel
 from jaxgpt.model.attention import attention_in_force

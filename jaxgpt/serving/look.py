@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.fields import check_range
-from jaxgpt.generation.dispatch import DecodingParams, prepare_params
+from jaxgpt.generation.prepared_params import DecodingParams, prepare_params
 from jaxgpt.generation.text import LanguageModel
 from jaxgpt.model.activations import activations
 from jaxgpt.model.gpt import GPT

@@ -37,7 +37,7 @@ class Background:
     def __init__(self, wanted: bool = True) -> None:
         self._wanted = wanted
         self._thread: threading.Thread | None = None
-        self._waited_for = threading.Event()
+        self._future: _Future | None = None
         self._spare: TrainState | None = None
 
     def __enter__(self) -> "Background":
@@ -65,7 +65,7 @@ class Background:
             return None
         copied = _copy(state) if spare is None else _copy_into(spare, state)
         future, begin = _Future(), threading.Event()
-        self._waited_for = future.waited_for
+        self._future = future
 
         def work() -> None:
             _own.waited_for = future.waited_for
@@ -88,9 +88,8 @@ class Background:
         return future
 
     def _join(self) -> None:
-        if self._thread is not None:
-            self._waited_for.set()
-            _hurry()
+        if self._thread is not None and self._future is not None:
+            self._future.hurry()
             self._thread.join()
             self._thread = None
 
@@ -102,10 +101,14 @@ class _Future(Future[Any]):
         super().__init__()
         self.waited_for = threading.Event()
 
+    def hurry(self) -> None:
+        """Let its thread, and those that it began, go on without a pause."""
+        self.waited_for.set()
+        _hurry()
+
     def result(self, timeout: float | None = None) -> Any:
         if not self.done():
-            self.waited_for.set()
-            _hurry()
+            self.hurry()
         return super().result(timeout)
 
 

@@ -14,7 +14,8 @@ from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.generation import decoding, dispatch
 from jaxgpt.generation.decoding import generate, stream
-from jaxgpt.generation.dispatch import CACHED_STEPS, prepare_params
+from jaxgpt.generation.dispatch import CACHED_STEPS
+from jaxgpt.generation.prepared_params import prepare_params
 from jaxgpt.generation.sampling import SamplingConfig, sample
 from jaxgpt.model.attention import attention_in_force
 from jaxgpt.model.gpt import GPT

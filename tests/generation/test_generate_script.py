@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxgpt.config import DataConfig, ModelConfig, TrainConfig
-from jaxgpt.generation.dispatch import prepare_params
+from jaxgpt.generation.prepared_params import prepare_params
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.generation.text import generate_text
 from jaxgpt.tokenization.tokenizer import ByteTokenizer

@@ -8,7 +8,7 @@ import pytest
 from jaxgpt.config import Experts, ModelConfig
 from jaxgpt.errors import ConfigError
 from jaxgpt.generation.decoding import generate
-from jaxgpt.generation.dispatch import DecodingParams, prepare_params
+from jaxgpt.generation.prepared_params import DecodingParams, prepare_params
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.narrow import is_narrow, widen

@@ -8,7 +8,7 @@ import pytest
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.fields import unchecked
-from jaxgpt.generation.dispatch import prepare_params
+from jaxgpt.generation.prepared_params import prepare_params
 from jaxgpt.model.agreement import check_params
 from jaxgpt.model.gpt import GPT, init_cache
 from jaxgpt.model.parameters import parameter_shapes

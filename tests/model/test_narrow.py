@@ -1,6 +1,7 @@
 """Narrow weights stand for whole ones: the same products, within what rounding explains."""
 
 import re
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,8 @@ def test_a_table_gives_the_vectors_of_the_weight(kept):
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA:CPU")
 @pytest.mark.parametrize("kept", KEPT)
 def test_a_loop_reads_the_narrow_numbers_each_time(kept):
+    if kept == "bfloat16" and version("jax").startswith("0.10."):
+        pytest.skip("this XLA widens all of the weight before it cuts it into parts")
     narrow = narrowed(normal(64, 64), jnp.dtype(kept), jnp.float32)
 
     @jax.jit

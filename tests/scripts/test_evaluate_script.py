@@ -14,7 +14,7 @@ from jaxgpt.assistant.answers import exact_match, write_answers
 from jaxgpt.assistant.judge import Judge
 from jaxgpt.data.text import Document
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
-from jaxgpt.generation.dispatch import prepare_params
+from jaxgpt.generation.prepared_params import prepare_params
 from jaxgpt.model.narrow import widen
 from jaxgpt.presets import get_preset
 from jaxgpt.tokenization.bpe import train_bpe

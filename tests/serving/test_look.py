@@ -8,7 +8,7 @@ import pytest
 
 import jaxgpt
 from jaxgpt.errors import ConfigError
-from jaxgpt.generation.dispatch import prepare_params
+from jaxgpt.generation.prepared_params import prepare_params
 from jaxgpt.generation.text import PreparedModel
 from jaxgpt.serving import look as module
 from jaxgpt.serving.look import look_inside

@@ -87,7 +87,7 @@ def served(random_params):
 
 
 def prepared(config, random_params):
-    from jaxgpt.generation.dispatch import prepare_params
+    from jaxgpt.generation.prepared_params import prepare_params
     from jaxgpt.generation.text import PreparedModel
     from jaxgpt.tokenization.tokenizer import ByteTokenizer
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import ConfigError
-from jaxgpt.generation.dispatch import prepare_params
+from jaxgpt.generation.prepared_params import prepare_params
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.generation.text import PreparedModel, generate_text
 from jaxgpt.serving import programs

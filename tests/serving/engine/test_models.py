@@ -10,7 +10,7 @@ import pytest
 
 from jaxgpt.config import Experts, ModelConfig, Rope
 from jaxgpt.generation.decoding import generate
-from jaxgpt.generation.dispatch import prepare_params
+from jaxgpt.generation.prepared_params import prepare_params
 from jaxgpt.generation.sampling import SamplingConfig
 from jaxgpt.generation.text import PreparedModel
 from jaxgpt.model.transformer import with_block
