@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -25,7 +25,6 @@ JSON_BYTES = 1_000_000
 NESTING = 200
 """Lists and mappings within each other."""
 
-_PIECE = 1 << 22  # bytes of a file that are summed at a time
 _SEAL = "sha256"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -70,23 +69,11 @@ def sha256(content: bytes | Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def file_sha256(
-    path: str | Path,
-    *,
-    error: type[JaxgptError] = DataError,
-    after: Callable[[int], object] = lambda count: None,
-) -> str:
-    """The sha256 sum of a regular file in hexadecimal; the errors are those of `open_regular`.
-
-    `after` is called with the number of bytes of each piece, once it is read.
-    """
+def file_sha256(path: str | Path, *, error: type[JaxgptError] = DataError) -> str:
+    """The sha256 sum of a regular file in hexadecimal; the errors are those of `open_regular`."""
     with open_regular(path, error=error) as file:
-        digest = hashlib.sha256()
         try:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-                after(len(piece))
-            return digest.hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as failure:
             raise error(f"{path} cannot be read: {failure.strerror}") from None
 

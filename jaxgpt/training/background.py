@@ -18,11 +18,7 @@ from jaxgpt.training.step import TrainState
 
 _COPIES = 1.5  # of the state that must find room: the copy, and what is written of it at a time
 _PLENTY = 3.0  # states that must find room where a copy's memory is kept for the next
-_RATE = 2e8  # bytes a second that are written and summed, while steps go on
-_LONGEST = 10.0  # seconds that they have at a time
 _LARGE = 1 << 26  # bytes of a state, from which on new memory takes time that is felt
-
-_own = threading.local()  # of a thread that saves: `waited_for`, set once it is
 
 
 class Background:
@@ -37,7 +33,6 @@ class Background:
     def __init__(self, wanted: bool = True) -> None:
         self._wanted = wanted
         self._thread: threading.Thread | None = None
-        self._future: _Future | None = None
         self._spare: TrainState | None = None
 
     def __enter__(self) -> "Background":
@@ -65,10 +60,8 @@ class Background:
             return None
         copied = _copy(state) if spare is None else _copy_into(spare, state)
         future, begin = _Future(), threading.Event()
-        self._future = future
 
         def work() -> None:
-            _own.waited_for = future.waited_for
             begin.wait()
             try:
                 future.set_result(save(copied))
@@ -88,8 +81,8 @@ class Background:
         return future
 
     def _join(self) -> None:
-        if self._thread is not None and self._future is not None:
-            self._future.hurry()
+        if self._thread is not None:
+            _hurry()
             self._thread.join()
             self._thread = None
 
@@ -97,18 +90,9 @@ class Background:
 class _Future(Future[Any]):
     """A future of what gave way; who waits for it gives that its share of the processor back."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.waited_for = threading.Event()
-
-    def hurry(self) -> None:
-        """Let its thread, and those that it began, go on without a pause."""
-        self.waited_for.set()
-        _hurry()
-
     def result(self, timeout: float | None = None) -> Any:
         if not self.done():
-            self.hurry()
+            _hurry()
         return super().result(timeout)
 
 
@@ -121,17 +105,6 @@ def _give_way(thread: threading.Thread) -> None:
             os.sched_setscheduler(thread.native_id, os.SCHED_IDLE, os.sched_param(0))
         else:
             os.setpriority(os.PRIO_PROCESS, thread.native_id, 19)
-
-
-def make_room(count: int) -> None:
-    """Wait, in a thread of `Background`, until the steps had time of their own after `count` bytes.
-
-    Also of an idle processor, they share the way to memory; what is written and summed is so spread
-    over several of them. Ends where the thread is waited for; in others there is no wait.
-    """
-    waited_for = getattr(_own, "waited_for", None)
-    if waited_for is not None and jax.default_backend() == "cpu":
-        waited_for.wait(min(count / _RATE, _LONGEST))
 
 
 def _hurry() -> None:

@@ -26,7 +26,6 @@ from jaxgpt.shell import command
 from jaxgpt.terminal import note, one_line
 from jaxgpt.tokenization.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.training.arrays import read_arrays, why, write_arrays
-from jaxgpt.training.background import make_room
 from jaxgpt.training.kept import (
     FOLDER,
     all_checkpoints,
@@ -92,10 +91,8 @@ def save(
                 shutil.rmtree(draft, ignore_errors=True)
                 draft.mkdir(parents=True)
         with group.together("arrays"):
-            optimizer = {"opt_state": state.opt_state, "step": state.step}
-            for name, arrays in {"optimizer": optimizer, _PARAMS: state.params}.items():
-                write_arrays(draft / name, arrays)
-                make_room(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) // group.count)
+            write_arrays(draft / "optimizer", {"opt_state": state.opt_state, "step": state.step})
+            write_arrays(draft / _PARAMS, state.params)
             write_more(draft)
         with group.together("checkpoint"):
             if group.is_first:
@@ -137,7 +134,7 @@ def _complete(draft: Path, model: LoadedModel, data: str, rows: int) -> None:
     if model.task:
         (draft / TASK).write_text(json.dumps(dict(model.task), indent=2) + "\n")
     dtype = str(jax.tree.leaves(model.params)[0].dtype)
-    write_manifest(draft, step=model.step, rows=rows, data=data, dtype=dtype, after=make_room)
+    write_manifest(draft, step=model.step, rows=rows, data=data, dtype=dtype)
 
 
 class Restored(NamedTuple):

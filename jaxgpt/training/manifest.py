@@ -5,7 +5,7 @@ all other files, and has a sum of its own.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,8 @@ class DamagedError(CheckpointError):
     """A checkpoint that is not as it was written."""
 
 
-def write_manifest(
-    folder: Path,
-    *,
-    step: int,
-    rows: int,
-    data: str,
-    dtype: str,
-    after: Callable[[int], object] = lambda count: None,
-) -> None:
-    """Write the manifest of all files that are in the folder; `after` is that of `file_sha256`."""
+def write_manifest(folder: Path, *, step: int, rows: int, data: str, dtype: str) -> None:
+    """Write the manifest of all files that are in the folder."""
     names = sorted(_files(folder))
     manifest = {
         "format": FORMAT,
@@ -47,7 +39,7 @@ def write_manifest(
         "rows": rows,
         "data": data,
         "dtype": dtype,
-        "files": {name: file_sha256(folder / name, after=after) for name in names},
+        "files": {name: file_sha256(folder / name) for name in names},
         "sizes": {name: (folder / name).stat().st_size for name in names},
     }
     with open(folder / MANIFEST, "wb") as file:

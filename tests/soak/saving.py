@@ -1,7 +1,8 @@
 """How long a step takes while the checkpoint before it is written: `saving.py --help`.
 
-A state of GPT-2's 124 million parameters is trained on random tokens and saved twice, and a line
-says what a common step takes, the ones behind a save until it is whole, and the writing.
+A state of GPT-2's 124 million parameters is trained on random tokens and saved several times, and
+lines say what a common step takes, the first one behind each save with the copy of the state, the
+others until it is whole, and the writing.
 """
 
 import argparse
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--shape", default="gpt2", help="as of `jaxgpt benchmark`")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6, help="between two saves")
+    parser.add_argument("--saves", type=int, default=2)
     parser.add_argument("--folder", help="on the disk that is measured")
     asked = parser.parse_args()
     if asked.folder:
@@ -44,7 +46,7 @@ def main() -> None:
     windows = SlidingWindows(make_tokens(config, 10**6), config.model.context_length)
     batch = batch_source(windows, config.batch_size, 0, mesh)(0)
     step_fn, tokenizer = make_step(config, mesh), load_tokenizer("bytes")
-    number, common, behind, writing = 0, [], [], []
+    number, common, first, others, writing = 0, [], [], [], []
 
     def write(run: Path, state) -> None:
         began = time.monotonic()
@@ -53,24 +55,32 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(dir=asked.folder) as place, Background() as background:
         background.prepare(state)
-        for turn in range(3):
-            future = background(partial(write, Path(place)), state) if turn else None
-            for _ in range(asked.steps):
-                busy, began = future is not None and not future.done(), time.monotonic()
+        for turn in range(asked.saves + 1):
+            future = None
+            for step in range(asked.steps):
+                began = time.monotonic()
+                if turn and step == 0:
+                    future = background(partial(write, Path(place)), state)
+                busy = future is not None and not future.done()
                 state, metrics = step_fn(state, batch, np.int32(number))
                 float(metrics["loss"])
                 number += 1
                 seconds = time.monotonic() - began
                 if number > 2:  # the first compiles
-                    (behind if busy else common).append(seconds)
+                    (common if not busy else others if step else first).append(seconds)
     usual = statistics.median(common)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     print(
-        f"state {size / 1e9:.2f} GB; a common step {usual:.3f} s ({len(common)} steps, up to "
-        f"{max(common):.3f}); a step while a checkpoint is written: "
-        f"{', '.join(f'{seconds / usual:.2f}x' for seconds in behind)}; "
-        f"writing {', '.join(f'{seconds:.1f} s' for seconds in writing)}"
+        f"state {size / 1e9:.2f} GB; a common step {usual:.3f} s ({len(common)} steps, "
+        f"{min(common) / usual:.2f}x to {max(common) / usual:.2f}x)"
     )
+    for name, taken in {"first behind a save": first, "others while it is written": others}.items():
+        ratios = [seconds / usual for seconds in taken]
+        if ratios:
+            middle, mean = statistics.median(ratios), statistics.mean(ratios)
+            each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+            print(f"{name}: median {middle:.2f}x, mean {mean:.2f}x of {each}")
+    print(f"writing {', '.join(f'{seconds:.1f}' for seconds in writing)} s")
 
 
 if __name__ == "__main__":

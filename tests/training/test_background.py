@@ -107,31 +107,6 @@ def test_it_gives_way_to_the_steps_until_it_is_waited_for(wait):
     assert found == [os.SCHED_IDLE, os.SCHED_OTHER]
 
 
-@pytest.mark.parametrize("wait", [lambda _: None, lambda future: future.result()])
-def test_it_makes_room_for_the_steps_until_it_is_waited_for(wait, monkeypatch):
-    monkeypatch.setattr(background_module, "_RATE", 10.0)
-    monkeypatch.setattr(background_module, "_may_hurry", lambda: False)  # it does not take that
-    seconds, begun = [], threading.Event()
-
-    def save(_):
-        for count in (2, 10**9):
-            before = time.monotonic()
-            if count > 2:
-                begun.set()
-            background_module.make_room(count)
-            seconds.append(time.monotonic() - before)
-
-    before = time.monotonic()
-    background_module.make_room(10**9)  # no steps wait for this thread
-    assert time.monotonic() - before < 1
-    with Background() as background:
-        future = background(save, make_state())
-        begun.wait(10)
-        wait(future)
-    assert seconds[0] >= 0.2
-    assert seconds[1] < background_module._LONGEST / 2
-
-
 @pytest.mark.parametrize(("free", "kept"), [(10**12, True), (50, False)])
 def test_a_large_copys_memory_is_kept_for_the_next_where_there_is_plenty(free, kept, monkeypatch):
     monkeypatch.setattr(background_module, "free_memory", lambda: free)
