@@ -12,8 +12,7 @@ from jaxgpt.config import ModelConfig, TrainConfig
 from jaxgpt.errors import ConfigError, DataError
 from jaxgpt.finetuning.instructions import encode_prompt, read_conversations
 from jaxgpt.finetuning.templates import TEMPLATES, Turn
-from jaxgpt.generation import dispatch, text
-from jaxgpt.generation import dispatch as decoding_params
+from jaxgpt.generation import dispatch, prepared_params, text
 from jaxgpt.generation.decoding import generate
 from jaxgpt.generation.settings import SamplingConfig
 from jaxgpt.tokenization.bpe import train_bpe
@@ -220,9 +219,9 @@ def test_what_was_written_before_an_interrupt_is_kept(scripted, model):
 @pytest.mark.slow
 def test_programs_are_compiled_for_the_first_session_alone(make_model, monkeypatch):
     model, prepared = make_model(context_length=112), []  # a context of no other test
-    prepare = decoding_params.unstack
+    prepare = prepared_params.unstack
     monkeypatch.setattr(
-        decoding_params, "unstack", lambda blocks: prepared.append(1) or prepare(blocks)
+        prepared_params, "unstack", lambda blocks: prepared.append(1) or prepare(blocks)
     )
 
     def session():

@@ -144,7 +144,7 @@ def test_padding_changes_nothing(params, batch):
     agree(loose[0], tight[0], 5e-6)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batches", [2, 4])
 def test_micro_batches_make_the_same_gradient(params, batch, micro_batches):
     whole, parts = (GRADIENTS(params, batch, KEY, n) for n in (1, micro_batches))

@@ -64,6 +64,7 @@ def test_writes_the_prompt_and_what_follows(run, folder):
     assert run(*arguments, "--stop", text[4:6])[1] == f"hi{text[: text.find(text[4:6])]}\n"
 
 
+@pytest.mark.slow
 def test_weights_are_kept_in_the_dtype_that_is_asked_for(run, folder):
     model = checkpoint.load_model(folder)
     model = replace(model, params=prepare_params(model.params, "int8").as_params())

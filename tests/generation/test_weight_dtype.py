@@ -80,6 +80,7 @@ def test_what_is_stored_in_bfloat16_stays_so(random_params):
     jax.eval_shape(prepare_params, params)
 
 
+@pytest.mark.slow
 def test_experts_stay_whole(random_params):
     ready = prepare_params(random_params(MIXED), "int8")
     experts = ready.layers[0]["mlp"]

@@ -197,6 +197,7 @@ def test_attention_by_each_kernel_is_held_against_chunks(monkeypatch):
     assert [row["contender"] for row in parts.attention(REQUEST).rows] == ["chunked", "splash"]
 
 
+@pytest.mark.slow
 def test_a_head_in_chunks_has_the_same_loss_in_less_memory(monkeypatch):
     config = replace(CONFIG, model=replace(CONFIG.model, vocab_size=4096))
     report = parts.head(replace(REQUEST, config=to_dict(config)))

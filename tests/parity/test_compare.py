@@ -569,6 +569,7 @@ def test_layers_are_held_against_each_other_by_a_part_of_them(random_params, mon
     assert numbers < 4 * sum(x.size for x in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_an_untied_head_of_the_same_numbers_shows_in_the_gradient(ours, planted, params):
     leaves = params | {"head": {"weight": params["embed"]["tokens"].T}}
     comparison = compare(ours, planted(leaves=leaves, tie_head=False))
@@ -740,6 +741,7 @@ def test_a_file_keeps_the_dtype_of_parameters_apart_from_that_of_activations(
     assert compare(ours, back).causes[-1] == f"B {cause}"
 
 
+@pytest.mark.slow
 def test_a_file_keeps_parameters_in_bfloat16(params, tmp_path):
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     save_recording(record_model(CONFIG, half, TOKENS), tmp_path / "a.npz")

@@ -173,6 +173,7 @@ def test_preferences(preference, params, random_params, agree, rounding):
     agree(grads, theirs, rounding(BACKWARD))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", [{"beta": 0.101}, {"log_probability": "mean"}], ids=str)
 def test_another_setting_shows(bug, params, random_params, agree, rounding):
     reference, preference = random_params(SHAPE, seed=1), PREFERENCES[0]

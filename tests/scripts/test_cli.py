@@ -30,6 +30,7 @@ def environment(monkeypatch, tmp_path):
     return importlib.import_module("jaxgpt.commands.environment")
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept_and_taken_up(environment, tmp_path):
     code = """
 from jaxgpt.commands import environment

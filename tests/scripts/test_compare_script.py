@@ -167,6 +167,7 @@ def test_a_recording_is_saved_compared_and_drawn(run, folder):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_tokenizer_takes_the_others_or_one_named(run):
     assert run("bare", "own", "--text", "Once")[0] == 0
     assert run("bare", "bare", "--text", "Once", "--tokenizer", "bytes")[0] == 0

@@ -81,6 +81,7 @@ def run(folder, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere, bfloat16 is computed in")
 def test_a_text_is_measured_with_rounded_weights(run, folder, model):
     (folder / "text.txt").write_text("Who was kind? Name the hero. " * 20)

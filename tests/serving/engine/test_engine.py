@@ -127,6 +127,7 @@ def test_others_go_on_while_a_long_prompt_is_taken_in(served, engines, caller, m
     assert order.index("long") >= 6
 
 
+@pytest.mark.slow
 def test_settings_of_who_starts_it_do_not_make_it_compile_again(served, engines, ask):
     with jax.default_matmul_precision("float32"):
         engine = engines(served, slots=2, prefill_chunk=16)
