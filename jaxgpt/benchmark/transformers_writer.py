@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GPT2LMHeadModel
+
+# By its full name: a type checker reads all models of the library to find it by the short one.
+from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 from transformers.utils import logging
 
 from jaxgpt.benchmark.torch_trainer import find_device

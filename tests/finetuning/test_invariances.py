@@ -34,7 +34,7 @@ LORA = LoraConfig(rank=4, alpha=8.0)
 KINDS = ("instructions", "adapters", "classification", "preferences")
 STEPS, LONGEST = 3, 20
 KEY = jax.random.key(0)
-BASE = init_params(SHAPE, KEY)
+BASE = jax.jit(init_params, static_argnums=0)(SHAPE, KEY)
 
 
 def text(noise, *, learnt=True):

@@ -33,7 +33,7 @@ SHAPE = ModelConfig(
     vocab_size=19, context_length=8, num_layers=2, num_heads=2, embed_dim=16, tie_head=False
 )
 TRAIN = TrainConfig(model=SHAPE, optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=0))
-BASE = init_params(SHAPE, jax.random.key(0))
+BASE = jax.jit(init_params, static_argnums=0)(SHAPE, jax.random.key(0))
 LORA = LoraConfig(rank=4, alpha=8.0, targets=LORA_TARGETS)
 TOKENS = jnp.array(np.random.default_rng(0).integers(19, size=(4, 9)), jnp.int32)
 BATCH = TOKENS[:, :-1], TOKENS[:, 1:]

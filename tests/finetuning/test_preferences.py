@@ -153,6 +153,7 @@ def test_micro_batches_make_the_same_gradient(params, batch, micro_batches):
     agree(parts[0], whole[0], 5e-6)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("side", [0, 1, slice(0, 2)])
 def test_a_pair_without_an_answer_counts_for_nothing(params, batch, side):
     empty = batch._replace(

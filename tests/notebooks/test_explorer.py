@@ -115,6 +115,7 @@ def test_the_numbers_of_a_page_are_those_of_the_model(model, tokens, page):
     np.testing.assert_allclose(data["attention"][3] / 255, weights[0, 1][lower], atol=0.003)
 
 
+@pytest.mark.slow
 def test_a_page_is_the_same_each_time(model, tokens, page):
     assert page_of(model, tokens) == page
 

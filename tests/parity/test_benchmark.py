@@ -230,10 +230,14 @@ def test_operations_are_counted_as_nanogpt_does():
     assert flops_per_token(SHAPES["gpt2-1024"].model) == products + 12 * 12 * 768 * 1024
 
 
-def test_a_peak_is_stated_or_unknown(monkeypatch):
+def test_a_peak_is_stated_or_unknown():
     assert rates.peak("NVIDIA H200", "bfloat16") == 989.4e12
     assert rates.peak("NVIDIA H2000", "bfloat16") is None
     assert rates.peak("TPU v4", "float32") is None
+
+
+@pytest.mark.slow
+def test_a_rate_is_held_against_the_peak(monkeypatch):
     monkeypatch.setitem(rates.PEAKS, "cpu", {"float32": 1e12})
     report = training.measure_training(CONFIG, ["jaxgpt"], turns=1)
     (row,) = report.rows
@@ -341,7 +345,8 @@ def test_a_context_too_short_is_refused():
 
 def test_without_transformers_jaxgpt_writes_alone(monkeypatch):
     monkeypatch.delitem(sys.modules, "jaxgpt.benchmark.transformers_writer", raising=False)
-    monkeypatch.setitem(sys.modules, "transformers", None)
+    for name in ("transformers", "transformers.models.gpt2.modeling_gpt2"):
+        monkeypatch.setitem(sys.modules, name, None)
     report = decoding.measure_decoding(
         CONFIG, batch_sizes=(1,), prompt_tokens=5, new_tokens=6, turns=1
     )

@@ -23,7 +23,7 @@ CONFIG = dataclasses.replace(
     TINY, model=dataclasses.replace(TINY.model, vocab_size=17, context_length=8, num_layers=1)
 )
 KEY = jax.random.key(0)
-PARAMS = init_params(CONFIG.model, KEY)
+PARAMS = jax.jit(init_params, static_argnums=0)(CONFIG.model, KEY)
 LOSS = next_token_loss(CONFIG.model, CONFIG.compute)
 GRADIENTS = jax.jit(partial(gradients, LOSS), static_argnames="micro_batches")
 
