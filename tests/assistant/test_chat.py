@@ -89,6 +89,7 @@ def test_an_answer_is_what_is_drawn_after_the_prompt_for_its_number(model):
     assert chat.turns == tuple(turns[1:])
 
 
+@pytest.mark.slow
 def test_the_same_messages_and_seed_are_the_same_session(model):
     def session(seed):
         chat = Chat(model, PHI, ChatConfig(max_new_tokens=6, seed=seed, sampling=SAMPLING))

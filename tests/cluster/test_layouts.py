@@ -38,6 +38,7 @@ def test_other_numbers_of_devices_are_refused(text):
         parse_devices(text)
 
 
+@pytest.mark.slow
 def test_every_mesh_that_can_be_is_there_and_the_fastest_first():
     found = layouts(CONFIG, 8, replace(MACHINE, per_host=2))
     assert {each.axes for each in found} == {

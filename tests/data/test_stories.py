@@ -78,6 +78,7 @@ def every_story(shrunk: Grammar) -> list[tuple[str, float]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_story_of_the_shrunken_grammar_is_told_apart(every_story):
     assert len(every_story) == 2 ** len(KEPT)
     assert len({text for text, _ in every_story}) == len(every_story)

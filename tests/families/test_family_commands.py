@@ -40,6 +40,7 @@ def test_a_plan_has_the_published_number_of_parameters(name, command):
     assert lines[1].split()[:2] == ["parameters", f"{PUBLISHED[name]:,}"]
 
 
+@pytest.mark.slow
 def test_a_plan_needs_no_more_of_a_folder_than_its_config(command, tmp_path):
     family, values = next(
         (family, family.sizes["qwen3-0.6b"]) for family in FAMILIES if "qwen3-0.6b" in family.sizes

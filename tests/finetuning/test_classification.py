@@ -73,6 +73,7 @@ def test_padding_changes_nothing(params):
             assert float(nats) == pytest.approx(alone[:, pooled, 0].sum(), rel=2e-6)
 
 
+@pytest.mark.slow
 def test_the_last_token_sees_all_and_the_first_only_itself(params):
     compiled = jax.jit(partial(classify, CONFIG.model), static_argnames="pooling")
 

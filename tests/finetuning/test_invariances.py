@@ -145,7 +145,7 @@ def test_packing(kind):
     check_same(kind, *train(kind, packed))
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_without_targets_changes_nothing(kind):
     empty, (first, *rest) = batch(kind, 9, any_learnt=False), batches(kind)

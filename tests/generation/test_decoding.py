@@ -187,6 +187,7 @@ def test_samples_of_one_prompt_take_it_in_once(params, monkeypatch):
         assert generate(config, params, [MEDIUM], sample_indices=[index], **options) == [text]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2])
 def test_cache_is_updated_in_place(params, batch):
     ready = prepare_params(params)

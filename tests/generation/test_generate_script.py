@@ -132,6 +132,7 @@ def test_control_characters_do_not_reach_a_terminal(run, monkeypatch):
     assert terminal.getvalue() == "a\\x1b[2J!\n"
 
 
+@pytest.mark.slow
 def test_prompt_from_standard_input(run, folder):
     text = written(folder, "né\n", max_new_tokens=4, sampling=SamplingConfig(temperature=0.8))
     arguments = ("--prompt", "-", "--max-new-tokens", 4)

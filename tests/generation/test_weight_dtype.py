@@ -41,7 +41,7 @@ def narrow_shapes(params: DecodingParams) -> list[tuple[int, ...]]:
     return [leaf.shape for leaf in leaves if is_narrow(leaf)]
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("weight_dtype", ["bfloat16", "int8"])
 def test_the_text_is_that_of_the_rounded_weights(random_params, name, weight_dtype):

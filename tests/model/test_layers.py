@@ -134,6 +134,7 @@ def test_init_linear():
     assert init_linear(RNG, 3, 4, bias=False).keys() == {"weight"}
 
 
+@pytest.mark.slow
 def test_gelu_in_bfloat16_is_that_of_float32_rounded_and_so_is_its_derivative():
     x = jnp.linspace(-9, 9, 2001).astype(jnp.bfloat16)
     for form in ("tanh", "erf"):

@@ -18,6 +18,7 @@ def normal(*shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kept", KEPT)
 @pytest.mark.parametrize("inputs", [48, 20, 7])
 @pytest.mark.parametrize("rows", [1, 3])

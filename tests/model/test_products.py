@@ -42,6 +42,7 @@ def pulled(product, a, b, dtype):
     return value, *vjp_fn(normal(value.shape, 2).astype(dtype))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("product", "plain", "left", "right"), CASES)
 def test_products_and_their_gradients_are_those_of_float32_but_for_one_rounding(
     product, plain, left, right

@@ -72,6 +72,7 @@ def test_activations_are_those_of_the_twins_forward_hooks(model, twin, agree, ro
         agree(ours[name], theirs[name], rounding(FORWARD))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", ["blocks.0.attn.out", "blocks.1.mlp.hidden", "embed"])
 def test_a_patch_from_another_prompt_does_the_same_in_the_twin(model, twin, name, agree, rounding):
     kept = {}

@@ -482,7 +482,7 @@ def turned(x):
     return jnp.concatenate([part.mT for part in jnp.split(x, 3, axis=-1)], axis=-1)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -109,6 +109,7 @@ def biased(folder, token):
     return replace(model, params=params)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("eos", "drawn", "text"),
     [

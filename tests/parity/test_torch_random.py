@@ -355,6 +355,7 @@ def test_init_like_the_classes_of_transformers(name, seed):
     assert sum(leaf.size for leaf in flatten(ours).values()) == model.num_parameters()
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", THEIRS)
 def test_init_like_the_classes_with_experts(name):
     torch.manual_seed(5)

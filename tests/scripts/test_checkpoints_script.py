@@ -129,6 +129,7 @@ def test_verify_names_what_is_damaged_and_sets_nothing_aside(command, run):
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_diff_tells_settings_and_arrays(command, run):
     code, out, err = command("diff", run, "10", "20")
     assert (code, err) == (1, "")

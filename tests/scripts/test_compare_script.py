@@ -190,6 +190,7 @@ def odd_files(folder, random_params):
     save_gpt2(folder / "wide", wide, random_params(wide))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [

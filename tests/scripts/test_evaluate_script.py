@@ -115,6 +115,7 @@ def test_answers_are_measured_and_written(run, folder, answers):
     assert (folder / "questions.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_the_template_is_that_of_fine_tuning_unless_named(run, monkeypatch):
     written = []
 

@@ -52,6 +52,7 @@ def test_the_attention_and_the_surprise_are_those_of_the_activations(model, expe
     np.testing.assert_allclose(look.attention.sum(-1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tokens_that_cannot_be_written_have_no_part_in_the_surprise(model, expected):
     narrow = dataclasses.replace(model, tokenizer=jaxgpt.load_tokenizer("bytes"))
     chances = np.asarray(expected["logits"][0], np.float64)[0, :256]

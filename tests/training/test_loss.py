@@ -169,6 +169,7 @@ def test_a_cpu_that_multiplies_bfloat16_has_no_loop_over_layers_in_it(dtype):
     assert ("stablehlo.while" in program) == (dtype == "float32" or is_widened("a @ b"))
 
 
+@pytest.mark.slow
 def test_parameters_in_bfloat16_are_computed_with_in_float32():
     config = ModelConfig(**SHAPE, num_layers=2)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), init_params(config, RNG_KEY))

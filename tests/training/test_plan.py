@@ -107,6 +107,7 @@ def test_devices_share_the_parameters():
     assert plan.kept == alone.kept
 
 
+@pytest.mark.slow
 def test_parts_are_counted_as_they_are():
     config = _config(2, 2, 64, 64, 256, model={"tie_head": False})
     plan, params = make_plan(config), init_params(config.model, jax.random.key(0))

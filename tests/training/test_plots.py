@@ -140,6 +140,7 @@ def test_shares_are_percentages(drawn):
     assert shown_ticks(axes.yaxis) == ["0%", "20%", "40%", "60%", "80%", "100%"]
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "records",
     [

@@ -211,6 +211,7 @@ def test_bfloat16_computes_over_float32_masters():
     assert float(nats) != float(exact_nats)
 
 
+@pytest.mark.slow
 def test_a_step_holds_no_second_copy_of_the_optimizer():
     model = dataclasses.replace(CONFIG.model, embed_dim=256)
     config = dataclasses.replace(CONFIG, model=model)
