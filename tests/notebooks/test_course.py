@@ -162,6 +162,7 @@ def test_what_is_no_answer_gets_one_line(name, capsys):
 def test_a_notebook_has_three_exercises_with_three_wrong_answers_each(number):
     found = answers(number)
     assert checks.exercises(number) == list(found.RIGHT) == list(found.WRONG)
+    assert list(found.RIGHT) == [name for name in EXERCISES if name.startswith(number)]
     assert len(found.RIGHT) == 3
     for wrong in found.WRONG.values():
         assert len(wrong) >= 3
