@@ -1,5 +1,6 @@
 """Trees of arrays on disk, by Orbax: the only file that knows it."""
 
+import asyncio
 import gc
 import itertools
 import logging
@@ -18,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from jaxgpt.errors import CheckpointError, ResourceError
 from jaxgpt.hosts.group import this_group
+from jaxgpt.training.pace import Pace, current_pace
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./=@,+-]*")
 _FAILURES = (ValueError, KeyError, TypeError, OSError, AttributeError, RuntimeError)
@@ -35,7 +37,7 @@ def write_arrays(folder: Path, tree: Any) -> None:
     stored, failure = {}, ""
     with _quiet():
         try:
-            with _plain(folder) as path, _checkpointer() as checkpointer:
+            with _plain(folder) as path, _checkpointer(current_pace()) as checkpointer:
                 checkpointer.save(path, tree)
                 stored = _leaves(checkpointer.metadata(path).item_metadata.tree)
         except _FAILURES as error:
@@ -144,7 +146,7 @@ def _quiet() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
-def _checkpointer() -> Any:
+def _checkpointer(pace: Pace | None = None) -> Any:
     # Orbax's asynchronous one, where it fails, leaves threads that wait for minutes.
     group = this_group()
     options = ocp.options.MultiprocessingOptions()
@@ -155,8 +157,45 @@ def _checkpointer() -> Any:
             barrier_sync_key_prefix=f"jaxgpt-{next(_turns)}",
         )
     # Weights hardly shrink, and to compress them takes most of the time of a save.
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=options)
+    handler = ocp.PyTreeCheckpointHandler(
+        use_compression=False,
+        multiprocessing_options=options,
+        **({} if pace is None else {"type_handler_registry": _paced(pace)}),
+    )
     return ocp.Checkpointer(handler, multiprocessing_options=options)
+
+
+def _paced(pace: Pace) -> Any:
+    """Orbax's registry of what writes arrays, for one at a time, with pauses."""
+
+    class Handler(ocp.type_handlers.ArrayHandler):
+        async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
+            pauses = _Pauses(pace)
+            return await super().serialize(
+                values, [info.replace(byte_limiter=pauses) for info in infos], args
+            )
+
+    handler = Handler()
+    vars(handler).update(vars(ocp.type_handlers.get_type_handler(jax.Array)))  # its settings
+    return ocp.type_handlers.create_type_handler_registry((jax.Array, handler))
+
+
+class _Pauses:
+    """Pauses between arrays, in the form of Orbax's limit of the bytes that are on their way."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace, self._turn, self._began = pace, asyncio.Lock(), 0.0
+
+    async def wait_for_bytes(self, requested_bytes: int) -> None:
+        await self._turn.acquire()
+        self._began = time.monotonic()
+
+    async def release_bytes(self, requested_bytes: int) -> None:
+        try:
+            for seconds in self._pace.pause(time.monotonic() - self._began):
+                await asyncio.sleep(seconds)
+        finally:
+            self._turn.release()
 
 
 def _leaves(tree: Any) -> dict[str, str]:

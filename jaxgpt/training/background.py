@@ -1,11 +1,9 @@
 """Checkpoints that are written beside the steps, of a copy of the state, by a thread."""
 
-import os
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,11 +12,12 @@ import jax.numpy as jnp
 
 from jaxgpt.hosts.group import this_group
 from jaxgpt.training.memory import free_memory
+from jaxgpt.training.pace import Pace, give_way
 from jaxgpt.training.step import TrainState
 
 _COPIES = 1.5  # of the state that must find room: the copy, and what is written of it at a time
 _PLENTY = 3.0  # states that must find room where a copy's memory is kept for the next
-_LARGE = 1 << 26  # bytes of a state, from which on new memory takes time that is felt
+_LARGE = 1 << 26  # bytes of a state, from which on a step feels what is done with it
 
 
 class Background:
@@ -33,6 +32,7 @@ class Background:
     def __init__(self, wanted: bool = True) -> None:
         self._wanted = wanted
         self._thread: threading.Thread | None = None
+        self._future: _Future | None = None
         self._spare: TrainState | None = None
 
     def __enter__(self) -> "Background":
@@ -59,12 +59,13 @@ class Background:
             save(state)
             return None
         copied = _copy(state) if spare is None else _copy_into(spare, state)
-        future, begin = _Future(), threading.Event()
+        self._future = future = _Future()
 
         def work() -> None:
-            begin.wait()
+            give_way()
             try:
-                future.set_result(save(copied))
+                with future.pace.kept() if _is_felt(copied) else nullcontext():
+                    future.set_result(save(copied))
             except BaseException as error:
                 future.set_exception(error)
             if _is_kept(copied):
@@ -74,56 +75,28 @@ class Background:
             target=work, name="jaxgpt-save", daemon=this_group().count > 1
         )
         self._thread.start()
-        try:
-            _give_way(self._thread)
-        finally:
-            begin.set()
         return future
 
     def _join(self) -> None:
-        if self._thread is not None:
-            _hurry()
-            self._thread.join()
-            self._thread = None
+        if self._thread is not None and self._future is not None:
+            with self._future.hurried():
+                self._thread.join()
+            self._thread = self._future = None
 
 
 class _Future(Future[Any]):
-    """A future of what gave way; who waits for it gives that its share of the processor back."""
+    """A future of what gives way; who waits for it gives that its share of the processor back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pace = Pace()
+
+    def hurried(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.done() else self.pace.hurried()
 
     def result(self, timeout: float | None = None) -> Any:
-        if not self.done():
-            _hurry()
-        return super().result(timeout)
-
-
-def _give_way(thread: threading.Thread) -> None:
-    """Let a thread, and those that it begins, have what the steps leave of the processor."""
-    if sys.platform != "linux" or thread.native_id is None:
-        return  # elsewhere a thread has no priority of its own
-    with suppress(OSError):  # as where a container forbids it
-        if _may_hurry():
-            os.sched_setscheduler(thread.native_id, os.SCHED_IDLE, os.sched_param(0))
-        else:
-            os.setpriority(os.PRIO_PROCESS, thread.native_id, 19)
-
-
-def _hurry() -> None:
-    """Let all threads that gave way have their share again."""
-    if sys.platform != "linux" or not _may_hurry():
-        return
-    for thread in map(int, os.listdir("/proc/self/task")):
-        with suppress(OSError):  # it may have ended
-            if os.sched_getscheduler(thread) == os.SCHED_IDLE:
-                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
-
-
-def _may_hurry() -> bool:
-    """Whether this process may take a thread out of the class of those that run when idle."""
-    import resource  # not on Windows
-
-    idle = os.sched_getscheduler(0) == os.SCHED_IDLE  # as it was begun
-    allowed = resource.getrlimit(resource.RLIMIT_NICE)[0] >= 20 - os.nice(0)
-    return not idle and (allowed or os.geteuid() == 0)
+        with self.hurried():
+            return super().result(timeout)
 
 
 @jax.jit
@@ -137,9 +110,13 @@ def _copy_into(spare: TrainState, state: TrainState) -> TrainState:
     return _copy(state)
 
 
+def _is_felt(copied: TrainState) -> bool:
+    """Whether the steps want the processor and the memory that writing it takes."""
+    return jax.default_backend() == "cpu" and _own_bytes(copied) >= _LARGE
+
+
 def _is_kept(copied: TrainState) -> bool:
-    size = _own_bytes(copied)
-    return jax.default_backend() == "cpu" and size >= _LARGE and free_memory() > _PLENTY * size
+    return _is_felt(copied) and free_memory() > _PLENTY * _own_bytes(copied)
 
 
 def _own_bytes(tree: Any) -> int:

@@ -1,7 +1,6 @@
 """Checkpoints written beside the steps: of the state as it was, one at a time, nothing lost."""
 
 import os
-import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -14,6 +13,7 @@ import pytest
 from jaxgpt.errors import ResourceError
 from jaxgpt.training import background as background_module
 from jaxgpt.training.background import Background
+from jaxgpt.training.pace import current_pace, may_hurry
 from jaxgpt.training.step import TrainState
 
 
@@ -81,10 +81,10 @@ def test_where_it_is_not_wanted_or_there_is_no_memory_it_is_written_at_once(
     assert threads == [threading.main_thread()]
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or not background_module._may_hurry(),
-    reason="no thread that gave way may hurry again",
-)
+can_hurry = pytest.mark.skipif(not may_hurry(), reason="no thread that gave way may hurry again")
+
+
+@can_hurry
 @pytest.mark.parametrize("wait", [lambda _: None, lambda future: future.result()])
 def test_it_gives_way_to_the_steps_until_it_is_waited_for(wait):
     found, begun = [], threading.Event()
@@ -105,6 +105,45 @@ def test_it_gives_way_to_the_steps_until_it_is_waited_for(wait):
         begun.wait(10)
         wait(future)
     assert found == [os.SCHED_IDLE, os.SCHED_OTHER]
+
+
+@can_hurry
+def test_threads_that_outlive_a_save_give_way_in_the_next_one_too():
+    helpers, end, found = [], threading.Event(), []
+
+    def scheduled():
+        return os.sched_getscheduler(helpers[0].native_id)
+
+    def save(_):
+        if not helpers:
+            helpers.append(threading.Thread(target=end.wait))
+            helpers[0].start()
+            limit = time.monotonic() + 10
+            while scheduled() == os.SCHED_IDLE and time.monotonic() < limit:
+                time.sleep(0.01)  # until it is waited for
+        found.append(scheduled())
+
+    with Background() as background:
+        background(save, make_state())
+        future = background(save, make_state())
+        assert isinstance(future, Future)
+        while not future.done():
+            time.sleep(0.01)
+    found.append(scheduled())  # nobody has waited
+    end.set()
+    helpers[0].join()
+    assert found == [os.SCHED_OTHER, os.SCHED_IDLE, os.SCHED_IDLE]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_the_writing_of_a_large_state_pauses(large, monkeypatch):
+    if large:
+        monkeypatch.setattr(background_module, "_LARGE", 1)
+    paces = []
+    with Background() as background:
+        background(lambda _: paces.append(current_pace()), make_state())
+    assert [pace is not None for pace in paces] == [large]
+    assert current_pace() is None
 
 
 @pytest.mark.parametrize(("free", "kept"), [(10**12, True), (50, False)])
