@@ -56,7 +56,7 @@ def test_what_is_written_is_read_back(tmp_path, monkeypatch):
             super().save(path, {"a": tree["a"]})
 
     handler = arrays.ocp.StandardCheckpointHandler
-    monkeypatch.setattr(arrays, "_checkpointer", lambda: Forgetful(handler()))
+    monkeypatch.setattr(arrays, "_checkpointer", lambda _: Forgetful(handler()))
     with pytest.raises(ResourceError, match="other arrays are there than were sent"):
         write_arrays(tmp_path / "params", TREE)
 
