@@ -1,6 +1,7 @@
 """Trees of arrays on disk, by Orbax: the only file that knows it."""
 
 import asyncio
+import copy
 import gc
 import itertools
 import logging
@@ -25,6 +26,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./=@,+-]*")
 _FAILURES = (ValueError, KeyError, TypeError, OSError, AttributeError, RuntimeError)
 # Also in what Orbax raises, and in what `why` has made of it.
 _FULL = ("No space left on device", "Disk quota exceeded", "the disk is full")
+_FELT = 1 << 26  # bytes of a tree, from which on a step feels its writing
 _LAST_WORDS = 0.2  # seconds in which the threads of a failed save end
 _turns = itertools.count()
 
@@ -37,7 +39,7 @@ def write_arrays(folder: Path, tree: Any) -> None:
     stored, failure = {}, ""
     with _quiet():
         try:
-            with _plain(folder) as path, _checkpointer(current_pace()) as checkpointer:
+            with _plain(folder) as path, _checkpointer(_pace_of(tree)) as checkpointer:
                 checkpointer.save(path, tree)
                 stored = _leaves(checkpointer.metadata(path).item_metadata.tree)
         except _FAILURES as error:
@@ -165,23 +167,30 @@ def _checkpointer(pace: Pace | None = None) -> Any:
     return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
+def _pace_of(tree: Any) -> Pace | None:
+    """The pace to write at, where steps on the same processor feel the writing."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    return current_pace() if jax.default_backend() == "cpu" and size >= _FELT else None
+
+
 def _paced(pace: Pace) -> Any:
-    """Orbax's registry of what writes arrays, for one at a time, with pauses."""
+    """Orbax's registry of what writes jax.Arrays, one piece at a time, with pauses.
 
-    class Handler(ocp.type_handlers.ArrayHandler):
-        async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
-            pauses = _Pauses(pace)
-            return await super().serialize(
-                values, [info.replace(byte_limiter=pauses) for info in infos], args
-            )
+    A limit of bytes also keeps Orbax from one transaction of all, which would write in one go.
+    """
+    handler: Any = copy.copy(ocp.type_handlers.get_type_handler(jax.Array))
+    serialize = handler.serialize
 
-    handler = Handler()
-    vars(handler).update(vars(ocp.type_handlers.get_type_handler(jax.Array)))  # its settings
+    async def serialize_paced(values: Any, infos: Any, args: Any = None) -> Any:
+        pauses = _Pauses(pace)
+        return await serialize(values, [info.replace(byte_limiter=pauses) for info in infos], args)
+
+    handler.serialize = serialize_paced
     return ocp.type_handlers.create_type_handler_registry((jax.Array, handler))
 
 
 class _Pauses:
-    """Pauses between arrays, in the form of Orbax's limit of the bytes that are on their way."""
+    """Pauses between pieces of arrays, in the form of Orbax's limit of bytes on their way."""
 
     def __init__(self, pace: Pace) -> None:
         self._pace, self._turn, self._began = pace, asyncio.Lock(), 0.0

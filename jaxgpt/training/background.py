@@ -1,9 +1,9 @@
 """Checkpoints that are written beside the steps, of a copy of the state, by a thread."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 from jaxgpt.hosts.group import this_group
 from jaxgpt.training.memory import free_memory
-from jaxgpt.training.pace import Pace, give_way
+from jaxgpt.training.pace import Pace
 from jaxgpt.training.step import TrainState
 
 _COPIES = 1.5  # of the state that must find room: the copy, and what is written of it at a time
 _PLENTY = 3.0  # states that must find room where a copy's memory is kept for the next
-_LARGE = 1 << 26  # bytes of a state, from which on a step feels what is done with it
+_LARGE = 1 << 26  # bytes of a state, from which on new memory takes time that is felt
 
 
 class Background:
@@ -33,6 +33,7 @@ class Background:
         self._wanted = wanted
         self._thread: threading.Thread | None = None
         self._future: _Future | None = None
+        self._begun = float("-inf")  # the last writing, in seconds
         self._spare: TrainState | None = None
 
     def __enter__(self) -> "Background":
@@ -59,12 +60,14 @@ class Background:
             save(state)
             return None
         copied = _copy(state) if spare is None else _copy_into(spare, state)
-        self._future = future = _Future()
+        now = time.monotonic()
+        pace, self._begun = Pace(now - self._begun), now
+        self._future = future = _Future(pace)
 
         def work() -> None:
-            give_way()
             try:
-                with future.pace.kept() if _is_felt(copied) else nullcontext():
+                pace.give_way()
+                with pace.kept():
                     future.set_result(save(copied))
             except BaseException as error:
                 future.set_exception(error)
@@ -79,24 +82,22 @@ class Background:
 
     def _join(self) -> None:
         if self._thread is not None and self._future is not None:
-            with self._future.hurried():
-                self._thread.join()
+            self._future.pace.hurry()
+            self._thread.join()
             self._thread = self._future = None
 
 
 class _Future(Future[Any]):
     """A future of what gives way; who waits for it gives that its share of the processor back."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace) -> None:
         super().__init__()
-        self.pace = Pace()
-
-    def hurried(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.done() else self.pace.hurried()
+        self.pace = pace
 
     def result(self, timeout: float | None = None) -> Any:
-        with self.hurried():
-            return super().result(timeout)
+        if not self.done():
+            self.pace.hurry()
+        return super().result(timeout)
 
 
 @jax.jit
@@ -110,13 +111,9 @@ def _copy_into(spare: TrainState, state: TrainState) -> TrainState:
     return _copy(state)
 
 
-def _is_felt(copied: TrainState) -> bool:
-    """Whether the steps want the processor and the memory that writing it takes."""
-    return jax.default_backend() == "cpu" and _own_bytes(copied) >= _LARGE
-
-
 def _is_kept(copied: TrainState) -> bool:
-    return _is_felt(copied) and free_memory() > _PLENTY * _own_bytes(copied)
+    size = _own_bytes(copied)
+    return jax.default_backend() == "cpu" and size >= _LARGE and free_memory() > _PLENTY * size
 
 
 def _own_bytes(tree: Any) -> int:

@@ -7,20 +7,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from pathlib import Path
 
 _PAUSE = 3.0  # times as long as the work before it
-_LONGEST = 1.0  # seconds
+_LONGEST = 1.0  # seconds of a pause
+_LAST = 120.0  # seconds in which pauses are made; processes wait for each other for 300
+_POOL = "ts_pool_worker"  # TensorStore's threads, which write, and then wait for more for a minute
 
 
 class Pace:
     """Pace of a thread: what the steps leave of the processor, and pauses, until it is hurried.
 
     To write is mostly the system's own copying, for which a step waits however low the thread's
-    priority is; pauses spread that over several steps.
+    priority is; pauses spread that over several steps. They end half of `gap` seconds from now,
+    where the next writing is expected after so many.
     """
 
-    def __init__(self) -> None:
-        self._is_hurried = threading.Event()
+    def __init__(self, gap: float = float("inf")) -> None:
+        self._end = time.monotonic() + min(gap / 2, _LAST)
+        self._is_hurried, self._lock = threading.Event(), threading.Lock()
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -31,26 +36,37 @@ class Pace:
         finally:
             _current.reset(token)
 
+    def give_way(self) -> None:
+        """Let this thread, and those that write for it, have what others leave of the processor."""
+        if may_hurry():
+            self._idle(threading.get_native_id())
+        elif sys.platform == "linux":  # elsewhere a thread has no priority of its own
+            with suppress(OSError):  # as where a container forbids it
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+    def _idle(self, *threads: int) -> None:
+        """Move these threads and the pool's to the class of those that run when idle."""
+        with self._lock:
+            for thread in () if self._is_hurried.is_set() else (*threads, *_threads(_POOL)):
+                with suppress(OSError):  # it may have ended
+                    os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+
+    def hurry(self) -> None:
+        """Give all threads that gave way their share again, and make no more pauses."""
+        with self._lock:
+            self._is_hurried.set()
+            for thread in _threads() if may_hurry() else []:
+                with suppress(OSError):  # it may have ended
+                    if os.sched_getscheduler(thread) == os.SCHED_IDLE:
+                        os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+
     def pause(self, worked: float) -> Iterator[float]:
         """Seconds to sleep, one after the other, after `worked` seconds of writing."""
-        end = time.monotonic() + min(_PAUSE * worked, _LONGEST)
+        if may_hurry():
+            self._idle()  # what has been begun since
+        end = min(time.monotonic() + min(_PAUSE * worked, _LONGEST), self._end)
         while (left := end - time.monotonic()) > 0 and not self._is_hurried.is_set():
             yield min(left, 0.1)
-
-    @contextmanager
-    def hurried(self) -> Iterator[None]:
-        """Give all threads that gave way their share, until what is waited for is done.
-
-        Those of Orbax's pool live on, and write the next checkpoint too. Pauses end for good.
-        """
-        self._is_hurried.set()
-        threads = map(int, os.listdir("/proc/self/task")) if may_hurry() else ()
-        hurried = [it for it in threads if _moved(it, os.SCHED_IDLE, os.SCHED_OTHER)]
-        try:
-            yield
-        finally:
-            for thread in hurried:
-                _moved(thread, os.SCHED_OTHER, os.SCHED_IDLE)
 
 
 _current: ContextVar[Pace | None] = ContextVar("pace", default=None)
@@ -61,18 +77,6 @@ def current_pace() -> Pace | None:
     return _current.get()
 
 
-def give_way() -> None:
-    """Let this thread, and those that it begins, have what others leave of the processor."""
-    if sys.platform != "linux":
-        return  # elsewhere a thread has no priority of its own
-    thread = threading.get_native_id()
-    with suppress(OSError):  # as where a container forbids it
-        if may_hurry():
-            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
-        else:
-            os.setpriority(os.PRIO_PROCESS, thread, 19)
-
-
 def may_hurry() -> bool:
     """Whether this process may take a thread out of the class of those that run when idle."""
     if sys.platform != "linux":
@@ -80,14 +84,17 @@ def may_hurry() -> bool:
     import resource  # not on Windows
 
     idle = os.sched_getscheduler(os.getpid()) == os.SCHED_IDLE  # as it was begun
-    allowed = resource.getrlimit(resource.RLIMIT_NICE)[0] >= 20 - os.nice(0)
+    limit = resource.getrlimit(resource.RLIMIT_NICE)[0]
+    allowed = limit == resource.RLIM_INFINITY or limit >= 20 - os.nice(0)
     return not idle and (allowed or os.geteuid() == 0)
 
 
-def _moved(thread: int, old: int, new: int) -> bool:
-    """Whether a thread was in the scheduler's class `old`, and is now in `new`."""
-    with suppress(OSError):  # it may have ended
-        if os.sched_getscheduler(thread) == old:
-            os.sched_setscheduler(thread, new, os.sched_param(0))
-            return True
-    return False
+def _threads(name: str | None = None) -> list[int]:
+    """Ids of this process's threads, of all or of those with that name."""
+    found = []
+    with suppress(OSError):  # as where there is no such folder
+        for task in Path("/proc/self/task").iterdir():
+            with suppress(OSError):  # it may have ended
+                if name is None or (task / "comm").read_text().strip() == name:
+                    found.append(int(task.name))
+    return found

@@ -12,8 +12,9 @@ import pytest
 
 from jaxgpt.errors import ResourceError
 from jaxgpt.training import background as background_module
+from jaxgpt.training import pace
+from jaxgpt.training.arrays import write_arrays
 from jaxgpt.training.background import Background
-from jaxgpt.training.pace import current_pace, may_hurry
 from jaxgpt.training.step import TrainState
 
 
@@ -81,7 +82,9 @@ def test_where_it_is_not_wanted_or_there_is_no_memory_it_is_written_at_once(
     assert threads == [threading.main_thread()]
 
 
-can_hurry = pytest.mark.skipif(not may_hurry(), reason="no thread that gave way may hurry again")
+can_hurry = pytest.mark.skipif(
+    not pace.may_hurry(), reason="no thread that gave way may hurry again"
+)
 
 
 @can_hurry
@@ -108,42 +111,60 @@ def test_it_gives_way_to_the_steps_until_it_is_waited_for(wait):
 
 
 @can_hurry
-def test_threads_that_outlive_a_save_give_way_in_the_next_one_too():
-    helpers, end, found = [], threading.Event(), []
+def test_threads_that_write_and_outlive_a_save_give_way_in_the_next_one_too(tmp_path):
+    tree = {"weight": jnp.ones(10)}
 
-    def scheduled():
-        return os.sched_getscheduler(helpers[0].native_id)
+    def pool():
+        return [os.sched_getscheduler(thread) for thread in pace._threads(pace._POOL)]
 
-    def save(_):
-        if not helpers:
-            helpers.append(threading.Thread(target=end.wait))
-            helpers[0].start()
-            limit = time.monotonic() + 10
-            while scheduled() == os.SCHED_IDLE and time.monotonic() < limit:
-                time.sleep(0.01)  # until it is waited for
-        found.append(scheduled())
+    def save(state):
+        before = pool()
+        write_arrays(tmp_path / str(state.step), tree)
+        return before
 
+    write_arrays(tmp_path / "foreground", tree)
+    assert os.SCHED_OTHER in pool()
     with Background() as background:
-        background(save, make_state())
-        future = background(save, make_state())
-        assert isinstance(future, Future)
-        while not future.done():
-            time.sleep(0.01)
-    found.append(scheduled())  # nobody has waited
-    end.set()
-    helpers[0].join()
-    assert found == [os.SCHED_OTHER, os.SCHED_IDLE, os.SCHED_IDLE]
+        for number in range(2):
+            future = background(save, make_state(number))
+            assert isinstance(future, Future)
+            while not future.done():  # nobody waits for it
+                time.sleep(0.01)
+            assert set(future.result()) == {os.SCHED_IDLE}
 
 
-@pytest.mark.parametrize("large", [False, True])
-def test_the_writing_of_a_large_state_pauses(large, monkeypatch):
-    if large:
-        monkeypatch.setattr(background_module, "_LARGE", 1)
-    paces = []
+def test_one_that_is_waited_for_before_it_began_does_not_give_way():
+    found = []
+    late = pace.Pace()
+    late.hurry()
+
+    def work():
+        late.give_way()
+        found.append(os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else 0)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [0]
+
+
+def test_what_is_written_keeps_a_pace_that_half_the_time_to_the_next_ends(monkeypatch):
+    gaps, paces = [], []
+
+    class Noted(pace.Pace):
+        def __init__(self, gap):
+            gaps.append(gap)
+            super().__init__(gap)
+
+    monkeypatch.setattr(background_module, "Pace", Noted)
     with Background() as background:
-        background(lambda _: paces.append(current_pace()), make_state())
-    assert [pace is not None for pace in paces] == [large]
-    assert current_pace() is None
+        for number in range(2):
+            background(lambda _: paces.append(pace.current_pace()), make_state(number))
+            time.sleep(0.05)
+    assert [type(it) for it in paces] == [Noted, Noted]
+    assert gaps[0] == float("inf")
+    assert 0.05 <= gaps[1] < 10
+    assert pace.current_pace() is None
 
 
 @pytest.mark.parametrize(("free", "kept"), [(10**12, True), (50, False)])
