@@ -31,9 +31,8 @@ class Background:
 
     def __init__(self, wanted: bool = True) -> None:
         self._wanted = wanted
-        self._thread: threading.Thread | None = None
-        self._future: _Future | None = None
-        self._begun = float("-inf")  # the last writing, in seconds
+        self._writing: tuple[threading.Thread, Pace] | None = None
+        self._begun = float("-inf")  # when the last writing did, by the monotonic clock
         self._spare: TrainState | None = None
 
     def __enter__(self) -> "Background":
@@ -62,7 +61,7 @@ class Background:
         copied = _copy(state) if spare is None else _copy_into(spare, state)
         now = time.monotonic()
         pace, self._begun = Pace(now - self._begun), now
-        self._future = future = _Future(pace)
+        future = _Future(pace)
 
         def work() -> None:
             try:
@@ -74,17 +73,17 @@ class Background:
             if _is_kept(copied):
                 self._spare = copied
 
-        self._thread = threading.Thread(
-            target=work, name="jaxgpt-save", daemon=this_group().count > 1
-        )
-        self._thread.start()
+        thread = threading.Thread(target=work, name="jaxgpt-save", daemon=this_group().count > 1)
+        thread.start()
+        self._writing = thread, pace
         return future
 
     def _join(self) -> None:
-        if self._thread is not None and self._future is not None:
-            self._future.pace.hurry()
-            self._thread.join()
-            self._thread = self._future = None
+        if self._writing is not None:
+            thread, pace = self._writing
+            pace.hurry()
+            thread.join()
+            self._writing = None
 
 
 class _Future(Future[Any]):
@@ -92,11 +91,11 @@ class _Future(Future[Any]):
 
     def __init__(self, pace: Pace) -> None:
         super().__init__()
-        self.pace = pace
+        self._pace = pace
 
     def result(self, timeout: float | None = None) -> Any:
         if not self.done():
-            self.pace.hurry()
+            self._pace.hurry()
         return super().result(timeout)
 
 

@@ -19,8 +19,8 @@ class Pace:
     """Pace of a thread: what the steps leave of the processor, and pauses, until it is hurried.
 
     To write is mostly the system's own copying, for which a step waits however low the thread's
-    priority is; pauses spread that over several steps. They end half of `gap` seconds from now,
-    where the next writing is expected after so many.
+    priority is; pauses spread that over several steps. `gap` is how many seconds from now the next
+    writing is expected; in the first half of them there are pauses.
     """
 
     def __init__(self, gap: float = float("inf")) -> None:

@@ -14,6 +14,13 @@ from jaxgpt.training.arrays import read_arrays, write_arrays
 from jaxgpt.training.pace import Pace, current_pace
 
 
+@pytest.fixture(autouse=True)
+def pool_of_other_tests():
+    """A pause slows the threads that read and write arrays, until something is waited for."""
+    yield
+    Pace().hurry()
+
+
 @pytest.mark.parametrize(("worked", "paused"), [(0.0, 0.0), (0.1, 0.3), (100.0, 1.0)])
 def test_a_pause_is_three_times_the_work_and_at_most_a_second(worked, paused, monkeypatch):
     now, slept = 0.0, 0.0
